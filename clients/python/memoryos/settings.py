@@ -1,0 +1,365 @@
+"""Every setting of every process, once: name, default, unit and meaning.
+
+Server and bridge run as processes of their own but are configured together (one file, one environment), so their settings
+stand in one place; this also lets a misspelt name be told from one that belongs to the other process. One name three ways:
+TOML `auth.enabled`, environment `MEMORYOS_AUTH__ENABLED`, flag `--auth-enabled`. Flags win over the environment, the
+environment over the file. Secrets have no flag; `<NAME>_FILE` reads one from a file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+PREFIX = "MEMORYOS_"
+
+
+class SettingsError(ValueError):
+    """A setting is unknown or malformed; the message names it."""
+
+
+def setting(default: Any, doc: str, *, unit: str = "", choices: Sequence[str] = (), secret: bool = False, **also: str) -> Any:
+    """A dataclass field that is a setting.
+
+    Args:
+        default: The default, or a function that makes it from the environment.
+        doc: What it is for, in one sentence.
+        unit: The unit or form of the value.
+        choices: The allowed values, if they are few.
+        secret: It is never printed and has no flag.
+        also: `env`: another environment variable that sets it, if the setting's own is absent.
+    """
+    meta = {"doc": doc, "unit": unit, "choices": tuple(choices), "secret": secret, "env": also.get("env", "")}
+    if callable(default):
+        return field(default="", repr=not secret, metadata=meta | {"make": default})
+    return field(default=default, repr=not secret, metadata=meta)
+
+
+def _home(env: Mapping[str, str], variable: str, fallback: str) -> Path:
+    base = env.get(variable)
+    return Path(base) if base else Path(env.get("HOME") or os.path.expanduser("~")) / fallback
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """The gRPC server."""
+
+    listen: str = setting("127.0.0.1:50051", "Where the gRPC server listens.", unit="host:port")
+    metrics_listen: str = setting("127.0.0.1:9464", "Where the server's own Prometheus metrics are; empty: nowhere.", unit="host:port")
+    reflection: bool = setting(True, "Whether gRPC reflection answers.")
+    max_message_bytes: int = setting(64 * 1024 * 1024, "The largest gRPC message taken.", unit="bytes")
+    drain_seconds: float = setting(0.0, "How long the server says NOT_SERVING before it stops taking calls.", unit="seconds")
+    grace_seconds: float = setting(10.0, "How long calls under way may take to end at a stop.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeSettings:
+    """The JSON bridge."""
+
+    listen: str = setting("127.0.0.1:8080", "Where the bridge listens.", unit="host:port")
+    server: str = setting("", "The gRPC server the bridge speaks to; empty: `server.listen`.", unit="host:port")
+    secret: str = setting("", "Shared with the server, which believes client addresses only from a bridge that knows it.", secret=True)
+    allowed_hosts: tuple[str, ...] = setting((), "Host names answered with auth off, besides localhost.", unit="comma-separated names")
+    trusted_proxies: tuple[str, ...] = setting((), "Peers whose X-Forwarded-For is believed.", unit="comma-separated addresses or networks")
+    cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from.", unit="comma-separated origins")
+    grace_seconds: float = setting(10.0, "How long requests under way may take to end at a stop.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthSettings:
+    """Who may call."""
+
+    enabled: bool = setting(False, "Whether calls need an API key.")
+    admin_key: str = setting("", "A key with every permission in every tenant, besides those in the store.", secret=True)
+
+
+@dataclass(frozen=True, slots=True)
+class MemorySettings:
+    """How memory is kept and recalled."""
+
+    short_term_turns: int = setting(20, "How many recent turns the short-term memory holds.", unit="turns")
+    short_term_ttl_seconds: int = setting(3600, "How long after the last turn the short-term memory lasts.", unit="seconds")
+    recall_deadline_seconds: float = setting(0.15, "How long a chat waits for memory.", unit="seconds")
+    remember_deadline_seconds: float = setting(0.15, "How long the end of an answer waits until the turn is durable.", unit="seconds")
+    inject_tokens: int = setting(2000, "The most that memories may cost in a request to a provider; 0: inject nothing.", unit="estimated tokens")
+    session_idle_seconds: int = setting(1800, "The idle gap after which a chat without a session id is a new session.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSettings:
+    """The LLM provider that chats are passed to."""
+
+    base_url: str = setting("", "An OpenAI-compatible base URL; empty: only the built-in model answers.", unit="URL", env="OPENAI_BASE_URL")
+    api_key: str = setting("", "The provider's key.", secret=True, env="OPENAI_API_KEY")
+    connect_timeout_seconds: float = setting(5.0, "How long a connection may take.", unit="seconds")
+    first_byte_timeout_seconds: float = setting(60.0, "How long the first byte of an answer may take.", unit="seconds")
+    idle_timeout_seconds: float = setting(60.0, "How long a stream may bring no data event.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSettings:
+    """Meaning as vectors."""
+
+    model: str = setting("minilm", "The local model; `none` leaves recall to words alone.", choices=("minilm", "none"))
+    threads: int = setting(1, "Threads of one embedding run.", unit="threads")
+
+
+@dataclass(frozen=True, slots=True)
+class SecuritySettings:
+    """Keys at rest."""
+
+    master_key: str = setting("", "The key that wraps all others; empty: one is made in `security.key_dir`.", unit="64 hex digits", secret=True)
+    key_dir: str = setting(
+        lambda env: str(_home(env, "XDG_CONFIG_HOME", ".config") / "memoryos" / "keys"),
+        "Where the master key of embedded stores is kept; must be outside the data directory.",
+        unit="directory",
+    )
+    sealing: bool = setting(True, "Whether content at rest is encrypted; off only to test that it is. Fixed when the data directory is made.")
+
+
+@dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """What probes say."""
+
+    ready_when_noop: bool = setting(False, "Whether `/health/ready` stays 200 when both stores are down and chat only passes through.")
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """The log."""
+
+    level: str = setting("info", "The least level that is logged.", choices=("debug", "info", "warning", "error"))
+    format: str = setting("auto", "JSON lines, or coloured text; auto: text on a terminal.", choices=("auto", "json", "text"))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything that can be set."""
+
+    data_dir: str = setting(
+        lambda env: str(_home(env, "XDG_DATA_HOME", ".local/share") / "memoryos"), "Where the embedded stores keep their data.", unit="directory"
+    )
+    insecure: bool = setting(False, "Allows listening beyond loopback without auth.")
+    server: ServerSettings = ServerSettings()
+    bridge: BridgeSettings = BridgeSettings()
+    auth: AuthSettings = AuthSettings()
+    memory: MemorySettings = MemorySettings()
+    upstream: UpstreamSettings = UpstreamSettings()
+    embedding: EmbeddingSettings = EmbeddingSettings()
+    security: SecuritySettings = SecuritySettings()
+    health: HealthSettings = HealthSettings()
+    log: LogSettings = LogSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting, for documentation, flags and `memoryos settings`.
+
+    Attributes:
+        name: Dotted, as in TOML.
+        kind: The Python type of the value.
+        default: The default, as text.
+        doc: What it is for.
+        unit: The unit or form.
+        choices: The allowed values, or empty.
+        secret: Never printed; no flag.
+        also: Another environment variable that sets it, or "".
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    doc: str
+    unit: str
+    choices: tuple[str, ...]
+    secret: bool
+    also: str
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.replace(".", "__").upper()
+
+    @property
+    def flag(self) -> str:
+        """The command-line flag, or "" for a secret."""
+        return "" if self.secret else "--" + self.name.replace(".", "-").replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings, and where each came from.
+
+    Attributes:
+        settings: The values.
+        sources: Dotted name -> `default`, `file PATH`, `environment NAME` or `flag --name`.
+        warnings: Environment names that look like ours but are not settings.
+    """
+
+    settings: Settings
+    sources: Mapping[str, str]
+    warnings: tuple[str, ...]
+
+
+def known(environ: Mapping[str, str] | None = None) -> list[Setting]:
+    """Every setting, in the order of this module."""
+    env = os.environ if environ is None else environ
+    return _walk(Settings, "", env)
+
+
+def _walk(cls: type, prefix: str, env: Mapping[str, str]) -> list[Setting]:
+    found: list[Setting] = []
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        kind = hints[f.name]
+        if is_dataclass(kind):
+            found += _walk(kind, f"{prefix}{f.name}.", env)  # type: ignore[arg-type]  # a dataclass type, by the line above
+            continue
+        make: Callable[[Mapping[str, str]], str] | None = f.metadata.get("make")
+        default = make(env) if make else (f.default if f.default is not MISSING else None)
+        meta = f.metadata
+        found.append(
+            Setting(prefix + f.name, kind, default, meta["doc"], meta["unit"], meta["choices"], meta["secret"], meta["env"])
+        )
+    return found
+
+
+def _parse(item: Setting, value: Any, source: str) -> Any:
+    """The value in the setting's type.
+
+    Raises:
+        SettingsError: It cannot be read; the message names setting and source, never a secret's value.
+    """
+    shown = "its value" if item.secret else repr(value)
+    try:
+        if item.kind is bool:
+            if isinstance(value, bool):
+                return value
+            return {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}[str(value).strip().lower()]
+        if item.kind in (int, float):
+            if isinstance(value, bool):
+                raise ValueError
+            number = item.kind(value)
+            if number < 0 or number != number:
+                raise ValueError
+            return number
+        if item.kind == tuple[str, ...]:
+            parts = value.split(",") if isinstance(value, str) else value
+            return tuple(str(p).strip() for p in parts if str(p).strip())
+        if not isinstance(value, str):
+            raise TypeError
+    except (ValueError, TypeError, KeyError):
+        kind = getattr(item.kind, "__name__", "list")
+        raise SettingsError(f"{item.name} ({source}): {shown} is not a {item.unit or kind}") from None
+    if item.choices and value not in item.choices:
+        raise SettingsError(f"{item.name} ({source}): {shown} is not one of {', '.join(item.choices)}")
+    return value
+
+
+def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def load(
+    environ: Mapping[str, str] | None = None, flags: Mapping[str, str] | None = None, config: str | Path | None = None
+) -> Loaded:
+    """Reads flags, environment and file.
+
+    Args:
+        environ: The environment; default `os.environ`.
+        flags: Dotted name -> text from the command line.
+        config: The TOML file; default `MEMORYOS_CONFIG`, else `memoryos.toml` here if there is one.
+
+    Raises:
+        SettingsError: A name is unknown or a value malformed.
+    """
+    env = dict(os.environ if environ is None else environ)
+    flags = flags or {}
+    items = {item.name: item for item in known(env)}
+    path = config or env.get("MEMORYOS_CONFIG")
+    if path is None and Path("memoryos.toml").is_file():
+        path = "memoryos.toml"
+    table: dict[str, Any] = {}
+    if path:
+        try:
+            table = _flatten(tomllib.loads(Path(path).read_text("utf-8")))
+        except OSError as error:
+            raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
+    for name in table:
+        if name not in items:
+            raise SettingsError(f"unknown setting {name} in {path}")
+    by_env = {item.env: item for item in items.values()}
+    warnings = []
+    for name in env:
+        if not name.startswith(PREFIX) or name in by_env or name == "MEMORYOS_CONFIG":
+            continue
+        plain = name.removesuffix("_FILE")
+        if plain in by_env and by_env[plain].secret:
+            continue
+        if "__" in name:
+            raise SettingsError(f"unknown setting {name}; `memoryos settings` lists them")
+        warnings.append(f"{name} is not a setting; `memoryos settings` lists them")
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for item in items.values():
+        raw, source = _pick(item, env, flags, table, path)
+        values[item.name] = _parse(item, raw, source)
+        sources[item.name] = source
+    return Loaded(_build(Settings, "", values), sources, tuple(warnings))
+
+
+def _pick(item: Setting, env: Mapping[str, str], flags: Mapping[str, str], table: Mapping[str, Any], path: Any) -> tuple[Any, str]:
+    if item.name in flags:
+        return flags[item.name], f"flag {item.flag}"
+    for name in (item.env, item.also):
+        if name and name in env:
+            return env[name], f"environment {name}"
+        if name and item.secret and env.get(f"{name}_FILE"):
+            source = env[f"{name}_FILE"]
+            try:
+                return Path(source).read_text("utf-8").strip(), f"environment {name}_FILE"
+            except OSError as error:
+                raise SettingsError(f"{item.name}: cannot read {source}: {error.strerror}") from None
+    if item.name in table:
+        return table[item.name], f"file {path}"
+    return item.default, "default"
+
+
+def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
+    made = {}
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        kind = hints[f.name]
+        made[f.name] = _build(kind, f"{prefix}{f.name}.", values) if is_dataclass(kind) else values[prefix + f.name]  # type: ignore[arg-type]
+    return cls(**made)
+
+
+def split_address(address: str, name: str) -> tuple[str, int]:
+    """Host and port of `host:port`; the host of `[::1]:80` is `::1`.
+
+    Raises:
+        SettingsError: It has no such form; the message names the setting.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{name}: {address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    return host == "localhost" or host == "::1" or host.startswith("127.") or host.startswith("unix:")
+
+

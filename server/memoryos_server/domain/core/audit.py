@@ -1,0 +1,68 @@
+"""What is recorded of a call.
+
+The interceptor `audit` drafts an event from the method's policy. A use case whose store call is atomic takes the draft and
+hands it to that call, so that change and record are one write; what nobody took, the interceptor writes itself. Events
+never hold content.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One recorded event.
+
+    Attributes:
+        id: UUIDv7.
+        timestamp: When, UTC.
+        event_type: Such as `memory.add`.
+        tenant_id: The chain it belongs to; `_system` for unauthenticated ones.
+        user_id: Whose data was touched; "" if nobody's. Sealed at rest.
+        resource: What was touched, such as `memory/{id}`.
+        action: The RPC's name.
+        outcome: `ok`, `denied`, `failed`, `duplicate`, `intent`.
+        actor: The key's id, or `anonymous`.
+        address: The client's address. Sealed at rest.
+        request_id: The id of the call.
+        details: A reason code or count; never content.
+    """
+
+    id: str
+    timestamp: datetime
+    event_type: str
+    tenant_id: str
+    user_id: str
+    resource: str
+    action: str
+    outcome: str
+    actor: str
+    address: str = ""
+    request_id: str = ""
+    details: str = ""
+
+
+@dataclass(slots=True)
+class Draft:
+    """The event of the present call, until somebody takes it."""
+
+    event: AuditEvent | None = None
+    taken: bool = field(default=False)
+
+
+_draft: ContextVar[Draft | None] = ContextVar("memoryos_audit", default=None)
+
+
+def begin(event: AuditEvent | None) -> Draft:
+    """Opens the draft of the present call."""
+    draft = Draft(event)
+    _draft.set(draft)
+    return draft
+
+
+def draft() -> Draft | None:
+    """The draft of the present call, or None outside of one."""
+    return _draft.get()

@@ -1,0 +1,32 @@
+"""Ids that sort by time, and ids that follow from what they name."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import uuid
+
+
+def uuid7() -> str:
+    """A new UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, the rest random."""
+    stamp = time.time_ns() // 1_000_000
+    value = (stamp & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))
+
+
+def derived_uuid(*parts: str) -> str:
+    """The UUID (version 8, RFC 9562) that follows from `parts`: the same parts always give the same id.
+
+    Parts are length-prefixed before hashing, so that no part can run over into the next.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        raw = part.encode()
+        digest.update(len(raw).to_bytes(4) + raw)
+    value = int.from_bytes(digest.digest())
+    value = value & ~(0xF << 76) | 0x8 << 76
+    value = value & ~(0x3 << 62) | 0x2 << 62
+    return str(uuid.UUID(int=value))

@@ -1,0 +1,59 @@
+"""Checks and small tools for text, shared by all domains."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from memoryos_server.domain.core.faults import Invalid
+
+MAX_TEXT = 100_000
+"""The longest content, text or query, in characters."""
+
+MAX_ID = 256
+"""The longest id of a user, event or session, in characters."""
+
+
+def check_id(value: str, param: str) -> str:
+    """Gives the id back.
+
+    Raises:
+        Invalid: It is empty, blank, over 256 characters, or has control characters.
+    """
+    if not value.strip() or len(value) > MAX_ID:
+        raise Invalid(f"{param} must have 1..{MAX_ID} characters, not only blanks", param=param)
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
+        raise Invalid(f"{param} must not have control characters", param=param)
+    return value
+
+
+def check_text(value: str, param: str, *, most: int = MAX_TEXT) -> str:
+    """Gives the text back.
+
+    Raises:
+        Invalid: It is blank or over `most` characters.
+    """
+    if not value.strip():
+        raise Invalid(f"{param} must not be empty", param=param)
+    if len(value) > most:
+        raise Invalid(f"{param} must have at most {most:,} characters, not {len(value):,}", param=param)
+    return value
+
+
+def is_cjk(char: str) -> bool:
+    """Whether a character is a CJK ideograph, kana or hangul syllable: written without blanks between words, or best matched by bigrams."""
+    code = ord(char)
+    return (
+        0x4E00 <= code <= 0x9FFF
+        or 0x3400 <= code <= 0x4DBF
+        or 0x3040 <= code <= 0x30FF
+        or 0xAC00 <= code <= 0xD7AF
+        or 0xF900 <= code <= 0xFAFF
+        or 0x20000 <= code <= 0x2FA1F
+    )
+
+
+def estimate_tokens(text: str) -> int:
+    """A conservative count of LLM tokens: a CJK character counts 1.5, four bytes of anything else count 1.3, rounded up."""
+    cjk = sum(1 for c in text if is_cjk(c))
+    other = len(text.encode()) - sum(len(c.encode()) for c in text if is_cjk(c))
+    return int(cjk * 1.5 + other / 4 * 1.3) + 1
