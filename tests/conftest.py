@@ -7,12 +7,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from scripts.generate import generate  # noqa: E402  # found by the line above
+
+# The scratch service of tests is generated anew for each run, so that `import scratch.v1...` works everywhere; here and
+# not in a hook, because the conftest files below are imported before any hook runs.
 _generated = tempfile.TemporaryDirectory(prefix="memoryos-scratch-")
-
-
-def pytest_configure() -> None:
-    # The scratch service of tests is generated anew for each run, so that `import scratch.v1...` works everywhere.
-    from scripts.generate import generate
-
-    generate(Path(_generated.name), ROOT / "tests" / "scratch" / "proto")
-    sys.path.insert(0, _generated.name)
+generate(Path(_generated.name), ROOT / "tests" / "scratch" / "proto")
+sys.path.insert(0, _generated.name)

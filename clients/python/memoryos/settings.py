@@ -1,13 +1,15 @@
 """Every setting of every process, once: name, default, unit and meaning.
 
-Server and bridge run as processes of their own but are configured together (one file, one environment), so their settings
-stand in one place; this also lets a misspelt name be told from one that belongs to the other process. One name three ways:
-TOML `auth.enabled`, environment `MEMORYOS_AUTH__ENABLED`, flag `--auth-enabled`. Flags win over the environment, the
-environment over the file. Secrets have no flag; `<NAME>_FILE` reads one from a file.
+Server and bridge run as processes of their own but are configured together (one file, one environment), so their
+settings stand in one place; this also lets a misspelt name be told from one that belongs to the other process. One name
+three ways: TOML `auth.enabled`, environment `MEMORYOS_AUTH__ENABLED`, flag `--auth-enabled`. Flags win over the
+environment, the environment over the file. Secrets have no flag; `<NAME>_FILE` reads one from a file.
 """
 
 from __future__ import annotations
 
+import ipaddress
+import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,12 +19,16 @@ from typing import Any, get_type_hints
 
 PREFIX = "MEMORYOS_"
 
+_BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+
 
 class SettingsError(ValueError):
     """A setting is unknown or malformed; the message names it."""
 
 
-def setting(default: Any, doc: str, *, unit: str = "", choices: Sequence[str] = (), secret: bool = False, **also: str) -> Any:
+def setting(
+    default: Any, doc: str, *, unit: str = "", choices: Sequence[str] = (), secret: bool = False, **also: str
+) -> Any:
     """A dataclass field that is a setting.
 
     Args:
@@ -49,10 +55,14 @@ class ServerSettings:
     """The gRPC server."""
 
     listen: str = setting("127.0.0.1:50051", "Where the gRPC server listens.", unit="host:port")
-    metrics_listen: str = setting("127.0.0.1:9464", "Where the server's own Prometheus metrics are; empty: nowhere.", unit="host:port")
+    metrics_listen: str = setting(
+        "127.0.0.1:9464", "Where the server's own Prometheus metrics are; empty: nowhere.", unit="host:port"
+    )
     reflection: bool = setting(True, "Whether gRPC reflection answers.")
     max_message_bytes: int = setting(64 * 1024 * 1024, "The largest gRPC message taken.", unit="bytes")
-    drain_seconds: float = setting(0.0, "How long the server says NOT_SERVING before it stops taking calls.", unit="seconds")
+    drain_seconds: float = setting(
+        0.0, "How long the server says NOT_SERVING before it stops taking calls.", unit="seconds"
+    )
     grace_seconds: float = setting(10.0, "How long calls under way may take to end at a stop.", unit="seconds")
 
 
@@ -62,9 +72,15 @@ class BridgeSettings:
 
     listen: str = setting("127.0.0.1:8080", "Where the bridge listens.", unit="host:port")
     server: str = setting("", "The gRPC server the bridge speaks to; empty: `server.listen`.", unit="host:port")
-    secret: str = setting("", "Shared with the server, which believes client addresses only from a bridge that knows it.", secret=True)
-    allowed_hosts: tuple[str, ...] = setting((), "Host names answered with auth off, besides localhost.", unit="comma-separated names")
-    trusted_proxies: tuple[str, ...] = setting((), "Peers whose X-Forwarded-For is believed.", unit="comma-separated addresses or networks")
+    secret: str = setting(
+        "", "Shared with the server, which believes client addresses only from a bridge that knows it.", secret=True
+    )
+    allowed_hosts: tuple[str, ...] = setting(
+        (), "Host names answered with auth off, besides localhost.", unit="comma-separated names"
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (), "Peers whose X-Forwarded-For is believed.", unit="comma-separated addresses or networks"
+    )
     cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from.", unit="comma-separated origins")
     grace_seconds: float = setting(10.0, "How long requests under way may take to end at a stop.", unit="seconds")
 
@@ -74,7 +90,9 @@ class AuthSettings:
     """Who may call."""
 
     enabled: bool = setting(False, "Whether calls need an API key.")
-    admin_key: str = setting("", "A key with every permission in every tenant, besides those in the store.", secret=True)
+    admin_key: str = setting(
+        "", "A key with every permission in every tenant, besides those in the store.", secret=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,18 +100,31 @@ class MemorySettings:
     """How memory is kept and recalled."""
 
     short_term_turns: int = setting(20, "How many recent turns the short-term memory holds.", unit="turns")
-    short_term_ttl_seconds: int = setting(3600, "How long after the last turn the short-term memory lasts.", unit="seconds")
+    short_term_ttl_seconds: int = setting(
+        3600, "How long after the last turn the short-term memory lasts.", unit="seconds"
+    )
     recall_deadline_seconds: float = setting(0.15, "How long a chat waits for memory.", unit="seconds")
-    remember_deadline_seconds: float = setting(0.15, "How long the end of an answer waits until the turn is durable.", unit="seconds")
-    inject_tokens: int = setting(2000, "The most that memories may cost in a request to a provider; 0: inject nothing.", unit="estimated tokens")
-    session_idle_seconds: int = setting(1800, "The idle gap after which a chat without a session id is a new session.", unit="seconds")
+    remember_deadline_seconds: float = setting(
+        0.15, "How long the end of an answer waits until the turn is durable.", unit="seconds"
+    )
+    inject_tokens: int = setting(
+        2000, "The most that memories may cost in a request to a provider; 0: inject nothing.", unit="estimated tokens"
+    )
+    flush_interval_seconds: float = setting(
+        1.0, "How often the searchable side is made durable; what lies between is replayed.", unit="seconds"
+    )
+    session_idle_seconds: int = setting(
+        1800, "The idle gap after which a chat without a session id is a new session.", unit="seconds"
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
     """The LLM provider that chats are passed to."""
 
-    base_url: str = setting("", "An OpenAI-compatible base URL; empty: only the built-in model answers.", unit="URL", env="OPENAI_BASE_URL")
+    base_url: str = setting(
+        "", "An OpenAI-compatible base URL; empty: only the built-in model answers.", unit="URL", env="OPENAI_BASE_URL"
+    )
     api_key: str = setting("", "The provider's key.", secret=True, env="OPENAI_API_KEY")
     connect_timeout_seconds: float = setting(5.0, "How long a connection may take.", unit="seconds")
     first_byte_timeout_seconds: float = setting(60.0, "How long the first byte of an answer may take.", unit="seconds")
@@ -106,26 +137,41 @@ class EmbeddingSettings:
 
     model: str = setting("minilm", "The local model; `none` leaves recall to words alone.", choices=("minilm", "none"))
     threads: int = setting(1, "Threads of one embedding run.", unit="threads")
+    cache_dir: str = setting(
+        lambda env: str(_home(env, "XDG_CACHE_HOME", ".cache") / "memoryos"),
+        "Where the model is kept once it is built; it holds nothing of any user and may be deleted.",
+        unit="directory",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class SecuritySettings:
     """Keys at rest."""
 
-    master_key: str = setting("", "The key that wraps all others; empty: one is made in `security.key_dir`.", unit="64 hex digits", secret=True)
+    master_key: str = setting(
+        "",
+        "The key that wraps all others; empty: one is made in `security.key_dir`.",
+        unit="64 hex digits",
+        secret=True,
+    )
     key_dir: str = setting(
         lambda env: str(_home(env, "XDG_CONFIG_HOME", ".config") / "memoryos" / "keys"),
         "Where the master key of embedded stores is kept; must be outside the data directory.",
         unit="directory",
     )
-    sealing: bool = setting(True, "Whether content at rest is encrypted; off only to test that it is. Fixed when the data directory is made.")
+    sealing: bool = setting(
+        True,
+        "Whether content at rest is encrypted; off only to test that it is. Fixed when the data directory is made.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class HealthSettings:
     """What probes say."""
 
-    ready_when_noop: bool = setting(False, "Whether `/health/ready` stays 200 when both stores are down and chat only passes through.")
+    ready_when_noop: bool = setting(
+        False, "Whether `/health/ready` stays 200 when both stores are down and chat only passes through."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +179,9 @@ class LogSettings:
     """The log."""
 
     level: str = setting("info", "The least level that is logged.", choices=("debug", "info", "warning", "error"))
-    format: str = setting("auto", "JSON lines, or coloured text; auto: text on a terminal.", choices=("auto", "json", "text"))
+    format: str = setting(
+        "auto", "JSON lines, or coloured text; auto: text on a terminal.", choices=("auto", "json", "text")
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +189,9 @@ class Settings:
     """Everything that can be set."""
 
     data_dir: str = setting(
-        lambda env: str(_home(env, "XDG_DATA_HOME", ".local/share") / "memoryos"), "Where the embedded stores keep their data.", unit="directory"
+        lambda env: str(_home(env, "XDG_DATA_HOME", ".local/share") / "memoryos"),
+        "Where the embedded stores keep their data.",
+        unit="directory",
     )
     insecure: bool = setting(False, "Allows listening beyond loopback without auth.")
     server: ServerSettings = ServerSettings()
@@ -223,7 +273,9 @@ def _walk(cls: type, prefix: str, env: Mapping[str, str]) -> list[Setting]:
         default = make(env) if make else (f.default if f.default is not MISSING else None)
         meta = f.metadata
         found.append(
-            Setting(prefix + f.name, kind, default, meta["doc"], meta["unit"], meta["choices"], meta["secret"], meta["env"])
+            Setting(
+                prefix + f.name, kind, default, meta["doc"], meta["unit"], meta["choices"], meta["secret"], meta["env"]
+            )
         )
     return found
 
@@ -239,12 +291,12 @@ def _parse(item: Setting, value: Any, source: str) -> Any:
         if item.kind is bool:
             if isinstance(value, bool):
                 return value
-            return {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}[str(value).strip().lower()]
+            return _BOOLS[str(value).strip().lower()]
         if item.kind in (int, float):
-            if isinstance(value, bool):
+            if isinstance(value, bool) or (item.kind is int and isinstance(value, float)):
                 raise ValueError
             number = item.kind(value)
-            if number < 0 or number != number:
+            if number < 0 or not math.isfinite(number):
                 raise ValueError
             return number
         if item.kind == tuple[str, ...]:
@@ -295,7 +347,7 @@ def load(
             table = _flatten(tomllib.loads(Path(path).read_text("utf-8")))
         except OSError as error:
             raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
     for name in table:
         if name not in items:
@@ -320,7 +372,9 @@ def load(
     return Loaded(_build(Settings, "", values), sources, tuple(warnings))
 
 
-def _pick(item: Setting, env: Mapping[str, str], flags: Mapping[str, str], table: Mapping[str, Any], path: Any) -> tuple[Any, str]:
+def _pick(
+    item: Setting, env: Mapping[str, str], flags: Mapping[str, str], table: Mapping[str, Any], path: Any
+) -> tuple[Any, str]:
     if item.name in flags:
         return flags[item.name], f"flag {item.flag}"
     for name in (item.env, item.also):
@@ -332,6 +386,8 @@ def _pick(item: Setting, env: Mapping[str, str], flags: Mapping[str, str], table
                 return Path(source).read_text("utf-8").strip(), f"environment {name}_FILE"
             except OSError as error:
                 raise SettingsError(f"{item.name}: cannot read {source}: {error.strerror}") from None
+            except UnicodeDecodeError:
+                raise SettingsError(f"{item.name}: {source} is not UTF-8") from None
     if item.name in table:
         return table[item.name], f"file {path}"
     return item.default, "default"
@@ -360,6 +416,9 @@ def split_address(address: str, name: str) -> tuple[str, int]:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach a listener on `host`."""
-    return host == "localhost" or host == "::1" or host.startswith("127.") or host.startswith("unix:")
-
-
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: where it leads is not ours to say
+        return False

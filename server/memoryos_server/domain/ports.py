@@ -176,8 +176,12 @@ class Queue(Protocol):
 class Vectors(Protocol):
     """The searchable side of memory. Reads see every write that returned; only `flush` makes writes survive a crash."""
 
-    async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> None:
-        """Adds turns that are not there yet; one that is stays as it is."""
+    async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> int:
+        """Adds turns that are not there yet; one that is stays as it is.
+
+        Returns:
+            The incarnation of the engine that took them: a number that changes when it was restarted.
+        """
 
     async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
         """The union of what each leg finds among the subject's turns, in no order."""
@@ -188,8 +192,12 @@ class Vectors(Protocol):
     async def owner(self, memory_id: str) -> str | None:
         """The subject id that a memory belongs to, or None."""
 
-    async def flush(self) -> None:
-        """Returns once every write that returned before this call is durable."""
+    async def flush(self) -> int:
+        """Returns once every write that this incarnation of the engine took before this call is durable.
+
+        Returns:
+            The incarnation. Writes that another one took may be lost and must be repeated.
+        """
 
 
 class AuditLog(Protocol):

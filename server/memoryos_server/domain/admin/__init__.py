@@ -1,1 +1,1 @@
-""""""
+"""What operators do: keys now; defense and users later."""

@@ -11,6 +11,9 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 
+SYSTEM_TENANT = "_system"
+"""The chain of unauthenticated events; no tenant may be called so."""
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:

@@ -1,1 +1,1 @@
-""""""
+"""What was said: accepted once, indexed, found again."""

@@ -1,1 +1,1 @@
-""""""
+"""Embedders: meaning as vectors, computed locally."""

@@ -1,0 +1,61 @@
+"""The recall engine without a server around it: the same code, minus the wire and the ledger."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from memoryos_server.domain.core.ids import derived_uuid
+from memoryos_server.domain.ports import Embedder, Subject, Turn, Vectors
+from memoryos_server.domain.recall.analysis import Analysis
+from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.domain.recall.scoring import Weights
+from memoryos_server.stores.sealing import Sealer
+from memoryos_server.tools.words import Words
+
+from bench.recall.sets import Line
+
+
+class Unsealed:
+    """Sealers that keep what they are given readable: nothing here outlives the run."""
+
+    async def sealer(self, subject: Subject) -> Sealer:
+        """A sealer of the subject's own hashes."""
+        return Sealer(hashlib.sha256(subject.id.encode()).digest(), subject.tenant_id, subject.id, sealing=False)
+
+
+class EngineMemory:
+    """The recall engine over a vector store."""
+
+    def __init__(self, vectors: Vectors, embedder: Embedder, weights: Weights | None = None) -> None:
+        """Builds the engine."""
+        words = Words()
+        self.vectors = vectors
+        self.engine = RecallEngine(vectors, embedder, Analysis(words.stem, words.fold), weights)
+
+    async def add(self, user: str, lines: Sequence[Line]) -> None:
+        """Indexes a user's turns."""
+        subject = subject_of(user)
+        turns = [
+            Turn(
+                id=derived_uuid("bench", subject.id, line.id),
+                event_id=line.id,
+                session_id=line.session,
+                role=line.role,
+                name=line.name,
+                content=line.text,
+                timestamp=line.time,
+            )
+            for line in lines
+        ]
+        await self.vectors.insert(subject, await self.engine.index(turns))
+
+    async def retrieve(self, user: str, question: str, limit: int, max_tokens: int | None = None) -> list[str]:
+        """Asks the engine."""
+        recalled = await self.engine.recall(subject_of(user), question, limit, max_tokens=max_tokens)
+        return [one.turn.event_id for one in recalled.ranked]
+
+
+def subject_of(user: str) -> Subject:
+    """A subject that follows from the user."""
+    return Subject(hashlib.md5(user.encode(), usedforsecurity=False).hexdigest(), "bench", user, 1)

@@ -1,0 +1,103 @@
+"""The composition of the bridge: which objects there are and how long they live."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import memoryos
+from fastapi import FastAPI
+from memoryos import schema
+from memoryos.schema import Method
+from memoryos.settings import Settings, split_address
+
+from memoryos_bridge import docs, logs, openai
+from memoryos_bridge.boundary import Boundary
+from memoryos_bridge.codec import Codec
+from memoryos_bridge.gate import Gate
+from memoryos_bridge.headers import Forwarding
+from memoryos_bridge.metrics import Metrics, MetricsRoute
+from memoryos_bridge.remote import Remote
+from memoryos_bridge.routes import Entry, Handler, RouteTable, transcoded
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+_METRICS = "/memoryos.v1.SystemService/GetMetrics"
+
+
+def target(settings: Settings) -> str:
+    """The address of the gRPC server: `bridge.server`, else where the server of these settings listens."""
+    if settings.bridge.server:
+        return settings.bridge.server
+    host, port = split_address(settings.server.listen, "server.listen")
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not listened on
+    return f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
+
+
+def entries(methods: Sequence[Method], remote: Remote, forwarding: Forwarding, metrics: Metrics) -> list[Entry]:
+    """Every route that is served.
+
+    Raises:
+        SchemaError: The protos cannot be served.
+    """
+    by_path = {method.path: method for method in methods}
+    custom: dict[str, Handler] = {}
+    if openai.CREATE in by_path and openai.STREAM in by_path:
+        custom[openai.CREATE] = openai.ChatRoute(by_path[openai.CREATE], by_path[openai.STREAM], remote, forwarding)
+    if _METRICS in by_path:
+        custom[_METRICS] = MetricsRoute(metrics, by_path[_METRICS], remote, forwarding)
+    codec = Codec()
+    made = transcoded(methods, codec, remote, forwarding, custom)
+    return made + docs.entries(methods, codec)
+
+
+def create_app(
+    settings: Settings,
+    methods: Sequence[Method] | None = None,
+    *,
+    log: FilteringBoundLogger | None = None,
+) -> FastAPI:
+    """The bridge as an ASGI application; its lifespan owns the channel to the server.
+
+    Args:
+        settings: The settings.
+        methods: The RPCs to serve; default: those of the protos.
+        log: Where it logs; default: as the settings say.
+
+    Raises:
+        SettingsError: A setting is malformed.
+        SchemaError: The protos cannot be served.
+    """
+    served = schema.load() if methods is None else tuple(methods)
+    forwarding = Forwarding(settings.bridge.secret, settings.bridge.trusted_proxies)
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        remote = Remote(target(settings), settings.server.max_message_bytes)
+        try:
+            gate = Gate(settings, remote)
+            app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check)]
+            await remote.info()
+            yield
+        finally:
+            await remote.close()
+
+    app = FastAPI(
+        title="MemoryOS",
+        version=memoryos.__version__,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.add_middleware(
+        Boundary,
+        metrics=metrics,
+        log=log or logs.make(settings.log),
+        cors_origins=settings.bridge.cors_origins,
+    )
+    return app
+

@@ -1,0 +1,156 @@
+"""OpenAI's `POST /v1/chat/completions`, JSON and SSE: the one route whose HTTP shape is not ours.
+
+The body goes to the server as it came, and the provider's bytes go to the client as they come; only `stream` is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+
+import grpc
+from memoryos.schema import Method
+from memoryos.v1 import chat_service_pb2 as chat
+
+from memoryos_bridge.binding import check_json
+from memoryos_bridge.codec import loads
+from memoryos_bridge.errors import from_rpc, internal, invalid
+from memoryos_bridge.exchange import Exchange
+from memoryos_bridge.headers import Forwarding, Metadata, percent_utf8
+from memoryos_bridge.remote import Remote
+
+CREATE = "/memoryos.v1.ChatService/CreateChatCompletion"
+STREAM = "/memoryos.v1.ChatService/StreamChatCompletion"
+
+_MODES = {
+    "off": chat.MEMORY_MODE_OFF,
+    "read": chat.MEMORY_MODE_READ,
+    "write": chat.MEMORY_MODE_WRITE,
+}
+_SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+class ChatRoute:
+    """Serves `POST /v1/chat/completions`."""
+
+    def __init__(self, create: Method, stream: Method, remote: Remote, forwarding: Forwarding) -> None:
+        """Keeps the two RPCs behind the route."""
+        self._create = create
+        self._stream = stream
+        self._remote = remote
+        self._forwarding = forwarding
+
+    async def __call__(self, exchange: Exchange, parts: Sequence[str]) -> None:
+        """Serves a request.
+
+        Raises:
+            BridgeError: It fails before the first byte of the answer.
+            ClientGone: The client left.
+        """
+        metadata = self._forwarding.metadata(exchange)
+        body = await exchange.body(self._create.max_body_bytes)
+        check_json(exchange)
+        value = loads(body)
+        if type(value) is not dict:
+            raise invalid("The body must be an object")
+        stream = value.get("stream")
+        if stream is not None and type(stream) is not bool:
+            raise invalid("stream must be true or false", "stream")
+        request = chat.ChatRequest(body_json=body.decode("utf-8"), memory=_mode(exchange))
+        session = _text(exchange, "x-memoryos-session-id", "X-MemoryOS-Session-ID")
+        if session is not None:
+            request.session_id = session
+        key = _text(exchange, "idempotency-key", "Idempotency-Key")
+        if key is not None:
+            request.idempotency_key = key
+        if stream:
+            await self._answer_stream(exchange, request, metadata)
+        else:
+            await self._answer(exchange, request, metadata)
+
+    async def _answer(self, exchange: Exchange, request: chat.ChatRequest, metadata: Metadata) -> None:
+        message = chat.CreateChatCompletionRequest(chat=request)
+        try:
+            response = await self._remote.call(exchange, self._create, message, metadata)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        assert isinstance(response, chat.CreateChatCompletionResponse)  # noqa: S101 - the stub's type, for the checker
+        await exchange.answer(
+            200,
+            response.body,
+            content_type=response.content_type or "application/json",
+            headers=_facts(response.memory),
+        )
+
+    async def _answer_stream(self, exchange: Exchange, request: chat.ChatRequest, metadata: Metadata) -> None:
+        message = chat.StreamChatCompletionRequest(chat=request, raw=True)
+        async with aclosing(self._remote.stream(exchange, self._stream, message, metadata)) as events:
+            facts = chat.ChatMemory()
+            tail = b""
+            try:
+                async for event in events:
+                    assert isinstance(event, chat.StreamChatCompletionResponse)  # noqa: S101 - as above
+                    kind = event.WhichOneof("event")
+                    if kind == "start":
+                        facts = event.start
+                    elif kind == "raw" and event.raw:
+                        # The head waits for the first byte: until then a failure is a normal HTTP error.
+                        if not exchange.started:
+                            await exchange.start(200, "text/event-stream", _SSE | _facts(facts), None)
+                        await exchange.write(event.raw)
+                        tail = (tail + event.raw)[-4:]
+            except grpc.aio.AioRpcError as error:
+                failure = from_rpc(error)
+                if not exchange.started:
+                    raise failure from None
+                exchange.code = failure.code
+                await exchange.write(_break(tail) + b"data: " + failure.body() + b"\n\n", last=True)
+                return
+            if not exchange.started:
+                raise internal()
+            await exchange.write(b"", last=True)
+
+
+def _break(tail: bytes) -> bytes:
+    """What ends an event that was cut in the middle, so that the error is an event of its own."""
+    lines = tail.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    return b"" if not tail or lines.endswith(b"\n\n") else b"\n" if lines.endswith(b"\n") else b"\n\n"
+
+
+def _mode(exchange: Exchange) -> chat.MemoryMode.ValueType:
+    value = exchange.header("x-memoryos-memory")
+    if value is None:
+        return chat.MEMORY_MODE_UNSPECIFIED
+    mode = _MODES.get(value.strip().lower())
+    if mode is None:
+        raise invalid("The header X-MemoryOS-Memory must be off, read or write", "X-MemoryOS-Memory")
+    return mode
+
+
+def _text(exchange: Exchange, name: str, shown: str) -> str | None:
+    value = exchange.header(name)
+    if value is None:
+        return None
+    try:
+        text = value.encode("latin-1").decode("utf-8")
+    except UnicodeDecodeError:
+        raise invalid(f"The header {shown} must be UTF-8", shown) from None
+    if not 1 <= len(text) <= 256:
+        raise invalid(f"The header {shown} must have 1 to 256 characters", shown)
+    return text
+
+
+def _facts(memory: chat.ChatMemory) -> dict[str, str]:
+    """What memory did, as headers."""
+    headers = {"X-MemoryOS-Memories": str(len(memory.injected))}
+    for name, value in (
+        ("X-MemoryOS-Source", memory.source),
+        ("X-MemoryOS-Remembered", memory.remembered),
+        ("X-MemoryOS-Event-ID", memory.event_id),
+        ("X-MemoryOS-Session-ID", memory.session_id),
+    ):
+        if value:
+            headers[name] = percent_utf8(value)
+    return headers
+
+

@@ -1,0 +1,164 @@
+"""The gRPC server as the bridge sees it: one channel, calls with deadlines and few retries, and how it was started."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+from memoryos.schema import Method
+from memoryos.v1 import system_service_pb2 as system
+
+from memoryos_bridge.errors import ClientGone, unreachable
+from memoryos_bridge.exchange import Exchange, Watch
+from memoryos_bridge.headers import Metadata
+
+_MARGIN_SECONDS = 0.5
+"""How much longer than the policy's deadline the bridge waits: the server is to say itself that time is up."""
+
+_RETRY_SECONDS = (0.05, 0.2)
+"""The pauses before a repeatable call is tried again; only if the server was not reached."""
+
+_INFO_SECONDS = 10.0
+_INFO_FAILED_SECONDS = 1.0
+_INFO_PATH = "/memoryos.v1.SystemService/GetServerInfo"
+_STATUS_KEY = "memoryos-status"
+
+
+class Remote:
+    """The server behind a channel."""
+
+    def __init__(self, target: str, max_message_bytes: int) -> None:
+        """Makes the channel; must run inside the event loop that uses it."""
+        self._channel = grpc.aio.insecure_channel(
+            target,
+            options=[
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.max_send_message_length", max_message_bytes),
+                # A server that starts after the bridge is found within a second.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                ("grpc.max_metadata_size", 64 * 1024),
+                ("grpc.enable_http_proxy", 0),
+                # The bridge has one server or a balancer: a service configuration from DNS has nothing to say here.
+                ("grpc.service_config_disable_resolution", 1),
+            ],
+        )
+        self._stubs: dict[str, Callable[..., Any]] = {}
+        self._info: system.GetServerInfoResponse | None = None
+        self._info_until = 0.0
+        self._info_lock = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Closes the channel; calls under way are cancelled."""
+        await self._channel.close()
+
+    def _stub(self, method: Method) -> Callable[..., Any]:
+        stub = self._stubs.get(method.path)
+        if stub is None:
+            make = self._channel.unary_stream if method.streams else self._channel.unary_unary
+            stub = self._stubs[method.path] = make(
+                method.path,
+                request_serializer=method.request_class.SerializeToString,
+                response_deserializer=method.response_class.FromString,
+            )
+        return stub
+
+    async def call(self, exchange: Exchange, method: Method, request: Message, metadata: Metadata) -> Message:
+        """The answer of a unary RPC; ended at once if the client leaves.
+
+        Raises:
+            grpc.aio.AioRpcError: The call failed.
+            ClientGone: The client left.
+        """
+        stub = self._stub(method)
+        with exchange.watching() as watch:
+            for pause in (*(_RETRY_SECONDS if method.retryable else ()), None):
+                call = stub(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)
+                watch.call = call
+                try:
+                    response: Message = await _unless_gone(watch, call)
+                    note_status(exchange, await call.initial_metadata())
+                    return response
+                except grpc.aio.AioRpcError as error:
+                    note_status(exchange, error.initial_metadata())
+                    if pause is None or not unreachable(error):
+                        raise
+                watch.call = None
+                await asyncio.sleep(pause)
+                if watch.gone:
+                    raise ClientGone
+        raise AssertionError("unreachable: the last try returns or raises")
+
+    async def stream(
+        self, exchange: Exchange, method: Method, request: Message, metadata: Metadata
+    ) -> AsyncGenerator[Message, None]:
+        """The messages of a server-streaming RPC; ended at once if the client leaves or the iterator is closed.
+
+        Raises:
+            grpc.aio.AioRpcError: The call failed.
+            ClientGone: The client left.
+        """
+        with exchange.watching() as watch:
+            call = self._stub(method)(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)
+            watch.call = call
+            noted = False
+            try:
+                while (message := await _unless_gone(watch, call.read())) is not grpc.aio.EOF:
+                    if not noted:
+                        noted = True
+                        note_status(exchange, await call.initial_metadata())
+                    yield message
+                if watch.gone:
+                    raise ClientGone
+            except grpc.aio.AioRpcError as error:
+                if not noted:
+                    note_status(exchange, error.initial_metadata())
+                raise
+            finally:
+                call.cancel()
+
+    async def info(self) -> system.GetServerInfoResponse | None:
+        """How the server was started, at most some seconds old; None if it was never reached."""
+        if time.monotonic() < self._info_until:
+            return self._info
+        async with self._info_lock:
+            if time.monotonic() < self._info_until:
+                return self._info
+            stub = self._stubs.setdefault(
+                _INFO_PATH,
+                self._channel.unary_unary(
+                    _INFO_PATH,
+                    request_serializer=system.GetServerInfoRequest.SerializeToString,
+                    response_deserializer=system.GetServerInfoResponse.FromString,
+                ),
+            )
+            try:
+                self._info = await stub(system.GetServerInfoRequest(), timeout=2.0)
+                self._info_until = time.monotonic() + _INFO_SECONDS
+            except grpc.aio.AioRpcError:
+                # What was known stays: a server that is down answers nothing anyway.
+                self._info_until = time.monotonic() + _INFO_FAILED_SECONDS
+            return self._info
+
+
+def note_status(exchange: Exchange, metadata: Any) -> None:
+    """Hands on `memoryos-status` of the answer's metadata as a header."""
+    for key, value in metadata or ():
+        if key == _STATUS_KEY and isinstance(value, str):
+            exchange.extra["X-MemoryOS-Status"] = value
+
+
+async def _unless_gone(watch: Watch, call: Any) -> Any:
+    try:
+        return await call
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        # The watch cancels the call, not this task: only then is it the client who left.
+        if watch.gone and not (task and task.cancelling()):
+            raise ClientGone from None
+        raise

@@ -1,0 +1,79 @@
+"""The bridge as a process: one HTTP server that stops gracefully."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import grpc
+import uvicorn
+from memoryos.settings import Settings, SettingsError, is_loopback, split_address
+from memoryos.v1 import system_service_pb2 as system
+
+from memoryos_bridge import logs
+from memoryos_bridge.app import create_app, target
+from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
+
+
+def refuse_open(settings: Settings) -> None:
+    """Refuses to be reachable from other machines while the server needs no key.
+
+    A server that cannot be asked yet is asked again at the first requests, which are refused until it has answered.
+
+    Raises:
+        SettingsError: The server has auth off.
+    """
+    host, _ = split_address(settings.bridge.listen, "bridge.listen")
+    if settings.insecure or is_loopback(host):
+        return
+    with grpc.insecure_channel(target(settings)) as channel:
+        ask = channel.unary_unary(
+            "/memoryos.v1.SystemService/GetServerInfo",
+            request_serializer=system.GetServerInfoRequest.SerializeToString,
+            response_deserializer=system.GetServerInfoResponse.FromString,
+        )
+        try:
+            info = ask(system.GetServerInfoRequest(), timeout=2.0)
+        except grpc.RpcError:
+            return
+    if not info.auth_enabled:
+        raise SettingsError(OPEN_BEYOND_LOOPBACK.format(listen=settings.bridge.listen))
+
+
+def serve(settings: Settings) -> int:
+    """Runs the bridge until SIGTERM or SIGINT; the exit code.
+
+    Raises:
+        SettingsError: A setting is malformed, or the bridge would be open to other machines.
+    """
+    host, port = split_address(settings.bridge.listen, "bridge.listen")
+    refuse_open(settings)
+    log = logs.make(settings.log)
+    app = create_app(settings, log=log)
+    root = logging.getLogger()
+    root.addHandler(logs.Forward(log))
+    root.setLevel(logging.INFO)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            # The bridge reads forwarded addresses itself, and logs requests by route, never by path.
+            proxy_headers=False,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(settings.bridge.grace_seconds),
+        )
+    )
+    log.info("bridge_starting", listen=settings.bridge.listen, server=target(settings))
+    try:
+        server.run()
+    except SystemExit as stop:
+        # The HTTP server has logged why it could not start.
+        return stop.code if isinstance(stop.code, int) else 1
+    return 0 if server.started else 1

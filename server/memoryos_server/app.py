@@ -1,0 +1,237 @@
+"""The composition root: what the server is made of, in the order in which it is opened.
+
+Only this module constructs. Everything is opened on one stack, so that a stop closes it in the opposite order, and a start
+that fails half-way leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import uvloop
+from memoryos import schema
+from memoryos.settings import Loaded, Settings, SettingsError
+
+from memoryos_server import operator
+from memoryos_server.domain.admin.keys import KeyService
+from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.memory.pipeline import Pipeline
+from memoryos_server.domain.memory.service import MemoryService
+from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
+from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.health import Health
+from memoryos_server.operator import Operator
+from memoryos_server.rpc import logging as rpc_logging
+from memoryos_server.rpc.audit import Audit, AuditWriter
+from memoryos_server.rpc.auth import Auth
+from memoryos_server.rpc.chat_servicer import ChatServicer
+from memoryos_server.rpc.grpc_health import HealthBoard
+from memoryos_server.rpc.interceptors import standard
+from memoryos_server.rpc.memory_servicer import MemoryServicer
+from memoryos_server.rpc.metrics import Metrics, MetricsListener
+from memoryos_server.rpc.server import RpcServer
+from memoryos_server.rpc.system_servicer import SystemServicer
+from memoryos_server.stores.embedded import (
+    ChildFailedError,
+    DataDirectoryInUseError,
+    EmbeddedStores,
+    runtime_dir,
+)
+from memoryos_server.stores.keyring import KeyringError, MasterKeys
+from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_client import socket_url
+from memoryos_server.stores.vectors_edge import EdgeVectors
+from memoryos_server.tools.embed.minilm import LocalEmbedder, open_embedder
+from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
+from memoryos_server.tools.words import Words
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+
+class StartError(RuntimeError):
+    """The server or its stores cannot be opened; the message says why and what to do."""
+
+
+class InUse(StartError):
+    """Another process owns the data directory."""
+
+
+def operator_socket(settings: Settings) -> Path:
+    """Where a running server takes commands of its operator."""
+    return runtime_dir(Path(settings.data_dir)) / "operator.sock"
+
+
+def main(loaded: Loaded) -> None:
+    """Runs the server until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: A setting cannot be used.
+        StartError: Something it is made of cannot be opened.
+    """
+    uvloop.run(run(loaded))
+
+
+async def run(loaded: Loaded) -> None:
+    """As `main`, on the loop that runs."""
+    settings = loaded.settings
+    logger = rpc_logging.configure(settings.log.level, settings.log.format)
+    stop = asyncio.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    async with AsyncExitStack() as stack:
+        await _open(stack, settings, logger)
+        await stop.wait()
+        logger.info("stopping")
+
+
+async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoundLogger) -> None:
+    embedder = await stack.enter_async_context(
+        open_embedder(
+            settings.embedding.model,
+            Path(settings.embedding.cache_dir),
+            threads=settings.embedding.threads,
+            progress=_progress,
+        )
+    )
+    logger.info("embedder", status=embedder.status())
+    # The children are started before gRPC has threads, and by the thread that lives as long as the server.
+    embedded, redis = await stack.enter_async_context(_stores(settings, embedder))
+    for note in redis.manifest.notes:
+        logger.warning("store", note=note)
+    vectors = await stack.enter_async_context(EdgeVectors(embedded.vectors_socket, redis.subjects))
+    words = Words()
+    engine = RecallEngine(vectors, embedder, Analysis(words.stem, words.fold))
+    pipeline = await stack.enter_async_context(
+        Pipeline(redis.turns, redis.queue, vectors, engine, flush_interval=settings.memory.flush_interval_seconds)
+    )
+
+    async def replay() -> None:
+        pipeline.restarted()
+
+    embedded.on_restart("vectors", replay)
+    memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine)
+    upstream = None
+    if settings.upstream.base_url:
+        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
+    chat = ChatService(memory, upstream, settings.memory)
+
+    key_service = KeyService(redis.keys, redis.audit)
+    await _check_first_key(settings, key_service)
+    metrics = Metrics()
+    methods = schema.load()
+    board = HealthBoard(dict.fromkeys(method.service for method in methods))
+    health = await stack.enter_async_context(
+        Health(
+            redis=redis.ping,
+            vectors=vectors.ping,
+            board=board,
+            metrics=metrics,
+            logger=logger,
+            ready_when_noop=settings.health.ready_when_noop,
+        )
+    )
+    writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))
+    await stack.enter_async_context(MetricsListener(metrics, settings.server.metrics_listen))
+    around = standard(
+        methods,
+        metrics=metrics,
+        logger=logger,
+        serving=health,
+        auth=Auth(
+            enabled=settings.auth.enabled,
+            admin_key=settings.auth.admin_key,
+            keys=redis.keys,
+            bridge_secret=settings.bridge.secret,
+        ),
+        audit=Audit(writer),
+    )
+    await stack.enter_async_context(operator.serve(Operator(key_service, redis.audit), operator_socket(settings)))
+    await stack.enter_async_context(
+        RpcServer(
+            settings.server,
+            auth_enabled=settings.auth.enabled,
+            insecure=settings.insecure,
+            methods=methods,
+            servicers={
+                "memoryos.v1.SystemService": SystemServicer(
+                    serving=health, metrics=metrics, auth_enabled=settings.auth.enabled
+                ),
+                "memoryos.v1.ChatService": ChatServicer(chat),
+                "memoryos.v1.MemoryService": MemoryServicer(memory),
+            },
+            around=around,
+            serving=health,
+            board=board,
+            logger=logger,
+        )
+    )
+    health.serve()
+
+
+@asynccontextmanager
+async def open_operator(settings: Settings) -> AsyncIterator[Operator]:
+    """Commands on the stores while no server runs: takes the data directory's lock and starts what they need.
+
+    Raises:
+        InUse: Another process owns the data directory.
+        StartError: The stores cannot be opened.
+    """
+    async with _stores(settings, None) as (_, redis):
+        yield Operator(KeyService(redis.keys, redis.audit), redis.audit)
+
+
+@asynccontextmanager
+async def _stores(
+    settings: Settings, embedder: LocalEmbedder | None
+) -> AsyncIterator[tuple[EmbeddedStores, RedisStore]]:
+    """The embedded stores; without an embedder only the Redis side."""
+    vectors = {}
+    if embedder is not None and embedder.names:
+        identity = embedder.identity
+        vectors = {name: VectorModel(identity.name, identity.sha256, size) for name, size in embedder.names.items()}
+    expected = Expected(analysis=str(ANALYSIS_VERSION), sealing=settings.security.sealing, vectors=vectors)
+    data = Path(settings.data_dir)
+    async with AsyncExitStack() as stack:
+        try:
+            keys = MasterKeys(settings.security.master_key, settings.security.key_dir, data)
+            embedded = await stack.enter_async_context(
+                EmbeddedStores(data, dict(embedder.names) if embedder is not None else None)
+            )
+            redis = await stack.enter_async_context(
+                RedisStore.connect(
+                    socket_url(embedded.redis_socket),
+                    keys,
+                    expected,
+                    short_term_turns=settings.memory.short_term_turns,
+                    short_term_ttl_seconds=settings.memory.short_term_ttl_seconds,
+                )
+            )
+        except DataDirectoryInUseError as error:
+            raise InUse(str(error)) from error
+        except (ChildFailedError, KeyringError, ManifestMismatch, OSError) as error:
+            raise StartError(str(error)) from error
+        except BackendDown as fault:
+            raise StartError(fault.message) from fault
+        yield embedded, redis
+
+
+async def _check_first_key(settings: Settings, keys: KeyService) -> None:
+    if not settings.auth.enabled or settings.auth.admin_key:
+        return
+    if not any("admin" in record.permissions for record in await keys.list()):
+        raise SettingsError(
+            "auth.enabled is set but there is no admin key: set auth.admin_key (MEMORYOS_AUTH__ADMIN_KEY), "
+            "or make one with `memoryos keys create --admin`"
+        )
+
+
+def _progress(line: str) -> None:
+    print(f"progress: {line}", flush=True)

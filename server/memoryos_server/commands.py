@@ -1,0 +1,137 @@
+"""The sub-commands that the server brings to `memoryos`: serve, keys, audit."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from datetime import datetime
+from typing import Any
+
+from memoryos.settings import Loaded, SettingsError
+
+from memoryos_server import operator
+from memoryos_server.domain.core.faults import Fault
+
+
+def serve(loaded: Loaded) -> int:
+    """Runs the server until it is told to stop; the exit code."""
+    from memoryos_server import app  # late: other commands need neither gRPC nor the model
+
+    for warning in loaded.warnings:
+        print(f"memoryos: {warning}", file=sys.stderr)
+    try:
+        app.main(loaded)
+    except (SettingsError, app.StartError) as error:
+        print(f"memoryos: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def ask(loaded: Loaded, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    """A command's answer, from the running server or, with none running, from the stores themselves.
+
+    Raises:
+        Fault: The command failed.
+        StartError: The stores cannot be opened.
+    """
+    from memoryos_server import app
+
+    for _ in range(20):
+        try:
+            async with aclosing(operator.call(app.operator_socket(loaded.settings), command, arguments)) as answers:
+                async for item in answers:
+                    yield item
+            return
+        except (FileNotFoundError, ConnectionRefusedError):
+            pass
+        try:
+            async with app.open_operator(loaded.settings) as found, aclosing(found.run(command, arguments)) as answers:
+                async for item in answers:
+                    yield item
+            return
+        except app.InUse:
+            await asyncio.sleep(0.25)  # a server is just starting or stopping: ask again
+    raise Fault("the data directory is in use and its server does not answer")
+
+
+def _run(args: argparse.Namespace, command: str, arguments: Mapping[str, Any], show: Any) -> int:
+    from memoryos_server import app
+
+    async def run() -> None:
+        async with aclosing(ask(args.loaded, command, arguments)) as answers:
+            async for item in answers:
+                print(json.dumps(item, ensure_ascii=False) if args.json else show(item))
+
+    try:
+        asyncio.run(run())
+    except (Fault, SettingsError, app.StartError) as error:
+        print(f"memoryos: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _show_key(item: Mapping[str, Any]) -> str:
+    line = (
+        f"{item['id']}  tenant={item['tenant_id']}  user={item['user_id']}  {','.join(item['permissions'])}"
+        f"  expires={item['expires_at'] or 'never'}  last used={item['last_used_at'] or 'never'}  {item['description']}"
+    ).rstrip()
+    return f"{line}\nThe key, shown this once:\n{item['api_key']}" if "api_key" in item else line
+
+
+def _show_event(item: Mapping[str, Any]) -> str:
+    return (
+        f"{item['timestamp']}  {item['tenant_id']}  {item['user_id'] or '-'}  {item['event_type']}  {item['outcome']}"
+        f"  {item['resource']}  by {item['actor']}  {item['details']}"
+    ).rstrip()
+
+
+def _create(args: argparse.Namespace) -> int:
+    permissions = "admin" if args.admin else args.permissions
+    arguments = {
+        "user_id": args.user or ("admin" if args.admin else "default_user"),
+        "tenant_id": args.tenant or ("*" if args.admin else "default"),
+        "permissions": [p.strip() for p in permissions.split(",") if p.strip()],
+        "description": args.description,
+        "expires_at": args.expires.isoformat() if args.expires else None,
+    }
+    return _run(args, "keys.create", arguments, _show_key)
+
+
+def _time(text: str) -> datetime:
+    value = datetime.fromisoformat(text)
+    return value if value.tzinfo else value.astimezone()
+
+
+def register(subparsers: Any) -> None:
+    """Adds serve, keys and audit."""
+    sub = subparsers.add_parser("serve", help="run the gRPC server with its stores")
+    sub.set_defaults(run=lambda args: serve(args.loaded))
+
+    keys = subparsers.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
+    create = keys.add_parser("create", help="make a key; it is shown once")
+    create.add_argument("--user", help="its user (default: default_user, or admin with --admin)")
+    create.add_argument("--tenant", help="its tenant (default: default); * may name any (default with --admin)")
+    create.add_argument("--permissions", default="chat,memory", help="comma-separated (default: chat,memory)")
+    create.add_argument("--admin", action="store_true", help="every permission")
+    create.add_argument("--description", default="", help="for people")
+    create.add_argument("--expires", type=_time, help="when it ends, such as 2027-01-31T00:00:00Z (default: never)")
+    create.set_defaults(run=_create)
+    listing = keys.add_parser("list", help="list keys, never the keys themselves")
+    listing.set_defaults(run=lambda args: _run(args, "keys.list", {}, _show_key))
+    revoke = keys.add_parser("revoke", help="end a key at once")
+    revoke.add_argument("key", help="the key or its id")
+    revoke.set_defaults(run=lambda args: _run(args, "keys.revoke", {"key": args.key}, _show_key))
+
+    audit = subparsers.add_parser("audit", help="read what was recorded").add_subparsers(required=True)
+    tail = audit.add_parser("tail", help="the newest events, oldest of them first")
+    tail.add_argument("--limit", type=int, default=50, help="how many (default: 50)")
+    tail.add_argument("--tenant", dest="tenant_id", help="of one tenant only")
+    tail.set_defaults(
+        run=lambda args: _run(args, "audit.tail", {"limit": args.limit, "tenant_id": args.tenant_id}, _show_event)
+    )
+    for parser in (create, listing, revoke, tail):
+        parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -1,0 +1,126 @@
+"""API keys: made, listed, revoked."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.caller import PERMISSIONS
+from memoryos_server.domain.core.faults import Exists, Invalid, NotFound
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.text import check_id
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import ApiKey, ApiKeys, AuditLog
+
+ANY_TENANT = "*"
+TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+CHOSEN = re.compile(r"(?!key_)[A-Za-z0-9._~-]{16,256}")
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key to make.
+
+    Attributes:
+        user_id: Its user, 1..256 characters.
+        tenant_id: Its tenant; `*` may name any.
+        permissions: At least one of `PERMISSIONS`.
+        description: For people, at most 1,000 characters.
+        expires_at: When it ends, or None.
+        key: A chosen key, 16..256 of letters, digits and `._~-`, not starting `key_`; None makes a strong one.
+    """
+
+    user_id: str
+    tenant_id: str
+    permissions: Sequence[str]
+    description: str = ""
+    expires_at: datetime | None = None
+    key: str | None = None
+
+
+class KeyService:
+    """Keeps API keys. Every change is recorded with intent before and outcome after."""
+
+    def __init__(self, keys: ApiKeys, audit: AuditLog) -> None:
+        self._keys = keys
+        self._audit = audit
+
+    async def create(self, new: NewKey, actor: str) -> tuple[str, ApiKey]:
+        """The key, shown this once, and its record.
+
+        Raises:
+            Invalid: A field is malformed.
+            Exists: The chosen key is there already.
+        """
+        check_id(new.user_id, "user_id")
+        if new.tenant_id != ANY_TENANT and not TENANT.fullmatch(new.tenant_id):
+            raise Invalid("tenant_id must be 1..64 of letters, digits and ._-, or *", param="tenant_id")
+        permissions = frozenset(new.permissions)
+        if not permissions:
+            raise Invalid("permissions must not be empty", param="permissions")
+        if unknown := sorted(permissions - PERMISSIONS):
+            raise Invalid(
+                f"unknown permission {unknown[0]!r}; one of {', '.join(sorted(PERMISSIONS))}", param="permissions"
+            )
+        if len(new.description) > 1000:
+            raise Invalid("description must have at most 1,000 characters", param="description")
+        now = utc_now()
+        if new.expires_at is not None and new.expires_at <= now:
+            raise Invalid("expires_at must lie in the future", param="expires_at")
+        if new.key is not None and not CHOSEN.fullmatch(new.key):
+            raise Invalid(
+                "api_key must be 16..256 of letters, digits and ._~-, and not start with key_", param="api_key"
+            )
+        key = new.key or f"mos-{secrets.token_urlsafe(32)}"
+        record = ApiKey(
+            id=f"key_{secrets.token_hex(8)}",
+            user_id=new.user_id,
+            tenant_id=new.tenant_id,
+            permissions=permissions,
+            description=new.description,
+            created_at=now,
+            expires_at=new.expires_at,
+        )
+        await self._record("key.create", record, actor, "intent")
+        try:
+            await self._keys.create(key, record)
+        except Exists:
+            await self._record("key.create", record, actor, "failed")
+            raise
+        await self._record("key.create", record, actor, "ok")
+        return key, record
+
+    async def list(self) -> list[ApiKey]:
+        """Every key, oldest first."""
+        return await self._keys.list()
+
+    async def revoke(self, key_or_id: str, actor: str) -> ApiKey:
+        """Removes a key, at once on every replica.
+
+        Raises:
+            NotFound: There is no such key.
+        """
+        record = await self._keys.revoke(key_or_id)
+        if record is None:
+            raise NotFound("There is no such key", param="key")
+        await self._record("key.revoke", record, actor, "ok")
+        return record
+
+    async def _record(self, event_type: str, record: ApiKey, actor: str, outcome: str) -> None:
+        tenant = record.tenant_id if record.tenant_id != ANY_TENANT else "_system"
+        event = AuditEvent(
+            id=uuid7(),
+            timestamp=utc_now(),
+            event_type=event_type,
+            tenant_id=tenant,
+            user_id=record.user_id,
+            resource=f"key/{record.id}",
+            action=event_type,
+            outcome=outcome,
+            actor=actor,
+        )
+        await self._audit.append([event])

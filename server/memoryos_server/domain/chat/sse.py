@@ -1,0 +1,266 @@
+"""Reads a copy of a server-sent event stream while the client gets the bytes themselves.
+
+The splitter follows the WHATWG event stream format and takes pieces of any size. Nothing here can touch, delay or fail what
+the client gets: `Tee.feed` never raises, and both bound their memory.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+
+MAX_EVENT_BYTES = 4 * 1024 * 1024
+"""The longest event that is read; a longer one is passed over."""
+
+MAX_CONTENT_CHARS = 4_000_000
+"""The longest answer that is collected."""
+
+_END_OF_LINE = re.compile(rb"\r\n|\n|\r")
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class SseEvent:
+    """One event.
+
+    Attributes:
+        data: Its `data` lines, joined by line feeds.
+        start: Offset in the stream of the line its data began with.
+    """
+
+    data: bytes
+    start: int
+
+
+class SseSplitter:
+    """Splits a byte stream into events, whatever the pieces it comes in.
+
+    Attributes:
+        overflowed: An event was longer than the bound and was passed over.
+        done_at: Offset in the stream of the line `data: [DONE]`, known as soon as that line ends; None before.
+    """
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self.overflowed = False
+        self.done_at: int | None = None
+        self._max = max_event_bytes
+        self._line = bytearray()
+        self._line_start = 0
+        self._offset = 0
+        self._after_cr = False
+        self._first_line = True
+        self._data: list[bytes] = []
+        self._size = 0
+        self._event_start = 0
+        self._skipping = False
+        self._spoiled = False
+
+    def feed(self, chunk: bytes) -> list[SseEvent]:
+        """The events that end in `chunk`, in order."""
+        events: list[SseEvent] = []
+        position = 0
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk[0] == 0x0A:
+                position = 1
+                self._line_start = self._offset + 1
+        for match in _END_OF_LINE.finditer(chunk, position):
+            self._append(chunk[position : match.start()])
+            position = match.end()
+            self._end_line(events)
+            self._line_start = self._offset + position
+        if position < len(chunk):
+            self._append(chunk[position:])
+        self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
+        self._offset += len(chunk)
+        return events
+
+    def finish(self) -> list[SseEvent]:
+        """The event that the end of the stream cut off before its blank line, if there is one."""
+        events: list[SseEvent] = []
+        if self._line or self._skipping:
+            self._end_line(events)
+        self._dispatch(events)
+        return events
+
+    def _append(self, piece: bytes) -> None:
+        if self._skipping:
+            return
+        if self._size + len(self._line) + len(piece) > self._max:
+            self._skipping = self._spoiled = self.overflowed = True
+            self._line.clear()
+            return
+        self._line += piece
+
+    def _end_line(self, events: list[SseEvent]) -> None:
+        if self._skipping:
+            self._skipping = False
+            self._first_line = False
+            return
+        line = bytes(self._line)
+        self._line.clear()
+        if self._first_line:
+            self._first_line = False
+            line = line.removeprefix(_BOM)
+        if not line:
+            self._dispatch(events)
+            return
+        name, _, value = line.partition(b":")
+        if name != b"data":
+            return
+        value = value.removeprefix(b" ")
+        if not self._data:
+            self._event_start = self._line_start
+            if value.strip() == b"[DONE]" and self.done_at is None:
+                self.done_at = self._line_start
+        self._data.append(value)
+        self._size += len(value) + 1
+
+    def _dispatch(self, events: list[SseEvent]) -> None:
+        if self._data and not self._spoiled:
+            events.append(SseEvent(b"\n".join(self._data), self._event_start))
+        self._data.clear()
+        self._size = 0
+        self._spoiled = False
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One chunk of an answer.
+
+    Attributes:
+        content: Choice 0's next text, "" if the chunk brings none.
+        finish_reason: Choice 0's, "" until its last chunk.
+        chunk_json: The whole chunk as JSON text.
+    """
+
+    content: str
+    finish_reason: str
+    chunk_json: str
+
+
+class Tee:
+    """Collects what memory needs from an answer that streams by.
+
+    Attributes:
+        finish_reason: Choice 0's, "" while unknown.
+        usage: The last `usage` object seen, or None.
+        done: `[DONE]` was seen.
+        error: The message of an error event inside the stream, or None.
+        broken: The copy could not be read to its end; nothing here says anything about the answer.
+    """
+
+    def __init__(self) -> None:
+        self.finish_reason = ""
+        self.usage: dict[str, object] | None = None
+        self.error: str | None = None
+        self.broken = False
+        self._splitter = SseSplitter()
+        self._content: list[str] = []
+        self._size = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether `[DONE]` was seen."""
+        return self._splitter.done_at is not None
+
+    @property
+    def done_at(self) -> int | None:
+        """Offset in the stream of the line `data: [DONE]`, or None."""
+        return self._splitter.done_at
+
+    @property
+    def content(self) -> str:
+        """Choice 0's text so far."""
+        return "".join(self._content)
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer came to its end, as far as can be told."""
+        return self.done or bool(self.finish_reason)
+
+    def feed(self, chunk: bytes) -> list[Piece]:
+        """The chunks of the answer that end in `chunk`. Never raises; what cannot be read is passed over."""
+        if self.broken:
+            return []
+        try:
+            return self._read(self._splitter.feed(chunk))
+        except Exception:  # the client's bytes must flow whatever this copy is made of
+            self.broken = True
+            return []
+
+    def finish(self) -> list[Piece]:
+        """The chunk that the end of the stream cut off before its blank line, if there is one. Never raises."""
+        if self.broken:
+            return []
+        try:
+            return self._read(self._splitter.finish())
+        except Exception:  # as in `feed`
+            self.broken = True
+            return []
+
+    def _read(self, events: list[SseEvent]) -> list[Piece]:
+        if self._splitter.overflowed:
+            self.broken = True
+        pieces = []
+        for event in events:
+            if event.data.strip() == b"[DONE]":
+                continue
+            try:
+                text = event.data.decode()
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(value, dict):
+                pieces.append(self._chunk(value, text))
+        return pieces
+
+    def _chunk(self, value: dict[str, object], text: str) -> Piece:
+        error = value.get("error")
+        if error:
+            self.error = message_of(error)
+        usage = value.get("usage")
+        if isinstance(usage, dict):
+            self.usage = usage
+        choice = first_choice(value)
+        delta = choice.get("delta")
+        content = text_of(delta.get("content")) if isinstance(delta, dict) else ""
+        finish = choice.get("finish_reason")
+        reason = finish if isinstance(finish, str) else ""
+        self.finish_reason = reason or self.finish_reason
+        self._size += len(content)
+        if self._size > MAX_CONTENT_CHARS:
+            self.broken = True
+        elif content:
+            self._content.append(content)
+        return Piece(content, reason, text)
+
+
+def first_choice(value: dict[str, object]) -> dict[str, object]:
+    """Choice 0 of an answer or chunk, or an empty object."""
+    choices = value.get("choices")
+    if isinstance(choices, list):
+        for choice in choices:
+            if isinstance(choice, dict) and choice.get("index", 0) == 0:
+                return choice
+    return {}
+
+
+def text_of(content: object) -> str:
+    """The text of a message's content: a string, or the text parts of an array, joined by line feeds."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list):
+        texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type", "text") == "text"]
+        return "\n".join(t for t in texts if isinstance(t, str))
+    return ""
+
+
+def message_of(error: object) -> str:
+    """The message of an OpenAI-shaped error value, or a text that says there is none."""
+    if isinstance(error, str):
+        return error
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        return str(error["message"])
+    return "The provider gave no message"

@@ -1,0 +1,308 @@
+"""Add, retrieve, history: what an application asks of a user's memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from memoryos_server.domain.core import audit
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.conversation import NewTurn
+from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
+from memoryos_server.domain.core.ids import derived_uuid, uuid7
+from memoryos_server.domain.core.text import check_id, check_text
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.pipeline import Pipeline
+from memoryos_server.domain.ports import Subject, Subjects, Turn, Turns, Vectors
+
+MAX_LIMIT = 1000
+SHORT_TERM = 20
+SETTLE_SECONDS = 0.1
+ROLES = ("user", "assistant", "system")
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Where a turn is kept."""
+
+    event_id: str
+    memory_id: str
+    duplicate: bool
+
+
+class Ranked(Protocol):
+    """A found turn, as the recall engine gives it."""
+
+    @property
+    def turn(self) -> Turn:
+        """The turn."""
+
+    @property
+    def score(self) -> float:
+        """The relevance, 0..1."""
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """Name -> addend of `raw`; only when explained."""
+
+    @property
+    def raw(self) -> float:
+        """The score before calibration; only when explained."""
+
+
+class Recalled(Protocol):
+    """What the recall engine found."""
+
+    @property
+    def ranked(self) -> Sequence[Ranked]:
+        """Best first."""
+
+    @property
+    def calibration(self) -> str:
+        """How raw scores became 0..1; "" unless explained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What a user's memory answers.
+
+    Attributes:
+        episodes: Best first.
+        short_term: The newest turns, oldest first.
+        calibration: How raw scores became 0..1; "" unless explained.
+    """
+
+    episodes: Sequence[Ranked] = ()
+    short_term: Sequence[Turn] = ()
+    calibration: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of a memory."""
+
+    version: int
+    content: str
+    changed_at: datetime
+
+
+class Recall(Protocol):
+    """The recall engine, as far as this room knows it."""
+
+    async def recall(
+        self,
+        subject: Subject,
+        query: str,
+        limit: int,
+        *,
+        min_score: float,
+        max_tokens: int | None,
+        as_of: datetime | None,
+        explain: bool,
+    ) -> Recalled:
+        """The subject's relevant turns, best first."""
+
+
+class MemoryService:
+    """A user's memory.
+
+    Args:
+        subjects: Who is known.
+        turns: Short-term memory.
+        vectors: The searchable side.
+        pipeline: Keeps turns.
+        recall: Finds them.
+    """
+
+    def __init__(self, subjects: Subjects, turns: Turns, vectors: Vectors, pipeline: Pipeline, recall: Recall) -> None:
+        self._subjects = subjects
+        self._turns = turns
+        self._vectors = vectors
+        self._pipeline = pipeline
+        self._recall = recall
+
+    async def add(self, who: Caller, user_id: str, turn: NewTurn) -> Added:
+        """Keeps one turn; it is searchable when this returns.
+
+        Raises:
+            Invalid: A field is malformed.
+            Exists: reason `event_id_conflict`: the event_id was used for other content.
+            Forbidden: The caller may not act for the user.
+            BackendDown: The turn could not be kept.
+        """
+        return (await self.remember(who.tenant_id, who.owner(user_id), [turn]))[0]
+
+    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> list[Added]:
+        """Keeps turns of one user together, all or none.
+
+        Raises:
+            As `add`.
+        """
+        for new in turns:
+            _check(new)
+        subject = await self._subjects.open(tenant_id, user_id)
+        made = [_turn(subject, new) for new in turns]
+        if known := await self._known(subject, turns, made):
+            return known
+        draft = audit.draft()
+        accepted = await self._pipeline.accept(subject, made, draft.event if draft else None)
+        if draft is not None and not all(a.duplicate for a in accepted):
+            draft.taken = True
+        return [Added(turn.event_id, a.memory_id, a.duplicate) for turn, a in zip(made, accepted, strict=True)]
+
+    async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
+        # Idempotency marks last a day; after that an existing episode still wins and is never overwritten.
+        named = [turn.id for new, turn in zip(turns, made, strict=True) if new.event_id is not None]
+        if not named:
+            return None
+        try:
+            found = {turn.id: turn for turn in await self._vectors.get(subject, named)}
+        except BackendDown:
+            return None
+        for turn in made:
+            old = found.get(turn.id)
+            if old and (old.role, old.content, old.session_id, old.name) != (
+                turn.role,
+                turn.content,
+                turn.session_id,
+                turn.name,
+            ):
+                raise Exists(
+                    "event_id was used before with other content", reason="event_id_conflict", param="event_id"
+                )
+        if len(found) < len(made):
+            return None
+        return [Added(turn.event_id, turn.id, True) for turn in made]
+
+    async def retrieve(
+        self,
+        who: Caller,
+        user_id: str,
+        query: str,
+        *,
+        limit: int | None = None,
+        min_score: float | None = None,
+        max_tokens: int | None = None,
+        as_of: datetime | None = None,
+        explain: bool = False,
+    ) -> Retrieved:
+        """What the user's memory has to say to a question; empty for a user never heard of.
+
+        Raises:
+            Invalid: A field is out of range.
+            Forbidden: The caller may not act for the user.
+            BackendDown: Neither side of memory answers.
+        """
+        owner = who.owner(user_id)
+        check_text(query, "query")
+        if limit is not None and not 1 <= limit <= MAX_LIMIT:
+            raise Invalid(f"limit must be 1..{MAX_LIMIT}", param="limit")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise Invalid("min_score must be 0..1", param="min_score")
+        if max_tokens is not None and max_tokens < 1:
+            raise Invalid("max_tokens must be at least 1", param="max_tokens")
+        return await self.recall(
+            who.tenant_id,
+            owner,
+            query,
+            limit=limit or 10,
+            min_score=min_score or 0.0,
+            max_tokens=max_tokens,
+            as_of=as_of,
+            explain=explain,
+        )
+
+    async def recall(
+        self,
+        tenant_id: str,
+        user_id: str,
+        query: str,
+        *,
+        limit: int,
+        min_score: float = 0.0,
+        max_tokens: int | None = None,
+        as_of: datetime | None = None,
+        explain: bool = False,
+    ) -> Retrieved:
+        """As `retrieve`, for values that are known to be good.
+
+        Raises:
+            BackendDown: Neither side of memory answers.
+        """
+        subject = await self._subjects.find(tenant_id, user_id)
+        if subject is None:
+            return Retrieved()
+        await self._pipeline.settle(subject, SETTLE_SECONDS)
+        found, recent = await asyncio.gather(
+            self._recall.recall(
+                subject,
+                query,
+                limit,
+                min_score=min_score,
+                max_tokens=max_tokens,
+                as_of=as_of,
+                explain=explain,
+            ),
+            self._turns.recent(subject, SHORT_TERM),
+            return_exceptions=True,
+        )
+        for result in (found, recent):
+            if isinstance(result, BaseException) and not isinstance(result, BackendDown):
+                raise result
+        if isinstance(found, BaseException) and isinstance(recent, BaseException):
+            raise found
+        short_term = [] if isinstance(recent, BaseException) else recent
+        if as_of is not None:
+            short_term = [turn for turn in short_term if turn.timestamp <= as_of]
+        if isinstance(found, BaseException):
+            return Retrieved((), short_term)
+        return Retrieved(found.ranked, short_term, found.calibration)
+
+    async def history(self, who: Caller, memory_id: str) -> list[Version]:
+        """The versions of a memory, newest first. A turn has one: it is never changed.
+
+        Raises:
+            NotFound: There is no such memory, or it is somebody else's.
+        """
+        subject = await self._owner_of(who, memory_id)
+        found = await self._vectors.get(subject, [memory_id]) if subject else []
+        if not found:
+            raise NotFound("There is no such memory", param="memory_id")
+        return [Version(1, turn.content, turn.timestamp) for turn in found]
+
+    async def _owner_of(self, who: Caller, memory_id: str) -> Subject | None:
+        if not who.anonymous or who.named_user:
+            return await self._subjects.find(who.tenant_id, who.owner())
+        # With auth off and nobody named, an id alone is enough within the tenant, as the documentation's examples show it.
+        owner = await self._vectors.owner(memory_id)
+        subject = await self._subjects.by_id(owner) if owner else None
+        return subject if subject and subject.tenant_id == who.tenant_id else None
+
+
+def _check(new: NewTurn) -> None:
+    if new.role not in ROLES:
+        raise Invalid(f"role must be one of {', '.join(ROLES)}", param="role")
+    check_text(new.content, "content")
+    for value, param in (
+        (new.event_id, "event_id"),
+        (new.session_id or None, "session_id"),
+        (new.name or None, "name"),
+    ):
+        if value is not None:
+            check_id(value, param)
+
+
+def _turn(subject: Subject, new: NewTurn) -> Turn:
+    event_id = new.event_id or uuid7()
+    return Turn(
+        id=derived_uuid(subject.tenant_id, subject.id, event_id),
+        event_id=event_id,
+        session_id=new.session_id,
+        role=new.role,
+        name=new.name,
+        content=new.content,
+        timestamp=new.timestamp or utc_now(),
+    )

@@ -1,0 +1,201 @@
+"""From text to weighted terms: the lexical half of recall.
+
+The terms of a turn are what its words, speaker and date say; a store adds how rare each term is among the subject's
+turns (IDF) and sums products. English is stemmed, Chinese, Japanese and Korean go by pairs of characters, ids and
+addresses stay whole beside their parts. Stemming and folding are handed in, because they need dictionaries.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from memoryos_server.domain.core.text import is_cjk
+from memoryos_server.domain.ports import Turn
+
+ANALYSIS_VERSION = 1
+"""Raised when the terms of a text change; stored with the data, because terms of two versions do not match."""
+
+K1 = 1.2
+B = 0.3
+AVERAGE_LENGTH = 24.0
+"""The length, in terms, at which weights are neither raised nor lowered. Fixed: a weight, once kept, never changes."""
+
+# What an occurrence in a field counts, against 1 in the text itself.
+NAME_WEIGHT = 1.0
+CAPTION_WEIGHT = 1.0
+DATE_WEIGHT = 1.0
+
+_STOP_TEXT = """
+a about after again all also am an and any are aren't as at be because been before being but by can can't could
+couldn't did didn't do does doesn't doing don't down during each few for from further had hadn't has hasn't have
+haven't having he her here hers herself him himself his how i i'd i'll i'm i've if in into is isn't it it's its
+itself just let let's me more most my myself no nor not now of off on once only or other our ours ourselves out
+over own same she should so some such than that that's the their theirs them themselves then there there's these
+they they're this those through to too under until up us very was wasn't we we're we've were weren't what what's
+when where which while who whom whose why will with won't would wouldn't yeah yes you you'd you'll you're you've
+your yours yourself s t d ll m re ve
+"""
+_STOP = frozenset(_STOP_TEXT.split())
+_CJK_STOP = frozenset("的了吗呢吧啊呀是我你他她它们在有和与就都也很这那个么什为")
+
+_TOKEN = re.compile(r"\w+(?:['’]\w+)?(?:[-_.@:/+#]\w+)*")
+_PART = re.compile(r"\w+(?:['’]\w+)?")
+_CAPTION = re.compile(r"\[image: (.*?)\]\s*$", re.DOTALL)
+
+_MONTH_TEXT = "january february march april may june july august september october november december"
+_MONTHS = _MONTH_TEXT.split()
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_MONTH_NUMBER = {name: n for n, full in enumerate(_MONTHS, 1) for name in (full, full[:3])} | {"sept": 9}
+_MONTH = "|".join(sorted(_MONTH_NUMBER, key=len, reverse=True))
+_DATES = (
+    re.compile(r"(?P<y>(?:19|20)\d\d)[-/.年](?P<m>\d{1,2})(?:[-/.月](?P<d>\d{1,2})[日号]?)?"),
+    re.compile(r"(?P<m>\d{1,2})月(?:(?P<d>\d{1,2})[日号]?)?"),
+    re.compile(rf"\b(?P<n>{_MONTH})\b\.?(?: (?P<d>\d{{1,2}})(?:st|nd|rd|th)?\b)?,?(?: (?P<y>(?:19|20)\d\d))?"),
+    re.compile(rf"\b(?P<d>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? (?P<n>{_MONTH})\b,?(?: (?P<y>(?:19|20)\d\d))?"),
+)
+_YEAR = re.compile(r"(?<!\d)(?:19|20)\d\d(?!\d)")
+_WEEKDAY = re.compile(rf"\b({'|'.join(_DAYS)})\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question, analysed.
+
+    Attributes:
+        terms: Term -> weight.
+        folded: The text in one form for comparing.
+        words: Its words, not stemmed.
+    """
+
+    terms: Mapping[str, float]
+    folded: str
+    words: frozenset[str]
+
+
+class Analysis:
+    """Turns text into terms. Not for several threads at once, as its tools are not."""
+
+    def __init__(self, stem: Callable[[str], str], fold: Callable[[str], str]) -> None:
+        """Keeps its tools.
+
+        Args:
+            stem: The stem of a lower-case word.
+            fold: A text in one form for comparing: lower case, one width, one script.
+        """
+        self._stem = stem
+        self._fold = fold
+
+    def document(self, turn: Turn) -> dict[str, float]:
+        """Term -> weight of a turn.
+
+        A term that occurs tf times (an occurrence in the name, caption or date counting its field's weight) in a turn
+        of `length` terms weighs `tf * (K1 + 1) / (tf + K1 * (1 - B + B * length / AVERAGE_LENGTH))`.
+        """
+        folded = self._fold(turn.content)
+        counts: dict[str, float] = {}
+        length = 0
+        caption = _CAPTION.search(folded)
+        parts = [(folded, 1.0)] if caption is None else [(folded[: caption.start()], 1.0), (caption[1], CAPTION_WEIGHT)]
+        for text, weight in (*parts, (self._fold(turn.name), NAME_WEIGHT)):
+            for term in self._terms(text):
+                counts[term] = counts.get(term, 0.0) + weight
+                length += 1
+        for term in date_terms(turn.timestamp):
+            counts[term] = counts.get(term, 0.0) + DATE_WEIGHT
+        norm = K1 * (1 - B + B * length / AVERAGE_LENGTH)
+        return {term: tf * (K1 + 1) / (tf + norm) for term, tf in counts.items()}
+
+    def question(self, text: str) -> Question:
+        """The terms of a question, each weighing 1 however often it is said, dates included."""
+        folded = self._fold(text)
+        terms = dict.fromkeys(self._terms(folded), 1.0) | dict.fromkeys(_asked_dates(folded), 1.0)
+        if not terms:  # nothing but stop words: then they are what is asked for
+            terms = {self._stem(word): 1.0 for word in _PART.findall(folded)}
+        return Question(terms, folded, _words(folded))
+
+    def names(self, question: Question, name: str) -> bool:
+        """Whether a question names a speaker: by any word of the name, or, in CJK, the name as it stands."""
+        folded = self._fold(name).strip()
+        if any(map(is_cjk, folded)):
+            return folded in question.folded
+        return not question.words.isdisjoint(_words(folded))
+
+    def _terms(self, text: str) -> Iterator[str]:
+        for match in _TOKEN.finditer(text):
+            token = match[0]
+            if token.isascii():
+                yield from self._latin(token)
+            else:
+                for run, cjk in _runs(token):
+                    if cjk:
+                        yield from _pairs(run)
+                    else:
+                        yield from self._latin(run)
+
+    def _latin(self, token: str) -> Iterator[str]:
+        parts = _PART.findall(token)
+        if len(parts) > 1 and ("@" in token or any(c.isdigit() for c in token)):
+            yield token  # an address, version, date or id: whole beside its parts
+        for part in parts:
+            if part not in _STOP:
+                yield self._stem(part.replace("’", "'").removesuffix("'s"))
+
+
+def _words(folded: str) -> frozenset[str]:
+    return frozenset(part.replace("’", "'").removesuffix("'s") for part in _PART.findall(folded))
+
+
+def _runs(token: str) -> Iterator[tuple[str, bool]]:
+    start = 0
+    for i in range(1, len(token) + 1):
+        if i == len(token) or is_cjk(token[i]) != is_cjk(token[start]):
+            yield token[start:i], is_cjk(token[start])
+            start = i
+
+
+def _pairs(run: str) -> Iterator[str]:
+    if len(run) == 1:
+        if run not in _CJK_STOP:
+            yield run
+        return
+    for i in range(len(run) - 1):
+        if run[i] not in _CJK_STOP or run[i + 1] not in _CJK_STOP:
+            yield run[i : i + 2]
+
+
+def date_terms(moment: datetime) -> list[str]:
+    """The terms of a day: itself, day of the year, month, month of the year, year, weekday."""
+    return [
+        f"@{moment:%Y-%m-%d}",
+        f"@-{moment:%m-%d}",
+        f"@{moment:%Y-%m}",
+        f"@-{moment:%m}",
+        f"@{moment:%Y}",
+        f"@{_DAYS[moment.weekday()]}",
+    ]
+
+
+def _asked_dates(text: str) -> Iterator[str]:
+    for pattern in _DATES:
+        for match in pattern.finditer(text):
+            found = match.groupdict()
+            month = _MONTH_NUMBER[found["n"]] if found.get("n") else int(found["m"])
+            year, day = found.get("y"), found.get("d")
+            if found.get("n") == "may" and not (year or day):
+                continue  # more often the verb
+            if not 1 <= month <= 12 or (day and not 1 <= int(day) <= 31):
+                continue
+            yield f"@-{month:02}"
+            if day:
+                yield f"@-{month:02}-{int(day):02}"
+            if year:
+                yield f"@{year}-{month:02}"
+            if year and day:
+                yield f"@{year}-{month:02}-{int(day):02}"
+    for year in _YEAR.findall(text):
+        yield f"@{year}"
+    for day in _WEEKDAY.findall(text):
+        yield f"@{day}"

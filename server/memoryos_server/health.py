@@ -1,0 +1,131 @@
+"""Which stores are up, and so what can be served.
+
+Probes are real, one task for each store; everybody else reads the newest answer, so that no call waits for a probe.
+The outcome goes to the gRPC health service, to `SystemService`, to metrics and into every answer given while a store is
+down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from memoryos_server.rpc.grpc_health import HealthBoard
+from memoryos_server.rpc.metrics import Metrics
+from memoryos_server.rpc.state import Phase, ServingState
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+Probe = Callable[[], Awaitable[object]]
+"""Asks a store something small; raises if it does not answer."""
+
+WITHOUT_STORES = frozenset({"memoryos.v1.ChatService", "memoryos.v1.SystemService"})
+"""Services that are of use with both stores down: chat passes through, probes are answered."""
+
+_INTERVAL = 0.7
+_TIMEOUT = 0.7
+
+
+class Health:
+    """Probes the stores from entry to exit.
+
+    Entering waits for the first probes, and for them only: the server starts with a store down, too.
+    """
+
+    def __init__(
+        self,
+        *,
+        redis: Probe,
+        vectors: Probe,
+        board: HealthBoard,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
+        ready_when_noop: bool = False,
+        without_stores: Collection[str] = WITHOUT_STORES,
+        interval: float = _INTERVAL,
+        timeout: float = _TIMEOUT,
+    ) -> None:
+        """Keeps what is probed and who is told.
+
+        Args:
+            redis: Probes the Redis-side store.
+            vectors: Probes the vector store.
+            board: The gRPC health service.
+            metrics: Gets `memoryos_backend_up`.
+            logger: Told of changes.
+            ready_when_noop: Whether chat that only passes through counts as readiness.
+            without_stores: Services that are of use with both stores down.
+            interval: Seconds from one probe to the next. With the timeout, a change is seen within their sum.
+            timeout: Seconds after which a store that has not answered is down.
+        """
+        self._probes: dict[str, Probe] = {"redis": redis, "qdrant": vectors}
+        self._board = board
+        self._metrics = metrics
+        self._logger = logger
+        self._without_stores = without_stores
+        self._interval, self._timeout = interval, timeout
+        self._state = ServingState(Phase.STARTING, redis=False, qdrant=False, ready_when_noop=ready_when_noop)
+        self._known: dict[str, bool] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def state(self) -> ServingState:
+        """What can be served."""
+        return self._state
+
+    async def __aenter__(self) -> Health:
+        first = await asyncio.gather(*(self._ask(name) for name in self._probes))
+        for name, up in zip(self._probes, first, strict=True):
+            self._set(name, up)
+        self._tasks = [asyncio.create_task(self._watch(name), name=f"probe-{name}") for name in self._probes]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+
+    def serve(self) -> None:
+        """Says that the server takes calls from now on."""
+        self._change(replace(self._state, phase=Phase.SERVING))
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING everywhere from now on."""
+        self._change(replace(self._state, phase=Phase.DRAINING))
+
+    async def _watch(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            self._set(name, await self._ask(name))
+            await asyncio.sleep(max(0.05, self._interval - (loop.time() - started)))
+
+    async def _ask(self, name: str) -> bool:
+        try:
+            async with asyncio.timeout(self._timeout):
+                await self._probes[name]()
+        except Exception as error:
+            self._logger.debug("probe_failed", backend=name, error=type(error).__name__)
+            return False
+        return True
+
+    def _set(self, name: str, up: bool) -> None:
+        self._metrics.backend_up.labels(name).set(up)
+        if self._known.get(name) is not up:
+            self._known[name] = up
+            if up:
+                self._logger.info("backend_up", backend=name)
+            else:
+                self._logger.warning("backend_down", backend=name)
+            self._change(replace(self._state, redis=up) if name == "redis" else replace(self._state, qdrant=up))
+
+    def _change(self, state: ServingState) -> None:
+        self._state = state
+        for service in self._board.services:
+            always = service in self._without_stores and state.phase is Phase.SERVING
+            self._board.set(service, state.ready or always)

@@ -1,0 +1,125 @@
+"""Commands on the stores, the same with the server running and stopped.
+
+A running server answers on a unix socket that only its owner can reach; a command that finds nobody there takes the data
+directory's lock and starts the stores itself. One JSON object a line each way; an answer that is a list comes as one line
+per item, closed by `{"end": true}`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from memoryos_server.domain.admin.keys import KeyService, NewKey
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.faults import Fault, Invalid
+from memoryos_server.domain.ports import ApiKey, AuditLog
+
+ACTOR = "operator"
+"""Who audit events name for a change made on the machine itself."""
+
+
+class Operator:
+    """Runs one command on open stores."""
+
+    def __init__(self, keys: KeyService, audit: AuditLog) -> None:
+        self._keys = keys
+        self._audit = audit
+
+    async def run(self, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        """The command's answer, item by item.
+
+        Raises:
+            Fault: The command failed; the message says why.
+        """
+        if command == "keys.create":
+            new = NewKey(**{**arguments, "expires_at": _time(arguments.get("expires_at"))})
+            key, record = await self._keys.create(new, ACTOR)
+            yield {"api_key": key, **_key(record)}
+        elif command == "keys.list":
+            for record in await self._keys.list():
+                yield _key(record)
+        elif command == "keys.revoke":
+            yield _key(await self._keys.revoke(arguments["key"], ACTOR))
+        elif command == "audit.tail":
+            async for event in self._audit.tail(arguments.get("tenant_id"), int(arguments["limit"])):
+                yield _event(event)
+        else:
+            raise Invalid(f"unknown command {command}", param="command")
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text).astimezone(UTC) if text else None
+
+
+def _key(record: ApiKey) -> dict[str, Any]:
+    shown = asdict(record) | {"permissions": sorted(record.permissions)}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}
+
+
+def _event(event: AuditEvent) -> dict[str, Any]:
+    return asdict(event) | {"timestamp": event.timestamp.isoformat()}
+
+
+@contextlib.asynccontextmanager
+async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
+    """Answers commands on `socket`, which only the owner can open, while the context lasts."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            request = json.loads(await reader.readline())
+            async for item in operator.run(request["command"], request["arguments"]):
+                writer.write(json.dumps({"item": item}).encode() + b"\n")
+            writer.write(b'{"end": true}\n')
+        except Fault as fault:
+            writer.write(json.dumps({"error": fault.message, "param": fault.param}).encode() + b"\n")
+        except (ValueError, KeyError, TypeError):
+            writer.write(b'{"error": "malformed command", "param": null}\n')
+        finally:
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+            writer.close()
+
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(socket)
+    before = os.umask(0o177)
+    try:
+        server = await asyncio.start_unix_server(answer, str(socket))
+    finally:
+        os.umask(before)
+    try:
+        yield
+    finally:
+        server.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(socket)
+
+
+async def call(socket: Path, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    """The running server's answer to a command, item by item.
+
+    Raises:
+        ConnectionError, FileNotFoundError: No server runs there.
+        Fault: The command failed.
+    """
+    reader, writer = await asyncio.open_unix_connection(str(socket))
+    try:
+        writer.write(json.dumps({"command": command, "arguments": dict(arguments)}).encode() + b"\n")
+        await writer.drain()
+        while line := await reader.readline():
+            answer = json.loads(line)
+            if "error" in answer:
+                raise Fault(answer["error"], param=answer["param"])
+            if "end" in answer:
+                return
+            yield answer["item"]
+        raise ConnectionError("the server stopped in the middle of its answer")
+    finally:
+        writer.close()

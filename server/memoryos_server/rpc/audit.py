@@ -1,0 +1,257 @@
+"""What is recorded of calls: the proto says what, `domain.core.audit` how, this module when.
+
+A use case whose store call is atomic takes the draft, so that change and record are one write. Everything else is
+written here by one task in batches: changes are waited for, reads and refusals may be up to a second late.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from memoryos.v1 import options_pb2
+from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent, begin, draft
+from memoryos_server.domain.core.caller import DEFAULT_USER, Caller
+from memoryos_server.domain.core.faults import Fault, Forbidden, Unauthenticated
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.text import MAX_ID
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import AuditLog
+from memoryos_server.rpc.metrics import Metrics
+from memoryos_server.rpc.wrap import Call
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+_FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+_BATCH = 500
+
+
+@dataclass(slots=True)
+class _Pending:
+    event: AuditEvent
+    written: asyncio.Future[bool] | None
+
+
+class AuditWriter:
+    """Writes events in the background, in order, and at the latest when it is left.
+
+    While the store is down events wait, up to `most`; beyond that the oldest are lost, counted and logged.
+    """
+
+    def __init__(
+        self,
+        log: AuditLog,
+        *,
+        metrics: Metrics,
+        logger: FilteringBoundLogger,
+        delay: float = 0.5,
+        retry: float = 0.5,
+        most: int = 10_000,
+        drain: float = 5.0,
+    ) -> None:
+        """Keeps where events go.
+
+        Args:
+            log: Where they are kept.
+            metrics: Counts what is lost.
+            logger: Tells what is lost.
+            delay: Seconds that events nobody waits for may gather.
+            retry: Seconds between attempts while the store is down.
+            most: How many events may wait.
+            drain: Seconds that the last events may take when it is left.
+        """
+        self._log = log
+        self._metrics = metrics
+        self._logger = logger
+        self._delay, self._retry, self._most, self._drain = delay, retry, most, drain
+        self._pending: deque[_Pending] = deque()
+        self._some = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._closing = False
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> AuditWriter:
+        self._task = asyncio.create_task(self._run(), name="audit-writer")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is None:
+            return
+        self._closing = True
+        self._some.set()
+        self._hurry.set()
+        late = (await asyncio.wait([self._task], timeout=self._drain))[1]
+        if late:
+            self._task.cancel()
+            await asyncio.wait(late)
+        self._lose(len(self._pending))
+        while self._pending:
+            self._release(self._pending.popleft(), False)
+
+    def put(self, event: AuditEvent) -> None:
+        """Has an event written soon."""
+        self._add(_Pending(event, None))
+
+    async def write(self, event: AuditEvent, seconds: float = 1.0) -> bool:
+        """Has an event written at once.
+
+        Returns:
+            Whether it is durable. If not, because the store is down or slow, it stays in the queue.
+        """
+        written: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._add(_Pending(event, written))
+        self._hurry.set()
+        done, _ = await asyncio.wait([written], timeout=seconds)
+        return bool(done) and written.result()
+
+    def _add(self, pending: _Pending) -> None:
+        if len(self._pending) >= self._most:
+            self._release(self._pending.popleft(), False)
+            self._lose(1)
+        self._pending.append(pending)
+        self._some.set()
+
+    def _lose(self, count: int) -> None:
+        if count:
+            self._metrics.audit_dropped.inc(count)
+            self._logger.error("audit_events_lost", count=count)
+
+    async def _run(self) -> None:
+        while not (self._closing and not self._pending):
+            await self._some.wait()
+            if not self._hurry.is_set():
+                try:
+                    async with asyncio.timeout(self._delay):
+                        await self._hurry.wait()
+                except TimeoutError:
+                    pass
+            self._hurry.clear()
+            batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+            if not self._pending:
+                self._some.clear()
+            if self._closing:
+                self._some.set()
+                self._hurry.set()
+            elif self._pending:
+                self._hurry.set()
+            try:
+                if batch:
+                    await self._log.append([item.event for item in batch])
+            except asyncio.CancelledError:
+                self._pending.extendleft(reversed(batch))
+                raise
+            except Exception as error:
+                waiting = len(batch) + len(self._pending)
+                self._logger.warning("audit_write_failed", waiting=waiting, error=type(error).__name__)
+                for item in batch:
+                    self._release(item, False)
+                self._pending.extendleft(reversed(batch))
+                self._some.set()
+                await asyncio.sleep(self._retry)
+                continue
+            for item in batch:
+                self._release(item, True)
+
+    @staticmethod
+    def _release(item: _Pending, written: bool) -> None:
+        if item.written is not None and not item.written.done():
+            item.written.set_result(written)
+
+
+class Audit:
+    """The interceptors `record` and `draft`."""
+
+    def __init__(self, writer: AuditWriter) -> None:
+        """Keeps who writes."""
+        self._writer = writer
+
+    @asynccontextmanager
+    async def record(self, call: Call) -> AsyncIterator[None]:
+        """Records how a call ended, unless the use case did. Stands outside of auth, whose refusals it records."""
+        draft = begin(None)
+        try:
+            yield
+        except (Unauthenticated, Forbidden) as fault:
+            if not draft.taken:
+                self._writer.put(_denied(call, draft.event, fault))
+            raise
+        except BaseException as error:
+            if draft.event is not None and not draft.taken:
+                reason = error.reason if isinstance(error, Fault) else ""
+                cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
+                self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
+            raise
+        if draft.event is None or draft.taken:
+            return
+        if call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not call.degraded:
+            await self._writer.write(draft.event)
+        else:
+            self._writer.put(draft.event)
+
+    @asynccontextmanager
+    async def draft(self, call: Call) -> AsyncIterator[None]:
+        """Drafts the event of an audited call, for the use case to take. Stands inside of auth, after the parsing."""
+        if call.method.policy.audit.event_type and call.caller is not None:
+            present = draft()
+            if present is None:
+                raise AssertionError("`draft` stands outside of `record`")
+            present.event = _event(call, call.caller, call.request)
+        yield
+
+
+def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:
+    policy = call.method.policy.audit
+    return AuditEvent(
+        id=uuid7(),
+        timestamp=utc_now(),
+        event_type=policy.event_type,
+        tenant_id=caller.tenant_id,
+        user_id=_touched(caller, request),
+        resource=_resource(policy.resource, request),
+        action=call.method.name,
+        outcome="ok",
+        actor=caller.key_id,
+        address=call.address,
+        request_id=call.request_id,
+    )
+
+
+def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:
+    if drafted is not None:
+        return replace(drafted, outcome="denied", details=fault.reason)
+    caller = call.caller
+    unknown = isinstance(fault, Unauthenticated)
+    return AuditEvent(
+        id=uuid7(),
+        timestamp=utc_now(),
+        event_type="auth.failed" if unknown else call.method.policy.audit.event_type or "call.denied",
+        tenant_id=SYSTEM_TENANT if unknown or caller is None else caller.tenant_id,
+        user_id="" if caller is None else caller.user_id or "",
+        resource="",
+        action=call.method.name,
+        outcome="denied",
+        actor="anonymous" if caller is None else caller.key_id,
+        address=call.address,
+        request_id=call.request_id,
+        details=fault.reason,
+    )
+
+
+def _touched(caller: Caller, request: Message) -> str:
+    """Whose data the call means to touch; whether it may is found out later, and recorded as the outcome."""
+    field = request.DESCRIPTOR.fields_by_name.get("user_id")
+    named = str(getattr(request, "user_id")) if field is not None and not field.is_repeated else ""  # noqa: B009
+    return (named or caller.named_user or caller.user_id or (DEFAULT_USER if caller.anonymous else ""))[:MAX_ID]
+
+
+def _resource(template: str, request: Message) -> str:
+    """The template with the request's fields; a field that is not there is left empty."""
+    return _FIELD.sub(lambda match: str(getattr(request, match[1], "")), template)[:MAX_ID]

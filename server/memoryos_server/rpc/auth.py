@@ -1,0 +1,187 @@
+"""Who calls: a key, or nobody, becomes a `Caller`.
+
+What a caller may touch is the domain's business (`Caller.owner`); whether he may call the method at all is decided here,
+by the permission in the proto.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import datetime
+from urllib.parse import unquote_to_bytes
+
+from memoryos_server.domain.core.audit import SYSTEM_TENANT
+from memoryos_server.domain.core.caller import PERMISSIONS, Caller, set_caller
+from memoryos_server.domain.core.faults import Forbidden, Invalid, Unauthenticated
+from memoryos_server.domain.core.text import check_id
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import ApiKey, ApiKeys
+from memoryos_server.rpc.wrap import Call
+
+DEFAULT_TENANT = "default"
+"""The tenant when nobody names one."""
+
+ANY_TENANT = "*"
+"""The tenant of keys that may name any."""
+
+ADMIN_KEY_ID = "admin_key"
+"""What audit and logs show for the key of the settings, which is in no store."""
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_MAX_KEY = 512
+
+
+class Auth:
+    """The interceptor `auth`."""
+
+    def __init__(
+        self,
+        *,
+        enabled: bool,
+        admin_key: str,
+        keys: ApiKeys,
+        bridge_secret: str,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """Keeps who may call.
+
+        Args:
+            enabled: Whether calls need a key.
+            admin_key: A key with every permission in every tenant; "" for none.
+            keys: The keys of the store.
+            bridge_secret: What a bridge must know for its word on client addresses to be taken; "" trusts none.
+            now: The clock, for expiry.
+        """
+        self._enabled = enabled
+        self._admin_key = _digest(admin_key) if admin_key else None
+        self._keys = keys
+        self._bridge_secret = _digest(bridge_secret) if bridge_secret else None
+        self._now = now
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Sets the caller of a call.
+
+        Raises:
+            Unauthenticated: No key, an unknown one, or (reason `key_expired`) one past its end.
+            Forbidden: The key lacks the method's permission, or is of another tenant.
+            Invalid: `x-tenant-id` or `x-user-id` is malformed.
+            BackendDown: The key is not known here and the store that would know it is down.
+        """
+        call.address = self.address(call)
+        caller = await self._caller(call)
+        self._settle(call, caller)
+        permission = call.method.permission
+        if permission != "public" and not caller.may(permission):
+            raise Forbidden(f"This key lacks the permission {permission}", metadata={"permission": permission})
+        yield
+
+    def address(self, call: Call) -> str:
+        """The client's IP address: the peer's, or the one a bridge with the right secret names; "" if there is none."""
+        if self._bridge_secret is not None:
+            secret = call.metadata.get("memoryos-bridge-secret", "")
+            named = call.metadata.get("memoryos-client-address", "")
+            if named and hmac.compare_digest(_digest(secret), self._bridge_secret):
+                try:
+                    return str(ipaddress.ip_address(named))
+                except ValueError:
+                    return ""
+        return peer_address(call.context.peer())
+
+    async def _caller(self, call: Call) -> Caller:
+        # Probes must be answered whatever headers a proxy adds: public methods read none.
+        public = call.method.permission == "public"
+        tenant = None if public else _tenant(call.metadata.get("x-tenant-id"))
+        named_user = None if public else _named_user(call.metadata.get("x-user-id"))
+        if not self._enabled or public:
+            return Caller(
+                tenant_id=tenant or DEFAULT_TENANT,
+                permissions=frozenset() if self._enabled else PERMISSIONS,
+                named_user=named_user,
+                anonymous=not self._enabled,
+            )
+        key = _bearer(call.metadata.get("authorization"))
+        if self._admin_key is not None and hmac.compare_digest(_digest(key), self._admin_key):
+            return Caller(
+                tenant_id=tenant or DEFAULT_TENANT,
+                permissions=frozenset({"admin"}),
+                key_id=ADMIN_KEY_ID,
+                named_user=named_user,
+            )
+        record = await self._keys.find(key) if len(key) <= _MAX_KEY else None
+        if record is None:
+            raise Unauthenticated("This API key is not known")
+        caller = _from_record(record, named_user)
+        self._settle(call, caller)  # so that what is refused below is recorded under the key's own tenant
+        if record.expires_at is not None and record.expires_at <= self._now():
+            raise Unauthenticated("This API key has expired", reason="key_expired")
+        if record.tenant_id == ANY_TENANT:
+            return replace(caller, tenant_id=tenant or DEFAULT_TENANT)
+        if tenant is not None and tenant != record.tenant_id:
+            raise Forbidden("This key belongs to another tenant", param="X-Tenant-ID")
+        return caller
+
+    @staticmethod
+    def _settle(call: Call, caller: Caller) -> None:
+        call.caller = replace(caller, address=call.address, request_id=call.request_id)
+        set_caller(call.caller)
+
+
+def peer_address(peer: str) -> str:
+    """The IP address in gRPC's form of a peer (`ipv4:1.2.3.4:5`, `ipv6:%5B::1%5D:5`); "" for a unix socket."""
+    family, _, rest = peer.partition(":")
+    if family not in ("ipv4", "ipv6"):
+        return ""
+    host = unquote_to_bytes(rest).decode("ascii", "replace").rpartition(":")[0].strip("[]")
+    try:
+        return str(ipaddress.ip_address(host.partition("%")[0]))
+    except ValueError:
+        return ""
+
+
+def _from_record(record: ApiKey, named_user: str | None) -> Caller:
+    tenant = DEFAULT_TENANT if record.tenant_id == ANY_TENANT else record.tenant_id
+    return Caller(
+        tenant_id=tenant,
+        user_id=record.user_id,
+        permissions=record.permissions,
+        key_id=record.id,
+        named_user=named_user,
+    )
+
+
+def _digest(secret: str) -> bytes:
+    """Equal lengths, so that comparing takes the same time whatever is sent."""
+    return hashlib.blake2b(secret.encode("utf-8", "surrogateescape"), digest_size=32).digest()
+
+
+def _bearer(value: str | None) -> str:
+    scheme, _, key = (value or "").partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
+        raise Unauthenticated("An API key is needed: `Authorization: Bearer <key>`")
+    return key
+
+
+def _tenant(value: str | None) -> str | None:
+    if value is None:
+        return None
+    # The chain of unauthenticated events is nobody's tenant, and dots alone would walk a directory tree.
+    if not _TENANT.fullmatch(value) or value in (SYSTEM_TENANT, ".", ".."):
+        raise Invalid("X-Tenant-ID must have 1..64 letters, digits, dots, hyphens or underscores", param="X-Tenant-ID")
+    return value
+
+
+def _named_user(value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        return check_id(unquote_to_bytes(value).decode(), "X-User-ID")
+    except UnicodeDecodeError:
+        raise Invalid("X-User-ID must be percent-encoded UTF-8", param="X-User-ID") from None

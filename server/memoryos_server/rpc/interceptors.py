@@ -1,0 +1,191 @@
+"""The interceptors, and their order: written here once, with the reason beside each."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from memoryos.schema import Method
+from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.rpc import status
+from memoryos_server.rpc.audit import Audit
+from memoryos_server.rpc.auth import Auth
+from memoryos_server.rpc.metrics import Metrics
+from memoryos_server.rpc.required import Required
+from memoryos_server.rpc.state import Serving
+from memoryos_server.rpc.wrap import REQUEST_ID_HEADER, Around, Call, compose, left_is_cancelled
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
+
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+_LEVELS = {
+    grpc.StatusCode.INTERNAL: "error",
+    grpc.StatusCode.UNKNOWN: "error",
+    grpc.StatusCode.UNAVAILABLE: "warning",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "warning",
+}
+
+
+def standard(
+    methods: Iterable[Method],
+    *,
+    metrics: Metrics,
+    logger: FilteringBoundLogger,
+    serving: Serving,
+    auth: Auth,
+    audit: Audit,
+) -> Around:
+    """The server's interceptors around one another, outermost first."""
+    return compose(
+        # First, because it must see everything: what the others refuse is logged and counted like the rest.
+        Telemetry(metrics, logger),
+        # Outside of all that raises faults, so that each has the same way onto the wire.
+        Faults(logger),
+        # Bounds everything that may wait: the key's lookup, the handler, and the reader of a stream.
+        deadline,
+        # Before auth, because a refusal while a store is down is a degraded answer too.
+        Degraded(serving),
+        # Outside of auth, because denials are recorded.
+        audit.record,
+        # Before the request is parsed: who may not call costs as little as possible.
+        auth,
+        # After auth, so that nobody learns of fields by trying; here the request is parsed.
+        Required(methods),
+        # Last, because it needs caller and request; the use case finds the draft and may take it.
+        audit.draft,
+    )
+
+
+class Telemetry:
+    """Gives the call its id, and leaves one line in the log and three metrics behind."""
+
+    def __init__(self, metrics: Metrics, logger: FilteringBoundLogger) -> None:
+        """Keeps where to write."""
+        self._metrics = metrics
+        self._logger = logger
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Measures a call."""
+        sent = call.metadata.get(REQUEST_ID_HEADER, "")
+        call.request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid7()
+        structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        method = call.method.path
+        in_flight = self._metrics.in_flight.labels(method)
+        in_flight.inc()
+        started = time.perf_counter()
+        try:
+            yield
+        except asyncio.CancelledError:
+            left = call.context.time_remaining()
+            late = left is not None and left <= 0
+            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if late else grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            in_flight.dec()
+            self._metrics.requests.labels(method, call.code.name).inc()
+            self._metrics.duration.labels(method).observe(seconds)
+            self._write(call, seconds)
+
+    def _write(self, call: Call, seconds: float) -> None:
+        write = getattr(self._logger, _LEVELS.get(call.code, "info"))
+        reason = {"reason": call.reason} if call.reason else {}
+        write(
+            "rpc",
+            method=call.method.path,
+            code=call.code.name,
+            duration_ms=round(seconds * 1000, 3),
+            request_id=call.request_id,
+            tenant=call.caller.tenant_id if call.caller else "",
+            principal=call.caller.key_id if call.caller else "",
+            peer=call.address,
+            bytes_in=call.bytes_in,
+            bytes_out=call.bytes_out,
+            degraded=call.degraded,
+            **reason,
+        )
+
+
+class Faults:
+    """Turns what handlers raise into statuses. A cancellation stays one."""
+
+    def __init__(self, logger: FilteringBoundLogger) -> None:
+        """Keeps where faults of ours are logged."""
+        self._logger = logger
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Ends a failed call with its status."""
+        try:
+            yield
+        except grpc.aio.AbortError:
+            raise  # it has its status
+        except Fault as fault:
+            code = status.code_of(fault)
+            if code is grpc.StatusCode.INTERNAL:
+                self._logger.error("rpc_failed", method=call.method.path, exc_info=fault)
+            call.reason = fault.reason
+            call.degraded |= isinstance(fault, BackendDown)  # a call may notice before the probes do
+            await self._end(call, code, status.to_status(fault))
+        except Exception as error:
+            self._logger.error("rpc_failed", method=call.method.path, exc_info=error)
+            call.reason = "internal"
+            await self._end(call, grpc.StatusCode.INTERNAL, status.internal())
+
+    @staticmethod
+    async def _end(call: Call, code: grpc.StatusCode, answer: status_pb2.Status) -> None:
+        call.code = code
+        await call.begin()  # errors carry the request id too
+        with left_is_cancelled():
+            await call.context.abort_with_status(rpc_status.to_status(answer))
+
+
+@asynccontextmanager
+async def deadline(call: Call) -> AsyncIterator[None]:
+    """Ends a call at the method's deadline, if the client's own is not earlier.
+
+    At the client's, gRPC cancels the handler by itself; a timer of ours beside it would cancel a second time, and so break
+    into the handler's `finally`.
+
+    Raises:
+        DeadlineExceeded: The time is over; the handler's `finally` blocks have run.
+    """
+    left = call.context.time_remaining()
+    if left is not None and left <= call.method.deadline:
+        yield
+        return
+    timer = asyncio.timeout(call.method.deadline)
+    try:
+        async with timer:
+            yield
+    except TimeoutError:
+        if not timer.expired():
+            raise
+        raise DeadlineExceeded("The call ran out of time") from None
+
+
+class Degraded:
+    """Marks answers given while a store is down."""
+
+    def __init__(self, serving: Serving) -> None:
+        """Keeps who knows."""
+        self._serving = serving
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Marks a call."""
+        call.degraded = self._serving.state.degraded
+        yield

@@ -1,0 +1,194 @@
+"""The master key, and what it wraps.
+
+The master key does one thing: it wraps other keys (the data key of each subject, the store's own secret). Nothing is
+hashed or encrypted with it directly, so that replacing it means wrapping those again and nothing else. It is never kept
+beside the data: an embedded store's key lies in a directory of its own, in a file named by the key's id.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from memoryos_server.stores.sealing import Box, SealBroken, derive, framed
+
+KEY_BYTES = 32
+"""The length of every key here."""
+
+
+class KeyringError(RuntimeError):
+    """A master key is missing, malformed, badly placed, or not the one of this store. Starting cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class MasterKey:
+    """A key that wraps keys.
+
+    Attributes:
+        key: 32 bytes.
+    """
+
+    key: bytes = field(repr=False)
+
+    @property
+    def id(self) -> str:
+        """16 hex digits that name the key and tell nothing of it."""
+        return hashlib.blake2b(self.key, digest_size=8, person=b"memoryos-key-id").hexdigest()
+
+    def wrap(self, purpose: str, owner: str, key: bytes) -> bytes:
+        """A key under this one: the master key's id, then the sealed key. It opens for this purpose and owner only."""
+        return bytes.fromhex(self.id) + Box(self.key).seal(framed(purpose, owner), key)
+
+    def unwrap(self, purpose: str, owner: str, wrapped: bytes) -> bytes:
+        """The key that `wrap` took.
+
+        Raises:
+            KeyringError: It was wrapped by another master key (both are named), for another owner, or is damaged.
+        """
+        used = wrapped[:8].hex()
+        if used != self.id:
+            raise KeyringError(f"a {purpose} key is wrapped by master key {used}, not by {self.id}")
+        try:
+            return Box(self.key).open(framed(purpose, owner), wrapped[8:])
+        except SealBroken:
+            raise KeyringError(f"a {purpose} key was moved or damaged: master key {self.id} does not open it") from None
+
+
+class MasterKeys:
+    """Where master keys come from: the setting, else files in a directory outside the data.
+
+    Args:
+        configured: The setting `security.master_key`, 64 hex digits, or "".
+        key_dir: The setting `security.key_dir`; None where keys are only configured (live stores).
+        data_dir: The data directory, which must not hold the keys; None if there is none.
+
+    Raises:
+        KeyringError: The setting is malformed, or the key directory lies in the data directory.
+    """
+
+    def __init__(self, configured: str, key_dir: str | Path | None, data_dir: str | Path | None = None) -> None:
+        self._configured: MasterKey | None = None
+        if configured:
+            self._configured = _parse(configured, "security.master_key")
+        self._dir = Path(key_dir).expanduser().resolve() if key_dir else None
+        if data_dir is not None and self._dir is not None and not configured:
+            data = Path(data_dir).expanduser().resolve()
+            if self._dir.is_relative_to(data):
+                raise KeyringError(
+                    f"security.key_dir {self._dir} lies in the data directory {data}; "
+                    "keys must be kept apart from what they lock"
+                )
+
+    def get(self, key_id: str) -> MasterKey:
+        """The master key of that id.
+
+        Raises:
+            KeyringError: It is not there; the message names the key id and the directory.
+        """
+        if self._configured is not None:
+            if self._configured.id != key_id:
+                raise KeyringError(
+                    f"the data is locked with master key {key_id}, but security.master_key is {self._configured.id}"
+                )
+            return self._configured
+        if self._dir is None:
+            raise KeyringError(f"the data is locked with master key {key_id}: set security.master_key to it")
+        path = self._dir / f"{key_id}.key"
+        try:
+            mode = path.stat().st_mode
+            text = path.read_text("ascii").strip()
+        except FileNotFoundError:
+            raise KeyringError(
+                f"the data is locked with master key {key_id}, which is not in {self._dir}: "
+                f"put {path.name} there, or set security.master_key"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise KeyringError(f"master key {key_id} in {self._dir} cannot be read: {error}") from None
+        if stat.S_IMODE(mode) & 0o077:
+            raise KeyringError(f"{path} is open to others: chmod 600 {path}")
+        key = _parse(text, str(path))
+        if key.id != key_id:
+            raise KeyringError(f"{path} holds master key {key.id}, not {key_id}")
+        return key
+
+    def new(self) -> MasterKey:
+        """The configured key, else a new one, durable in the directory when this returns.
+
+        Raises:
+            KeyringError: The directory cannot be used; the message names it.
+        """
+        if self._configured is not None:
+            return self._configured
+        if self._dir is None:
+            raise KeyringError("security.master_key must be set: these stores have no key directory")
+        key = MasterKey(os.urandom(KEY_BYTES))
+        path = self._dir / f"{key.id}.key"
+        try:
+            self._dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if stat.S_IMODE(self._dir.stat().st_mode) & 0o022:
+                raise KeyringError(f"others may write to security.key_dir {self._dir}: chmod 700 {self._dir}")
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+                file.write(key.key.hex() + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            directory = os.open(self._dir, os.O_RDONLY)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError as error:
+            raise KeyringError(f"no master key can be made in security.key_dir {self._dir}: {error}") from None
+        return key
+
+    def discard(self, key: MasterKey) -> None:
+        """Removes a key that `new` made and that nothing was wrapped with. A configured key stays."""
+        if self._configured is None and self._dir is not None:
+            with contextlib.suppress(FileNotFoundError):
+                (self._dir / f"{key.id}.key").unlink()
+
+
+class StoreSecrets:
+    """What the store itself hashes and seals with, all from one random secret that outlives the master key.
+
+    Args:
+        secret: 32 bytes.
+        sealing: False leaves records readable; hashes stay keyed.
+    """
+
+    __slots__ = ("_box", "_hash")
+
+    def __init__(self, secret: bytes, *, sealing: bool = True) -> None:
+        self._box = Box(derive(secret, "store seal"), sealing=sealing)
+        self._hash = hashlib.blake2b(key=derive(secret, "store index"), digest_size=20)
+
+    def hash(self, purpose: str, *parts: str) -> str:
+        """A keyed hash, 40 hex digits: by it things are found whose names are not kept."""
+        digest = self._hash.copy()
+        digest.update(framed(purpose, *parts))
+        return digest.hexdigest()
+
+    def seal(self, purpose: str, record_id: str, text: bytes) -> bytes:
+        """Encrypts a record that belongs to no subject."""
+        return self._box.seal(framed(purpose, record_id), text)
+
+    def open(self, purpose: str, record_id: str, sealed: bytes) -> bytes:
+        """What `seal` took.
+
+        Raises:
+            SealBroken: It is another record's, or damaged.
+        """
+        return self._box.open(framed(purpose, record_id), sealed)
+
+
+def _parse(text: str, source: str) -> MasterKey:
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != KEY_BYTES:
+        raise KeyringError(f"{source} is not 64 hex digits")
+    return MasterKey(key)

@@ -1,0 +1,95 @@
+"""The Redis side of the store, opened as one thing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from memoryos_server.stores.keyring import MasterKeys
+from memoryos_server.stores.manifest import Expected, Manifest, open_manifest
+from memoryos_server.stores.redis_audit import RedisAudit
+from memoryos_server.stores.redis_changes import Changes
+from memoryos_server.stores.redis_client import Client
+from memoryos_server.stores.redis_keys import RedisApiKeys
+from memoryos_server.stores.redis_queue import RedisQueue
+from memoryos_server.stores.redis_subjects import RedisSubjects
+from memoryos_server.stores.redis_turns import RedisTurns
+
+
+@dataclass(frozen=True, slots=True)
+class RedisStore:
+    """Everything that is kept on the Redis side.
+
+    Attributes:
+        manifest: What the store is; `manifest.notes` are for the operator.
+        subjects: The ports `Subjects` and `Sealers`.
+        turns: The port `Turns`.
+        queue: The port `Queue`.
+        audit: The port `AuditLog`.
+        keys: The port `ApiKeys`.
+    """
+
+    client: Client
+    manifest: Manifest
+    subjects: RedisSubjects
+    turns: RedisTurns
+    queue: RedisQueue
+    audit: RedisAudit
+    keys: RedisApiKeys
+
+    @staticmethod
+    @asynccontextmanager
+    async def connect(
+        url: str,
+        keys: MasterKeys,
+        expected: Expected,
+        *,
+        short_term_turns: int = 20,
+        short_term_ttl_seconds: int = 3600,
+    ) -> AsyncIterator[RedisStore]:
+        """The opened store, until the block ends.
+
+        Args:
+            url: `redis://`, `rediss://`, or `unix://` (see `redis_client.socket_url`).
+            keys: Where master keys come from.
+            expected: What this server writes.
+            short_term_turns: How many recent turns the short-term memory holds.
+            short_term_ttl_seconds: How long after the last turn it lasts.
+
+        Raises:
+            ManifestMismatch: The store is not what this server expects.
+            KeyringError: The store's master key is not to be had.
+            BackendDown: The store does not answer.
+        """
+        async with AsyncExitStack() as stack:
+            client = Client(url)
+            stack.push_async_callback(client.aclose)
+            manifest = await open_manifest(client, keys, expected)
+            subjects = RedisSubjects(client, manifest)
+            audit = RedisAudit(client, manifest, subjects)
+            api_keys = RedisApiKeys(client, manifest, lambda: changes.live)
+
+            def missed() -> None:
+                api_keys.distrust()
+                subjects.distrust()
+
+            changes = Changes(client, api_keys.heard, missed)
+            await stack.enter_async_context(changes)
+            yield RedisStore(
+                client,
+                manifest,
+                subjects,
+                RedisTurns(client, subjects, audit, keep=short_term_turns, ttl_seconds=short_term_ttl_seconds),
+                RedisQueue(client, subjects),
+                audit,
+                api_keys,
+            )
+
+    async def ping(self) -> None:
+        """Returns if the store answers.
+
+        Raises:
+            BackendDown: It does not.
+        """
+        await self.client.run("PING")

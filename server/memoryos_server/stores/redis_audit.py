@@ -1,0 +1,182 @@
+"""The outbox of recorded events: one stream a partition, append-only.
+
+An event that touches a known person's data lies in that person's partition, so that it can be written together with the
+change; who, what and from where are sealed under the person's key. An event of nobody, or of somebody the stores do not
+know, lies in a partition that follows from the tenant, and keeps only keyed hashes of user and address: recording a
+read or a denial makes no subject. Nothing is removed here; chaining and archiving take from the outbox.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.faults import Stale
+from memoryos_server.domain.ports import Subject
+from memoryos_server.stores.manifest import Manifest
+from memoryos_server.stores.redis_client import Client, Script
+from memoryos_server.stores.redis_subjects import RedisSubjects
+from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
+from memoryos_server.stores.sealing import SealBroken, Sealer
+
+_BATCH_LIFE = 600
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_PAGE = 64
+
+_APPEND = Script(
+    "append_audit",
+    """
+    -- KEYS audit, batch. ARGV life of the batch's name (s), events. Sent again, it writes nothing more.
+    if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[1]) then return 0 end
+    for i = 2, #ARGV do redis.call('XADD', KEYS[1], '*', 'e', ARGV[i]) end
+    return #ARGV - 1
+    """,
+)
+
+SCRIPTS = (_APPEND,)
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far back the stream of one partition was read."""
+
+    partition: Partition
+    before: str = "+"
+    done: bool = False
+    oldest: int = 0
+    found: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
+
+
+class RedisAudit:
+    """The port `AuditLog`.
+
+    Args:
+        client: The connection.
+        manifest: The opened store.
+        subjects: Who is known.
+    """
+
+    def __init__(self, client: Client, manifest: Manifest, subjects: RedisSubjects) -> None:
+        self._client = client
+        self._secrets = manifest.secrets
+        self._subjects = subjects
+
+    async def append(self, events: Sequence[AuditEvent]) -> None:
+        """Records events durably, in order within a partition.
+
+        Raises:
+            BackendDown: The store does not answer. Some of several partitions' events may have been written.
+        """
+        batches: dict[int, list[bytes]] = {}
+        for event in events:
+            subject = await self._subjects.find(event.tenant_id, event.user_id) if event.user_id else None
+            sealer = await self._sealer(subject) if subject else None
+            if subject is not None and sealer is not None:
+                batches.setdefault(subject.partition, []).append(self.stored(event, sealer, subject.id))
+            else:
+                batches.setdefault(self._home(event.tenant_id).number, []).append(self.stored(event, None, ""))
+        for number, stored in batches.items():
+            partition = Partition(number)
+            keys = [partition.audit, partition.audit_batch(os.urandom(8).hex())]
+            await self._client.script(_APPEND, keys, [_BATCH_LIFE, *stored])
+
+    async def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
+        """The newest events of a tenant (None: of all), oldest of them first.
+
+        User, address and resource are "" where they were never kept, or where the person is erased.
+        """
+        if limit < 1:
+            return
+        readings = [_Reading(Partition(number)) for number in range(PARTITIONS)]
+        wanted = readings
+        while wanted:
+            await self._read_back(wanted, tenant_id, limit)
+            found = (item for reading in readings for item in reading.found)
+            newest = sorted(found, key=lambda item: item[:2])[-limit:]
+            # Only a partition whose read part ends within the newest may still hold one of them.
+            floor = newest[0][0] if len(newest) == limit else 0
+            wanted = [reading for reading in readings if not reading.done and reading.oldest >= floor]
+        for _, _, record in newest:
+            yield await self._event(record)
+
+    def stored(self, event: AuditEvent, sealer: Sealer | None, subject_id: str) -> bytes:
+        """An event as it is stored: for a known subject with sealed identity, else with keyed hashes only."""
+        record: dict[str, Any] = {
+            "id": event.id,
+            "ts": (event.timestamp - _EPOCH) // timedelta(microseconds=1),
+            "type": event.event_type,
+            "tenant": event.tenant_id,
+            "action": event.action,
+            "outcome": event.outcome,
+            "actor": event.actor,
+            "request": event.request_id,
+            "details": event.details,
+        }
+        if event.user_id:
+            record["user"] = self._subjects.lookup(event.tenant_id, event.user_id)
+        if event.address:
+            record["address"] = self._secrets.hash("address", event.address)
+        if sealer is not None:
+            record["subject"] = subject_id
+            # A resource may name what the person chose, such as a session: hence sealed with the rest.
+            identity = orjson.dumps([event.user_id, event.address, event.resource])
+            record["who"] = base64.b64encode(sealer.seal(event.id, identity)).decode()
+        else:
+            record["resource"] = event.resource
+        return orjson.dumps(record)
+
+    async def _read_back(self, readings: Sequence[_Reading], tenant_id: str | None, limit: int) -> None:
+        count = min(limit, _PAGE)
+        pages = await self._client.batch(
+            [("XREVRANGE", reading.partition.audit, reading.before, "-", "COUNT", count) for reading in readings]
+        )
+        for reading, page in zip(readings, pages, strict=True):
+            reading.done = len(page) < count
+            for stream_id, fields in page:
+                reading.before = "(" + stream_id.decode()
+                reading.oldest = int(stream_id.partition(b"-")[0])
+                record = orjson.loads(fields[b"e"])
+                if tenant_id is None or record["tenant"] == tenant_id:
+                    sequence = stream_id.partition(b"-")[2].decode().zfill(20)
+                    reading.found.append((reading.oldest, sequence + record["id"], record))
+
+    async def _event(self, record: dict[str, Any]) -> AuditEvent:
+        user_id, address, resource = "", "", record.get("resource", "")
+        if subject_id := record.get("subject"):
+            subject = await self._subjects.by_id(subject_id)
+            sealer = await self._sealer(subject) if subject else None
+            if sealer is not None:
+                with contextlib.suppress(SealBroken):  # sealed under a key that an erasure destroyed
+                    who = sealer.open(record["id"], base64.b64decode(record["who"]))
+                    user_id, address, resource = orjson.loads(who)
+        return AuditEvent(
+            id=record["id"],
+            timestamp=_EPOCH + timedelta(microseconds=record["ts"]),
+            event_type=record["type"],
+            tenant_id=record["tenant"],
+            user_id=user_id,
+            resource=resource,
+            action=record["action"],
+            outcome=record["outcome"],
+            actor=record["actor"],
+            address=address,
+            request_id=record["request"],
+            details=record["details"],
+        )
+
+    async def _sealer(self, subject: Subject) -> Sealer | None:
+        try:
+            return await self._subjects.sealer(subject)
+        except Stale:
+            return None
+
+    def _home(self, tenant_id: str) -> Partition:
+        return partition_of(self._secrets.hash("audit", tenant_id))

@@ -1,0 +1,210 @@
+"""The connection to the Redis side, and what its failures mean.
+
+Works with any Redis (6.2 or later) or Valkey: only commands that both have. Nothing else imports `redis`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import PubSub
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    BusyLoadingError,
+    ConnectionError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
+
+from memoryos_server.domain.core.faults import BackendDown
+
+_CONNECTIONS = 64
+_CONNECT_SECONDS = 2.0
+_REPLY_SECONDS = 5.0
+_WAIT_FOR_CONNECTION_SECONDS = 5.0
+
+# Answers of a store that is there but keeps nothing now: full, failing over, unable to persist.
+_CANNOT_SERVE = (
+    *("OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "NOAUTH"),
+    *("CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN"),
+)
+
+
+def socket_url(path: str | Path) -> str:
+    """The URL of a store on a unix socket."""
+    return "unix://" + quote(str(path))
+
+
+class Script:
+    """A Lua script that is one atomic change. Every script here is safe to run again with the same arguments.
+
+    Attributes:
+        name: For errors and tests.
+        text: Its source.
+    """
+
+    __slots__ = ("name", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+
+
+class Client:
+    """Runs commands; says `BackendDown` when the store cannot.
+
+    A command is sent once more after a broken connection, never after a timeout: so every command used must be safe to
+    repeat.
+
+    Args:
+        url: `redis://`, `rediss://` or `unix://`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_WAIT_FOR_CONNECTION_SECONDS,
+            socket_timeout=_REPLY_SECONDS,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            retry=Retry(NoBackoff(), 1, (ConnectionError,)),
+            protocol=2,
+            decode_responses=False,
+        )
+        self._redis: Redis = Redis(connection_pool=self._pool)
+        # A subscription notices a lost connection by the first error; nothing may reconnect behind its back.
+        self._listening: Redis = Redis.from_url(
+            url,
+            socket_timeout=_REPLY_SECONDS,
+            socket_connect_timeout=_CONNECT_SECONDS,
+            retry=Retry(NoBackoff(), 0),
+            protocol=2,
+            decode_responses=False,
+        )
+        self._digests: dict[str, str] = {}
+
+    async def aclose(self) -> None:
+        """Closes every connection."""
+        await self._redis.aclose()
+        await self._pool.disconnect()
+        await self._listening.aclose()
+
+    async def run(self, *command: Any) -> Any:
+        """The raw answer to one command.
+
+        Raises:
+            BackendDown: The store does not answer, or cannot serve now.
+        """
+        with _translated():
+            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped in redis-py
+
+    async def batch(self, commands: Sequence[tuple[Any, ...]], *, atomic: bool = False) -> list[Any]:
+        """The raw answers to commands sent together.
+
+        Args:
+            commands: The commands.
+            atomic: Nothing else runs in between; then all keys must lie in one slot.
+
+        Raises:
+            BackendDown: The store does not answer, or cannot serve now.
+        """
+        if not commands:
+            return []
+        with _translated():
+            async with self._redis.pipeline(transaction=atomic) as pipeline:
+                for command in commands:
+                    pipeline.execute_command(*command)
+                return await pipeline.execute()
+
+    async def script(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
+        """The raw answer of a script.
+
+        Raises:
+            BackendDown: The store does not answer, or cannot serve now.
+        """
+        digest = self._digests.get(script.name)
+        if digest is not None:
+            try:
+                return await self.run("EVALSHA", digest, len(keys), *keys, *args)
+            except NoScriptError:
+                pass  # the store was restarted and has forgotten its scripts
+        loaded = await self.run("SCRIPT LOAD", script.text)
+        self._digests[script.name] = loaded.decode() if isinstance(loaded, bytes) else str(loaded)
+        return await self.run("EVALSHA", self._digests[script.name], len(keys), *keys, *args)
+
+    @contextlib.asynccontextmanager
+    async def subscribe(self, channel: str) -> AsyncIterator[Subscription]:
+        """A subscription, confirmed by the store.
+
+        Raises:
+            BackendDown: The store does not answer.
+        """
+        pubsub = self._listening.pubsub()
+        try:
+            subscription = Subscription(pubsub)
+            with _translated():
+                await pubsub.subscribe(channel)
+            await subscription.confirmed()
+            yield subscription
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
+
+
+class Subscription:
+    """Messages of a channel, for as long as the connection surely lives."""
+
+    def __init__(self, pubsub: PubSub) -> None:
+        self._pubsub = pubsub
+
+    async def confirmed(self) -> None:
+        """Returns once the store has said that it is subscribed."""
+        with _translated():
+            async with asyncio.timeout(_REPLY_SECONDS):
+                while (await self._next(_REPLY_SECONDS) or {}).get("type") != "subscribe":
+                    pass
+
+    async def next(self, silence: float) -> str | None:
+        """The next message, or None after `silence` seconds in which the connection proved alive.
+
+        Raises:
+            BackendDown: The connection is gone; messages may have been missed.
+        """
+        message = await self._next(silence)
+        if message is None:
+            with _translated():
+                await self._pubsub.ping()
+            message = await self._next(_REPLY_SECONDS)
+            if message is None:
+                raise BackendDown("the store does not answer a subscriber")
+        if message["type"] == "message":
+            return cast("bytes", message["data"]).decode()
+        return None
+
+    async def _next(self, seconds: float) -> dict[str, Any] | None:
+        with _translated():
+            return cast("dict[str, Any] | None", await self._pubsub.get_message(timeout=seconds))
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
+        # What redis-py says may hold an address, never content; it is kept for the log, not for the caller.
+        raise BackendDown("The store does not answer") from error
+    except NoScriptError:
+        raise
+    except ResponseError as error:
+        if str(error).startswith(_CANNOT_SERVE):
+            raise BackendDown("The store cannot serve now") from error
+        raise

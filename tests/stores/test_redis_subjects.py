@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from memoryos_server.domain.core.faults import BackendDown, Stale
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_subjects import RedisSubjects
+from memoryos_server.stores.scope import Partition, partition_of
+from memoryos_server.stores.sealing import SealBroken
+
+from tests.stores.redis_fixtures import Connect, Valkey, erase
+
+
+async def test_find_when_never_heard_of_then_none_and_nothing_is_made(store: RedisStore) -> None:
+    before = await store.client.run("DBSIZE")
+    assert await store.subjects.find("acme", "ann") is None
+    assert await store.subjects.by_id("ab" * 16) is None
+    assert await store.subjects.by_id("{p000}:x") is None
+    assert await store.client.run("DBSIZE") == before
+
+
+async def test_open_when_done_then_any_replica_finds_it_by_name_and_id(store: RedisStore, connect: Connect) -> None:
+    made = await store.subjects.open("acme", "安 ann")
+    async with connect() as other:
+        assert await other.subjects.find("acme", "安 ann") == made
+        assert await other.subjects.by_id(made.id) == made
+        sealed = (await store.subjects.sealer(made)).seal("r", b"text")
+        assert (await other.subjects.sealer(made)).open("r", sealed) == b"text"
+    assert made.epoch == 1
+    assert made.partition == partition_of(store.subjects.lookup("acme", "安 ann")).number
+
+
+async def test_open_when_many_call_on_two_replicas_at_once_then_one_subject(store: RedisStore, connect: Connect) -> None:
+    async with connect() as other:
+        opened = await asyncio.gather(
+            *(subjects.open("acme", "ann") for _ in range(16) for subjects in (store.subjects, other.subjects))
+        )
+        assert len({subject.id for subject in opened}) == 1
+        keyring = Partition(opened[0].partition).keyring
+        assert await store.client.run("HLEN", keyring) == 1
+        sealed = (await store.subjects.sealer(opened[0])).seal("r", b"text")
+        assert (await other.subjects.sealer(opened[0])).open("r", sealed) == b"text"
+
+
+async def test_open_when_tenant_or_user_differs_then_another_subject(store: RedisStore) -> None:
+    pairs = [("acme", "ann"), ("acme", "anna"), ("acmea", "nn"), ("other", "ann"), ("acme", "Ann")]
+    assert len({(await store.subjects.open(*pair)).id for pair in pairs}) == len(pairs)
+
+
+async def test_open_tenant_when_done_then_is_nobody_s_subject(store: RedisStore) -> None:
+    shared = await store.subjects.open_tenant("acme")
+    assert shared == await store.subjects.open_tenant("acme")
+    assert shared.id != (await store.subjects.open("acme", "tenant")).id
+
+
+async def test_open_when_erased_then_a_new_key_and_the_old_epoch_is_stale(store: RedisStore) -> None:
+    old = await store.subjects.open("acme", "ann")
+    sealed = (await store.subjects.sealer(old)).seal("r", b"text")
+    await erase(store, old)
+    store.subjects.forget(old.id)
+    assert await store.subjects.find("acme", "ann") is None
+    assert await store.subjects.by_id(old.id) is None
+    new = await store.subjects.open("acme", "ann")
+    assert new == replace(old, epoch=2)
+    with pytest.raises(Stale):
+        await store.subjects.sealer(old)
+    with pytest.raises(SealBroken):
+        (await store.subjects.sealer(new)).open("r", sealed)
+
+
+async def test_find_when_the_store_is_down_then_the_cached_are_known_and_others_are_not(
+    store: RedisStore, valkey: Valkey
+) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    valkey.kill()
+    store.subjects.distrust()
+    assert await store.subjects.find("acme", "ann") == ann
+    assert await store.subjects.sealer(ann)
+    with pytest.raises(BackendDown):
+        await store.subjects.find("acme", "bob")
+    with pytest.raises(BackendDown):
+        await store.subjects.open("acme", "bob")
+    with pytest.raises(BackendDown):
+        await store.ping()
+    valkey.start()
+    await store.ping()
+    assert (await store.subjects.open("acme", "bob")).user_id == "bob"
+
+
+async def test_cache_when_full_then_forgets_the_one_used_longest_ago(store: RedisStore, valkey: Valkey) -> None:
+    subjects = RedisSubjects(store.client, store.manifest, capacity=2)
+    ann = await subjects.open("acme", "ann")
+    await subjects.open("acme", "bob")
+    assert await subjects.find("acme", "ann") == ann
+    await subjects.open("acme", "cat")
+    valkey.kill()
+    assert await subjects.find("acme", "ann") == ann
+    with pytest.raises(BackendDown):
+        await subjects.find("acme", "bob")
+
+
+async def test_find_when_the_cache_is_stale_then_asks_again(store: RedisStore, connect: Connect) -> None:
+    async with connect() as other:
+        ann = await store.subjects.open("acme", "ann")
+        hurried = RedisSubjects(other.client, other.manifest, fresh_seconds=0)
+        assert await hurried.find("acme", "ann") == ann
+        await erase(store, ann)
+        assert await hurried.find("acme", "ann") is None

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import secrets
+import signal
+import struct
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.ports import SearchQuery, Subject
+from memoryos_server.stores.edge_client import EdgeClient, EdgeError
+from memoryos_server.stores.embedded import ChildState
+from memoryos_server.stores.points import sparse
+from memoryos_server.stores.sealing import Sealer
+from memoryos_server.stores.vectors_edge import EdgeVectors
+
+from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, subject, turn, until
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # Owners that a test kills leave their sockets behind.
+    with tempfile.TemporaryDirectory(prefix="mos-") as base:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", base)
+        yield
+
+
+def lexical(limit: int = 50, until: datetime | None = None, **terms: float) -> SearchQuery:
+    return SearchQuery(terms, {}, limit, until)
+
+
+async def scores(vectors: EdgeVectors, who: Subject, query: SearchQuery) -> dict[str, dict[str, float]]:
+    return {c.turn.id: dict(c.scores) for c in await vectors.search(who, query)}
+
+
+async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(tmp_path: Path) -> None:
+    ann = subject()
+    said = turn('茶 tea "quoted" 🫖\n', session="", when=datetime(1969, 12, 31, 23, 59, 59, 999999, UTC))
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(said, small=[0, 3, 0, 4])])
+        found = await vectors.search(ann, SearchQuery({"tea": 1.0}, {"small": [0, 0, 0, 1]}, 5))
+        assert [c.turn for c in found] == [said]
+        assert set(found[0].scores) == {"lexical", "small"}
+        assert found[0].scores["small"] == pytest.approx(0.8)  # a cosine
+        assert await vectors.get(ann, [said.id, str(uuid4()), said.id]) == [said]
+        assert await vectors.owner(said.id) == ann.id
+        assert await vectors.owner(str(uuid4())) is None
+        assert await vectors.count() == await vectors.count(ann) == 1
+
+
+async def test_search_when_legs_find_different_turns_then_their_union_is_given_with_the_scores_of_each(
+    tmp_path: Path,
+) -> None:
+    ann, word, near, other = subject(), turn("tea"), turn("warm drink"), turn("stone")
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(
+            ann, [indexed(word), indexed(near, small=[1, 0, 0, 0]), indexed(other, small=[0, 1, 0, 0])]
+        )
+        found = await scores(vectors, ann, SearchQuery({"tea": 1.0}, {"small": [1, 0, 0, 0]}, 1))
+    assert {memory_id: set(legs) for memory_id, legs in found.items()} == {word.id: {"lexical"}, near.id: {"small"}}
+
+
+async def test_search_when_the_query_has_nothing_then_nothing_is_found(tmp_path: Path) -> None:
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(subject(), [indexed(turn("tea"))])
+        assert await vectors.search(subject(), SearchQuery({}, {}, 5)) == []
+        assert await vectors.search(subject(), lexical(0, tea=1.0)) == []
+
+
+async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(tmp_path: Path) -> None:
+    ann, first = subject(), turn("first")
+    second = turn("second", id=first.id)
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(first), indexed(second)])  # also within one call
+        await vectors.insert(ann, [indexed(second, small=[1, 0, 0, 0])])
+        assert await vectors.get(ann, [first.id]) == [first]
+        assert await vectors.count() == 1
+        assert await vectors.search(ann, SearchQuery({"second": 1.0}, {"small": [1, 0, 0, 0]}, 5)) == []
+        assert await scores(vectors, ann, lexical(first=1.0)) != {}
+
+
+async def test_reads_when_subjects_share_a_key_and_words_then_none_sees_the_others(tmp_path: Path) -> None:
+    ann, bob = subject("ann"), subject("bob")
+    keys = Keys(shared=os.urandom(32))  # so that nothing but the filter keeps them apart
+    hers = [turn(f"tea {i}") for i in range(20)]
+    his = [turn(f"tea {i}") for i in range(20)]
+    async with opened(tmp_path, keys) as (_, vectors):
+        await vectors.insert(ann, [indexed(t, small=[1, i, 0, 0]) for i, t in enumerate(hers)])
+        await vectors.insert(bob, [indexed(t, small=[1, i, 0, 0]) for i, t in enumerate(his)])
+        for who, own in ((ann, hers), (bob, his)):
+            query = SearchQuery({"tea": 1.0, "3": 1.0}, {"small": [1, 1, 0, 0]}, 100)
+            assert set(await scores(vectors, who, query)) == {t.id for t in own}
+            assert {t.id for t in await vectors.get(who, [t.id for t in hers + his])} == {t.id for t in own}
+        assert await vectors.search(subject("eve"), SearchQuery({"tea": 1.0}, {"small": [1, 1, 0, 0]}, 100)) == []
+        await vectors.delete_subject(ann)
+        assert await vectors.count(ann) == 0
+        assert await vectors.count(bob) == 20
+
+
+async def test_lexical_scores_when_another_subject_writes_then_they_do_not_change(tmp_path: Path) -> None:
+    ann, bob, keys = subject("ann"), subject("bob"), Keys(shared=os.urandom(32))
+    said = [turn("tea cup"), turn("tea"), turn("milk")]
+    async with opened(tmp_path, keys) as (_, vectors):
+        await vectors.insert(ann, [indexed(t) for t in said])
+        query = lexical(tea=1.0, cup=2.0)
+        before = await scores(vectors, ann, query)
+        await vectors.insert(bob, [indexed(turn("tea cup")) for _ in range(40)])
+        assert await scores(vectors, ann, query) == before
+
+    def idf(matching: int) -> float:
+        return math.log(1 + (3 - matching + 0.5) / (matching + 0.5))
+
+    assert before[said[0].id]["lexical"] == pytest.approx(idf(2) + 2 * idf(1), rel=1e-5)
+    assert before[said[1].id]["lexical"] == pytest.approx(idf(2), rel=1e-5)
+
+
+async def test_search_when_until_is_given_then_later_turns_are_left_out_and_idf_stays(tmp_path: Path) -> None:
+    ann = subject()
+    said = [turn("tea", when=NOON + timedelta(seconds=i)) for i in range(-2, 3)]
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(t, small=[1, 0, 0, 0]) for t in said])
+        everything = await scores(vectors, ann, SearchQuery({"tea": 1.0}, {"small": [1, 0, 0, 0]}, 9))
+        found = await scores(vectors, ann, SearchQuery({"tea": 1.0}, {"small": [1, 0, 0, 0]}, 9, NOON))
+    assert found == {t.id: everything[t.id] for t in said[:3]}
+
+
+def test_terms_when_their_hashes_collide_then_their_weights_add_up() -> None:
+    sealer = Sealer(bytes(32), "default", "0" * 32)
+    seen: dict[int, str] = {}
+    for i in range(1_000_000):
+        word = f"word{i}"
+        other = seen.setdefault(sealer.term(word), word)
+        if other != word:
+            break
+    else:
+        pytest.fail("no two of a million terms collide")
+    indices, values = sparse({other: 1.0, "x": 4.0, word: 2.0}, sealer)
+    assert dict(zip(indices, values, strict=True)) == {sealer.term(word): 3.0, sealer.term("x"): 4.0}
+    assert indices == sorted(indices)
+
+
+@pytest.mark.parametrize("sealing", [True, False])
+async def test_files_when_sealing_is_on_then_no_text_is_in_them_and_when_off_it_is(
+    tmp_path: Path, sealing: bool
+) -> None:
+    # Payloads are compressed: four characters that came before would hide a text. In base64 they do not by chance,
+    # except where a text meets the same quotes as another; so its ends are left out.
+    ann = subject(secrets.token_urlsafe(24))
+    words = [[secrets.token_urlsafe(24) for _ in range(4)] for _ in range(20)]
+    said = [turn(" ".join(three), session=session) for *three, session in words]
+    async with opened(tmp_path, Keys(sealing=sealing)) as (_, vectors):
+        await vectors.insert(ann, [indexed(t) for t in said])
+        await vectors.flush()
+        files = {path: path.read_bytes() for path in (tmp_path / "vectors").rglob("*") if path.is_file()}
+    texts = {text[4:-4] for four in words for text in four}
+    found = {text for text in texts if any(text.encode() in raw for raw in files.values())}
+    assert found == (set() if sealing else texts)
+    assert not any(ann.user_id.encode() in raw for raw in files.values())
+    assert any(ann.id.encode() in raw for raw in files.values())  # the search looks where the data is
+
+
+async def test_read_when_the_key_is_another_then_the_turn_is_not_given(tmp_path: Path) -> None:
+    ann, said = subject(), turn("tea")
+    async with opened(tmp_path) as (stores, vectors):
+        await vectors.insert(ann, [indexed(said)])
+        async with EdgeVectors(stores.vectors_socket, Keys()) as other:
+            assert await other.get(ann, [said.id]) == []
+
+
+async def test_insert_when_there_are_thousands_of_large_turns_then_all_arrive(tmp_path: Path) -> None:
+    ann = subject()
+    said = [turn(secrets.token_hex(20_000)) for _ in range(300)]
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(t, {}) for t in said])
+        assert await vectors.count(ann) == 300
+        assert sorted(await vectors.get(ann, [t.id for t in said]), key=lambda t: t.id) == sorted(
+            said, key=lambda t: t.id
+        )
+
+
+@pytest.mark.parametrize("bad", ["", "7", "not-a-uuid", "../x"])
+async def test_reads_when_an_id_is_no_uuid_then_there_is_no_such_turn(tmp_path: Path, bad: str) -> None:
+    async with opened(tmp_path) as (_, vectors):
+        assert await vectors.get(subject(), [bad]) == []
+        assert await vectors.owner(bad) is None
+
+
+async def test_insert_when_a_vector_has_another_dimension_then_it_is_an_error_and_nothing_is_written(
+    tmp_path: Path,
+) -> None:
+    ann = subject()
+    async with opened(tmp_path) as (_, vectors):
+        with pytest.raises(EdgeError, match="no vector 'small' of 3 dimensions"):
+            await vectors.insert(ann, [indexed(turn()), indexed(turn(), small=[1, 2, 3])])
+        assert await vectors.count() == 0
+
+
+async def test_flush_when_the_process_died_since_a_write_then_it_fails_until_the_write_is_repeated(
+    tmp_path: Path,
+) -> None:
+    ann, kept, lost, erased = subject(), turn(), turn(), turn()
+    async with opened(tmp_path) as (stores, vectors):
+        await vectors.insert(ann, [indexed(kept)])
+        await vectors.flush()
+        await vectors.insert(ann, [indexed(lost), indexed(erased)])
+        kill(stores.pids()["vectors"])
+        await until(lambda: stores.states()["vectors"] is not ChildState.UP)
+        await until(lambda: stores.states()["vectors"] is ChildState.UP)
+        assert await vectors.get(ann, [kept.id]) == [kept]
+        with pytest.raises(BackendDown, match="2 turns were lost"):
+            await vectors.flush()
+        await vectors.insert(ann, [indexed(lost)])  # what replaying the ledger does
+        with pytest.raises(BackendDown, match="1 turns were lost"):
+            await vectors.flush()
+        vectors.forget_lost(await vectors.run())
+        await vectors.flush()
+        assert await vectors.get(ann, [lost.id]) == [lost]
+
+
+async def test_call_when_there_is_no_process_then_the_backend_is_down_at_once(tmp_path: Path) -> None:
+    async with EdgeVectors(tmp_path / "none.sock", Keys(), deadline=60) as vectors, asyncio.timeout(2):
+        for call in (vectors.ping(), vectors.flush(), vectors.get(subject(), [str(uuid4())])):
+            with pytest.raises(BackendDown, match="not reachable"):
+                await call
+
+
+async def test_call_when_the_process_hangs_then_the_backend_is_down_in_time_and_later_calls_get_their_own_answers(
+    tmp_path: Path,
+) -> None:
+    ann, said = subject(), turn("tea")
+    async with opened(tmp_path) as (stores, _), EdgeVectors(stores.vectors_socket, Keys(), deadline=0.2) as vectors:
+        await vectors.insert(ann, [indexed(said)])
+        os.kill(stores.pids()["vectors"], signal.SIGSTOP)
+        try:
+            with pytest.raises(BackendDown, match="in time"):
+                await vectors.owner(said.id)
+        finally:
+            os.kill(stores.pids()["vectors"], signal.SIGCONT)
+        assert await vectors.count() == 1
+        assert await vectors.owner(said.id) == ann.id
+
+
+async def test_calls_when_many_run_at_once_and_some_are_cancelled_then_the_others_get_their_own_answers(
+    tmp_path: Path,
+) -> None:
+    ann = subject()
+    said = [turn() for _ in range(60)]
+    async with opened(tmp_path) as (_, vectors):
+        await asyncio.gather(*(vectors.insert(ann, [indexed(t)]) for t in said))
+        calls = [asyncio.create_task(vectors.get(ann, [t.id])) for t in said]
+        await asyncio.sleep(0)
+        for call in calls[::3]:
+            call.cancel()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    for i, (t, answer) in enumerate(zip(said, answers, strict=True)):
+        if i % 3 == 0:
+            assert isinstance(answer, asyncio.CancelledError)
+        else:
+            assert answer == [t]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        struct.pack(">I", 100) + b"torn",
+        struct.pack(">I", 0xFFFFFFFF),
+        struct.pack(">I", 3) + b"\xc1\xc1\xc1",
+        struct.pack(">I", 1) + b"\x05",
+        b"GET / HTTP/1.1\r\n\r\n",
+    ],
+)
+async def test_process_when_a_client_sends_a_torn_or_malformed_frame_then_others_are_served(
+    tmp_path: Path, raw: bytes
+) -> None:
+    async with opened(tmp_path) as (stores, vectors):
+        await vectors.ping()
+        pid = stores.pids()["vectors"]
+        _, writer = await asyncio.open_unix_connection(stores.vectors_socket)
+        writer.write(raw)
+        await writer.drain()
+        await vectors.ping()
+        writer.close()
+        await vectors.ping()
+        assert stores.pids()["vectors"] == pid
+
+
+@pytest.mark.parametrize(("operation", "arguments"), [("drop", []), ("get", []), ("get", ["s", ["no-uuid"]])])
+async def test_process_when_a_request_is_wrong_then_it_says_so_and_goes_on(
+    tmp_path: Path, operation: str, arguments: list[object]
+) -> None:
+    async with opened(tmp_path) as (stores, _):
+        client = EdgeClient(stores.vectors_socket)
+        with pytest.raises(EdgeError) as caught:
+            await client.call(operation, *arguments, timeout=5)
+        assert caught.value.kind == "invalid"
+        assert (await client.call("ping", timeout=5))["pid"] == stores.pids()["vectors"]
+        await client.close()

@@ -1,0 +1,221 @@
+"""The whole system as real processes, for tests and benchmarks: server and bridge on free ports, in folders of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CACHE = Path(
+    os.environ.get("MEMORYOS_TEST_CACHE") or Path(tempfile.gettempdir()) / f"memoryos-test-cache-{os.getuid()}"
+)
+"""Where the built model is kept between tests."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class System:
+    """Server and bridge. Start, use, stop or kill, start again on the same data."""
+
+    def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
+        self.home = home
+        self.grpc = f"127.0.0.1:{free_port()}"
+        self.http = f"127.0.0.1:{free_port()}"
+        self.metrics = f"127.0.0.1:{free_port()}"
+        self.server: subprocess.Popen[bytes] | None = None
+        self.bridge: subprocess.Popen[bytes] | None = None
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("MEMORYOS_", "OPENAI_"))}
+        self.env = {
+            **keep,
+            "HOME": str(home),
+            "XDG_DATA_HOME": str(home / "share"),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_CACHE_HOME": str(CACHE),
+            "MEMORYOS_DATA_DIR": str(home / "data"),
+            "MEMORYOS_SERVER__LISTEN": self.grpc,
+            "MEMORYOS_SERVER__METRICS_LISTEN": self.metrics,
+            "MEMORYOS_BRIDGE__LISTEN": self.http,
+            "MEMORYOS_BRIDGE__SECRET": "secret-of-a-test",
+            **(env or {}),
+        }
+
+    @property
+    def url(self) -> str:
+        """The bridge's base URL."""
+        return f"http://{self.http}"
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return Path(self.env["MEMORYOS_DATA_DIR"])
+
+    def start(self, *, bridge: bool = True, wait: bool = True) -> System:
+        """Starts what is not running and waits until it is ready."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        if self.server is None or self.server.poll() is not None:
+            self.server = self._spawn("memoryos_server", "server.log")
+        if bridge and (self.bridge is None or self.bridge.poll() is not None):
+            self.bridge = self._spawn("memoryos_bridge", "bridge.log")
+        if wait:
+            if bridge:
+                self.wait_ready()
+            else:
+                self.wait_port(self.grpc)
+        return self
+
+    def _spawn(self, module: str, log: str) -> subprocess.Popen[bytes]:
+        with (self.home / log).open("ab") as out:
+            return subprocess.Popen(
+                [sys.executable, "-m", module],
+                env=self.env,
+                cwd=self.home,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def wait_port(self, address: str, seconds: float = 60) -> None:
+        """Waits until somebody listens on `address`."""
+        host, port = address.rsplit(":", 1)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._check_alive()
+            try:
+                socket.create_connection((host, int(port)), timeout=1).close()
+                return
+            except OSError:
+                time.sleep(0.05)
+        raise TimeoutError(f"nobody listens on {address}\n{self.logs()}")
+
+    def wait_ready(self, seconds: float = 60) -> None:
+        """Waits until `/health/status` says `ready`."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._check_alive()
+            try:
+                if self.get("/health/status")[1].get("mode") == "ready":
+                    return
+            except (OSError, ValueError):
+                pass
+            time.sleep(0.05)
+        raise TimeoutError(f"not ready\n{self.logs()}")
+
+    def _check_alive(self) -> None:
+        for process in (self.server, self.bridge):
+            if process is not None and process.poll() is not None:
+                raise RuntimeError(f"a process ended with {process.returncode}\n{self.logs()}")
+
+    def logs(self) -> str:
+        """The end of both logs."""
+        parts = []
+        for name in ("server.log", "bridge.log"):
+            path = self.home / name
+            if path.exists():
+                parts.append(f"--- {name}\n" + path.read_text(errors="replace")[-4000:])
+        return "\n".join(parts)
+
+    def call(
+        self, verb: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, timeout: float = 30
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """Status, JSON (or text) and headers of one request."""
+        data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, method=verb)  # noqa: S310  # our own bridge
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
+        for name, value in (headers or {}).items():
+            request.add_header(name, value)
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310  # our own bridge
+                raw, status, got = answer.read(), answer.status, answer.headers
+        except urllib.error.HTTPError as error:
+            raw, status, got = error.read(), error.code, error.headers
+        try:
+            return status, json.loads(raw), got
+        except ValueError:
+            return status, raw.decode(errors="replace"), got
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, Any, Mapping[str, str]]:
+        """GET."""
+        return self.call("GET", path, None, headers)
+
+    def post(
+        self, path: str, body: Any, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """POST."""
+        return self.call("POST", path, body, headers)
+
+    def cli(self, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
+        """Runs the `memoryos` command against this system."""
+        done = subprocess.run(
+            [sys.executable, "-m", "memoryos.cli", *arguments],
+            env={**self.env, **env},
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        if check and done.returncode:
+            raise RuntimeError(f"memoryos {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def stop(self) -> None:
+        """Stops bridge and server as an operator would."""
+        for process in (self.bridge, self.server):
+            if process is not None and process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(30)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+                    raise
+        self.server = self.bridge = None
+
+    def kill(self, *, bridge: bool = True, group: bool = False) -> None:
+        """Kills without warning: the processes, or their whole groups with all children."""
+        for process in (self.bridge, self.server) if bridge else (self.server,):
+            if process is not None and process.poll() is None:
+                if group:
+                    os.killpg(process.pid, signal.SIGKILL)
+                else:
+                    process.kill()
+                process.wait()
+
+    def children(self) -> dict[str, int]:
+        """Name -> pid of the server's direct children."""
+        assert self.server is not None
+        found = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                text = stat.read_text()
+                command = (stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:
+                continue
+            if int(text.rsplit(")", 1)[1].split()[1]) == self.server.pid:
+                name = "valkey" if "valkey" in command else "edge" if "edge_process" in command else command
+                found[name] = int(text.split()[0])
+        return found
+
+    def __enter__(self) -> System:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            self.stop()
+        finally:
+            self.kill(group=True)
