@@ -82,7 +82,7 @@ def generate(out: Path, proto: Path = PROTO) -> None:
     lay_dependencies()
     out.mkdir(parents=True, exist_ok=True)
     described = out / "described.tmp"
-    code = protoc.main(
+    code = protoc.main(  # type: ignore[no-untyped-call]  # grpc_tools ships no types
         [
             "protoc",
             f"-I{proto}",

@@ -8,61 +8,87 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import statistics
 import sys
 import time
 import uuid
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from bench.recall.scorer import DEPTH, PlainBm25, Tally, folded
-from bench.recall.sets import Asked, Conversation, available, load
+from bench.recall.sets import Conversation, available, load
 from bench.recall.systems import Memory, in_process, over_grpc, whole_system
 
 PARALLEL = 4
 """Conversations that are loaded and asked at once. One conversation's turns are added in order."""
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "memoryos"
+"""Where the built model is kept, as the server has it by default."""
+
 BUDGETS = (1000, 2000, 4000)
 BUDGET_DEPTH = 200
 
 
+@dataclass(slots=True)
+class Result:
+    """What a set gave.
+
+    Attributes:
+        ours: The memory's tally.
+        plain: Plain BM25's.
+        add: Seconds a turn, per conversation.
+        retrieve: Seconds, per question.
+    """
+
+    ours: Tally = field(default_factory=Tally)
+    plain: Tally = field(default_factory=Tally)
+    add: list[float] = field(default_factory=list)
+    retrieve: list[float] = field(default_factory=list)
+
+
 async def measure(
-    memory: Memory, conversations: Sequence[Conversation], budgets: Sequence[int] = ()
-) -> tuple[Tally, Tally, dict[str, list[float]]]:
+    memory: Memory,
+    conversations: Sequence[Conversation],
+    budgets: Sequence[int] = (),
+    *,
+    run: str = "",
+    fill: bool = True,
+) -> Result:
     """Loads conversations and asks their questions.
 
-    Returns:
-        Ours, plain BM25's, and seconds: `add` per turn, `retrieve` per question.
+    Args:
+        memory: What is measured.
+        conversations: Each becomes a user.
+        budgets: Token budgets to pack evidence into.
+        run: Sets this run's users apart from those of others.
+        fill: False if the conversations were loaded before under the same `run`.
     """
-    ours, plain = Tally(), Tally()
-    seconds: dict[str, list[float]] = {"add": [], "retrieve": []}
-    run = uuid.uuid4().hex[:8]  # a system that is given may have been measured before
+    result = Result()
     gate = asyncio.Semaphore(PARALLEL)
 
-    async def ask(user: str, conversation: Conversation, asked: Asked) -> None:
-        begin = time.perf_counter()
-        found = await memory.retrieve(user, asked.text, DEPTH)
-        seconds["retrieve"].append(time.perf_counter() - begin)
-        ours.add(asked, folded(conversation, found))
-        for budget in budgets:
-            packed = await memory.retrieve(user, asked.text, BUDGET_DEPTH, budget)
-            ours.add_budget(budget, asked, folded(conversation, packed))
-
     async def one(conversation: Conversation) -> None:
-        async with gate:
-            user = f"{run}-{conversation.id}"
-            begin = time.perf_counter()
-            await memory.add(user, conversation.lines)
-            seconds["add"].append((time.perf_counter() - begin) / max(1, len(conversation.lines)))
-            for asked in conversation.questions:
-                await ask(user, conversation, asked)
+        user = f"{run}{conversation.id}"
         bm25 = PlainBm25(conversation.lines)
-        for asked in conversation.questions:
-            plain.add(asked, folded(conversation, bm25.rank(asked.text)))
+        async with gate:
+            if fill:
+                begin = time.perf_counter()
+                await memory.add(user, conversation.lines)
+                result.add.append((time.perf_counter() - begin) / max(1, len(conversation.lines)))
+            for asked in conversation.questions:
+                begin = time.perf_counter()
+                found = await memory.retrieve(user, asked.text, DEPTH)
+                result.retrieve.append(time.perf_counter() - begin)
+                result.ours.add(asked, folded(conversation, found))
+                result.plain.add(asked, folded(conversation, bm25.rank(asked.text)))
+                for budget in budgets:
+                    packed = await memory.retrieve(user, asked.text, BUDGET_DEPTH, budget)
+                    result.ours.add_budget(budget, asked, folded(conversation, packed))
 
     await asyncio.gather(*map(one, conversations))
-    return ours, plain, seconds
+    return result
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -74,32 +100,53 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--key", default="", help="an API key for --address that may act as any user")
     parser.add_argument("--in-process", action="store_true", help="the engine alone, without a server around it")
     parser.add_argument("--model", default="minilm", choices=("minilm", "none"), help="with --in-process")
-    parser.add_argument("--models", type=Path, default=Path.home() / ".cache/memoryos/models", help="with --in-process")
+    parser.add_argument("--models", type=Path, default=CACHE, help="with --in-process")
+    parser.add_argument("--ablate", action="store_true", help="in process: also what each part of the score adds")
     parser.add_argument("--no-budgets", action="store_true", help="leaves out the token budgets")
     return parser.parse_args(argv)
 
 
 async def _run(args: argparse.Namespace, names: Sequence[str]) -> None:
     system: AbstractAsyncContextManager[Memory]
-    if args.in_process:
+    if args.in_process or args.ablate:
         system = in_process(args.models, model=args.model)
     else:
         system = over_grpc(args.address, args.key) if args.address else whole_system()
+    run = f"{uuid.uuid4().hex[:8]}-"  # a system that is given may have been measured before
     async with system as memory:
         for name in names:
             conversations = load(args.directory, name, args.conversations)
-            ours, plain, seconds = await measure(memory, conversations, () if args.no_budgets else BUDGETS)
-            turns = sum(len(c.lines) for c in conversations)
-            print(f"\n{name}: {len(conversations)} conversations, {turns} turns, {ours.questions} questions")
-            print(f"  memoryos    {ours.line()}")
-            print(f"  plain BM25  {plain.line()}")
-            print(f"  recall@10 by kind: {ours.detail()}")
-            add, found = 1e3 * statistics.mean(seconds["add"]), sorted(seconds["retrieve"])
-            p50, p99 = 1e3 * statistics.median(found), 1e3 * found[int(len(found) * 0.99)]
-            print(
-                f"  {PARALLEL} users at once: add {add:.1f} ms a turn, retrieve p50 {p50:.1f} p99 {p99:.1f} ms",
-                flush=True,
-            )
+            result = await measure(memory, conversations, () if args.no_budgets else BUDGETS, run=run)
+            _print(name, conversations, result)
+            if args.ablate:
+                await _ablate(memory, conversations, run)
+
+
+def _print(name: str, conversations: Sequence[Conversation], result: Result) -> None:
+    turns = sum(len(c.lines) for c in conversations)
+    print(f"\n{name}: {len(conversations)} conversations, {turns} turns, {result.ours.questions} questions")
+    print(f"  memoryos    {result.ours.line()}")
+    print(f"  plain BM25  {result.plain.line()}")
+    print(f"  recall@10 by kind: {result.ours.detail()}")
+    add, found = 1e3 * statistics.mean(result.add), sorted(result.retrieve)
+    p50, p99 = 1e3 * statistics.median(found), 1e3 * found[int(len(found) * 0.99)]
+    timing = f"add {add:.1f} ms a turn, retrieve p50 {p50:.1f} ms p99 {p99:.1f} ms"
+    print(f"  {PARALLEL} users at once: {timing}", flush=True)
+
+
+async def _ablate(memory: Memory, conversations: Sequence[Conversation], run: str) -> None:
+    """Prints what is left when each part of the score is taken out, and words alone."""
+    from memoryos_server.domain.recall.scoring import Weights
+
+    from bench.recall.engine import EngineMemory
+
+    assert isinstance(memory, EngineMemory)
+    names = [part.name for part in fields(Weights)]
+    variants = {f"without {name}": replace(Weights(), **{name: 0.0}) for name in names}
+    variants["words alone"] = Weights(**dict.fromkeys(names, 0.0))
+    for label, weights in variants.items():
+        result = await measure(memory.weighing(weights), conversations, run=run, fill=False)
+        print(f"  {label:<18} {result.ours.line()}", flush=True)
 
 
 def main(argv: Sequence[str]) -> int:

@@ -31,7 +31,12 @@ class EngineMemory:
         """Builds the engine."""
         words = Words()
         self.vectors = vectors
+        self._embedder = embedder
         self.engine = RecallEngine(vectors, embedder, Analysis(words.stem, words.fold), weights)
+
+    def weighing(self, weights: Weights) -> EngineMemory:
+        """The same memory, ranked otherwise."""
+        return EngineMemory(self.vectors, self._embedder, weights)
 
     async def add(self, user: str, lines: Sequence[Line]) -> None:
         """Indexes a user's turns."""

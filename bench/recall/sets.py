@@ -75,6 +75,12 @@ def load(directory: Path, name: str, most: int | None = None) -> list[Conversati
     return [_conversation(one) for one in raw[:most]]
 
 
+def samples(directory: Path) -> list[Conversation]:
+    """One English and one Chinese conversation for an end-to-end test; those whose set is not there are left out."""
+    names = [name for name in ("locomo_dev", "memorybank_zh_dev") if (directory / f"{name}.json").is_file()]
+    return [conversation for name in names for conversation in load(directory, name, 1)]
+
+
 def _conversation(raw: dict[str, object]) -> Conversation:
     lines = []
     for turn in _records(raw["turns"]):

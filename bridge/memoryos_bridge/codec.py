@@ -22,6 +22,9 @@ from memoryos_bridge.scalars import RAW_JSON, Kind, Misfit, name_of, plain, scal
 Writer = Callable[[Any, dict[str, Any]], None]
 Reader = Callable[[Any, Any], None]
 
+_SHOWN = 200
+"""How many characters of a field's name an error shows; a client may send any."""
+
 
 class FieldCodec:
     """One field.
@@ -315,10 +318,11 @@ def loads(body: bytes, *, exact: bool = False) -> Any:
 
 def refusal(misfit: Misfit) -> BridgeError:
     """The 400 of a value that does not fit."""
-    param = misfit.param
-    if not param:
+    if not misfit.path:
         return invalid(f"The body must be {misfit.expected}")
-    return invalid(f"{param} {misfit.expected}" if misfit.whole else f"{param} must be {misfit.expected}", param)
+    param = misfit.param if len(misfit.param) <= _SHOWN else misfit.param[:_SHOWN] + "…"
+    name = param or '""'
+    return invalid(f"{name} {misfit.expected}" if misfit.whole else f"{name} must be {misfit.expected}", param)
 
 
 __all__ = ["Codec", "FieldCodec", "MessageCodec", "Misfit", "loads", "plain", "refusal"]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.metrics import Metrics
-from memoryos_server.rpc.state import Phase, ServingState
+from memoryos_server.rpc.state import Mode, Phase, ServingState
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -126,6 +126,7 @@ class Health:
 
     def _change(self, state: ServingState) -> None:
         self._state = state
+        some_store = state.mode is not Mode.NOT_READY
         for service in self._board.services:
-            always = service in self._without_stores and state.phase is Phase.SERVING
-            self._board.set(service, state.ready or always)
+            alone = service in self._without_stores and state.phase is Phase.SERVING
+            self._board.set(service, some_store or alone if service else state.ready)

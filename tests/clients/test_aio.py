@@ -39,9 +39,7 @@ async def test_retry_when_unavailable_then_the_same_event_is_sent_again(client: 
     assert len({request.event_id for request in script.requests}) == 1
 
 
-async def test_error_when_the_server_gives_a_reason_then_everything_is_told(
-    client: AsyncClient, script: Script
-) -> None:
+async def test_error_when_the_server_gives_a_reason_then_all_is_told(client: AsyncClient, script: Script) -> None:
     script.failures = [
         failing(grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", "TOO_MANY_REQUESTS", retry=1.5, param="x")
     ]

@@ -2,19 +2,22 @@ from __future__ import annotations
 
 import inspect
 import socket
+import subprocess
+import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import grpc
 import memoryos
 import pytest
 from memoryos import AsyncClient, Client, calls, errors
-from memoryos.v1 import error_reason_pb2, memory_service_pb2
+from memoryos.v1 import error_reason_pb2, memory_service_pb2, memory_service_pb2_grpc
 
-from tests.clients.conftest import Script, failing
+from tests.clients.conftest import Script, Servicer, failing
 from tests.system import free_port
 
 UNAVAILABLE = failing(grpc.StatusCode.UNAVAILABLE, "draining", "SERVER_UNAVAILABLE")
@@ -26,9 +29,7 @@ def client(address: str) -> Iterator[Client]:
         yield made
 
 
-def test_metadata_when_the_client_has_an_identity_then_it_travels_with_every_call(
-    client: Client, script: Script
-) -> None:
+def test_metadata_when_the_client_has_an_identity_then_every_call_carries_it(client: Client, script: Script) -> None:
     client.retrieve("coffee?")
     client.retrieve("coffee?", user_id="bob")
     first, second = script.metadata
@@ -45,9 +46,7 @@ def test_key_when_the_identity_is_printed_then_it_is_not_shown() -> None:
 
 def test_add_when_no_event_id_is_given_then_a_uuid7_is_sent_and_answered(client: Client, script: Script) -> None:
     before = time.time_ns() // 1_000_000
-    added = client.add(
-        "I take my coffee black.", session_id="s1", name="Ann", timestamp=datetime(2026, 1, 2, tzinfo=UTC)
-    )
+    added = client.add("Black coffee.", session_id="s1", name="Ann", timestamp=datetime(2026, 1, 2, tzinfo=UTC))
     request = script.requests[0]
     made = uuid.UUID(request.event_id)
     assert made.version == 7
@@ -80,7 +79,6 @@ def test_retrieve_when_answered_then_values_are_plain(client: Client, script: Sc
     assert found.degraded
     request = script.requests[0]
     assert (request.limit, request.explain, request.HasField("min_score")) == (3, True, False)
-    assert not client.health().degraded if hasattr(client.health(), "degraded") else True
 
 
 def test_other_calls_when_answered_then_values_are_plain(client: Client) -> None:
@@ -106,8 +104,8 @@ def test_chat_when_messages_are_openais_then_what_is_not_plain_travels_whole(cli
 def test_deadline_when_none_is_given_then_it_is_the_methods_own(client: Client, script: Script) -> None:
     client.retrieve("coffee?")
     client.retrieve("coffee?", timeout=3)
-    assert 8 < script.remaining[0] <= 10
-    assert script.remaining[1] <= 3
+    assert 8 < script.remaining[0] < 10.5
+    assert 2 < script.remaining[1] < 3.5
 
 
 def test_deadline_when_it_passes_then_the_call_ends_with_it(client: Client, script: Script) -> None:
@@ -118,9 +116,7 @@ def test_deadline_when_it_passes_then_the_call_ends_with_it(client: Client, scri
     assert time.monotonic() - started < 0.45
 
 
-def test_retry_when_unavailable_then_the_same_event_and_request_id_are_sent_again(
-    client: Client, script: Script
-) -> None:
+def test_retry_when_unavailable_then_the_same_ids_are_sent_again(client: Client, script: Script) -> None:
     script.failures = [UNAVAILABLE, UNAVAILABLE]
     client.add("I take my coffee black.")
     assert len(script.requests) == 3
@@ -146,15 +142,11 @@ def test_retry_when_the_server_asks_for_more_time_than_is_left_then_it_gives_up(
 
 
 @pytest.mark.parametrize("call", ["chat", "stream"])
-def test_retry_when_the_method_is_not_repeatable_then_it_is_sent_once(
-    client: Client, script: Script, call: str
-) -> None:
+def test_retry_when_it_is_not_repeatable_then_it_is_sent_once(client: Client, script: Script, call: str) -> None:
     script.failures = [UNAVAILABLE]
+    ask = client.chat if call == "chat" else lambda *a, **k: list(client.stream_chat(*a, **k))
     with pytest.raises(errors.Unavailable):
-        if call == "chat":
-            client.chat("How?", model="m")
-        else:
-            list(client.stream_chat("How?", model="m"))
+        ask("How?", model="m")
     assert len(script.requests) == 1
 
 
@@ -228,16 +220,13 @@ def test_stream_when_it_is_left_then_the_server_notices(client: Client, script: 
     assert stream.memory.remembered == "pending"
 
 
-def test_stream_when_it_fails_midway_then_the_text_so_far_came_and_the_error_is_ours(
-    client: Client, script: Script
-) -> None:
+def test_stream_when_it_fails_midway_then_the_text_so_far_came(client: Client, script: Script) -> None:
     # The first failure belongs to the call's start, the second to its middle.
     script.failures = [lambda context: None, failing(grpc.StatusCode.UNAVAILABLE, "gone", "UPSTREAM_FAILED")]
-    seen = []
+    seen: list[str] = []
     stream = client.stream_chat("How?", model="m")
     with pytest.raises(errors.UpstreamError):
-        for text in stream:
-            seen.append(text)  # what came before the error is the point
+        seen.extend(stream)
     assert seen == ["Black", "."]
     assert not stream.completed
 
@@ -260,12 +249,6 @@ def test_client_when_threads_share_it_then_all_calls_succeed(client: Client, scr
 
 
 def test_client_when_the_server_comes_back_then_a_repeatable_call_succeeds(script: Script) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from memoryos.v1 import memory_service_pb2_grpc
-
-    from tests.clients.conftest import Servicer
-
     port = free_port()
     server = grpc.server(ThreadPoolExecutor(2))
     memory_service_pb2_grpc.add_MemoryServiceServicer_to_server(Servicer(script), server)
@@ -292,12 +275,11 @@ def test_tls_when_credentials_are_given_then_they_are_used() -> None:
         listener.listen()
         listener.settimeout(5)
         client = Client(f"127.0.0.1:{listener.getsockname()[1]}", credentials=grpc.ssl_channel_credentials())
-        caller = threading.Thread(target=lambda: pytest.raises(errors.MemoryOSError, client.health, timeout=1))
-        caller.start()
+        caller = ThreadPoolExecutor(1).submit(client.health, timeout=1)
         connection, _ = listener.accept()
         with connection:
             assert connection.recv(1) == b"\x16"  # a TLS handshake
-        caller.join(10)
+        assert isinstance(caller.exception(10), errors.MemoryOSError)
         client.close()
 
 
@@ -311,10 +293,7 @@ def test_clients_when_compared_then_both_offer_the_same() -> None:
     assert offered(Client) == offered(AsyncClient)
 
 
-def test_package_when_imported_then_grpc_is_not(tmp_path: object) -> None:
-    import subprocess
-    import sys
-
+def test_package_when_imported_then_grpc_is_not() -> None:
     code = "import sys, memoryos, memoryos.settings; sys.exit('grpc' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     with pytest.raises(AttributeError, match="no attribute"):

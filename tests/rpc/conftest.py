@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from memoryos_server.domain.core.faults import Exists
+from memoryos_server.domain.ports import ApiKey
+from memoryos_server.stores.keyring import MasterKeys
+from memoryos_server.stores.redis import RedisStore
 from scratch.v1 import scratch_service_pb2_grpc
 
 from tests.scratch.serve import Scratch, run_scratch
+from tests.stores.redis_fixtures import EXPECTED, Valkey
 
 
 @dataclass
@@ -32,11 +38,7 @@ class Failure:
 async def failure(call: Any) -> Failure:
     """How a unary or streaming call failed."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if hasattr(call, "__aiter__"):
-            async for _ in call:
-                pass
-        else:
-            await call
+        await (_drain(call) if hasattr(call, "__aiter__") else call)
     error = caught.value
     status = rpc_status.from_call(error)
     info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
@@ -56,6 +58,11 @@ async def failure(call: Any) -> Failure:
         delay,
         dict(error.initial_metadata() or ()),
     )
+
+
+async def _drain(call: Any) -> None:
+    async for _ in call:
+        pass
 
 
 @asynccontextmanager
@@ -81,3 +88,54 @@ async def running() -> AsyncIterator[Scratch]:
 async def stub(running: Scratch) -> AsyncIterator[Any]:
     async with client(running.address) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+async def store(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[RedisStore]:
+    """The real Redis side, with the keys of `KEYS`, and an empty audit log."""
+    if valkey.process is None:
+        valkey.start()
+    keys = MasterKeys("", valkey.directory.parent / "keys", valkey.directory)
+    async with RedisStore.connect(valkey.url, keys, EXPECTED) as opened:
+        for key, record in KEYS.items():
+            with suppress(Exists):
+                await opened.keys.create(key, record)
+        yield opened
+    if valkey.process is None:
+        valkey.start()
+
+
+ADMIN = "the-admin-key-of-settings"
+NOW = datetime.now(UTC)
+
+
+def record(name: str, *permissions: str, tenant: str = "acme", ends: timedelta | None = None) -> ApiKey:
+    return ApiKey(f"key_{name}", f"user-{name}", tenant, frozenset(permissions), "", NOW, NOW + ends if ends else None)
+
+
+KEYS = {
+    "reader-0123456789": record("reader", "memory.read"),
+    "writer-0123456789": record("writer", "memory.write"),
+    "memory-0123456789": record("memory", "memory"),
+    "chatty-0123456789": record("chatty", "chat"),
+    "wikier-0123456789": record("wikier", "wiki"),
+    "actas-0123456789": record("actas", "memory", "act_as"),
+    "boss-0123456789": record("boss", "admin"),
+    "anywhere-0123456789": record("anywhere", "admin", tenant="*"),
+    "expired-0123456789": record("expired", "admin", ends=timedelta(seconds=-1)),
+    "fresh-0123456789": record("fresh", "memory", ends=timedelta(hours=1)),
+}
+
+
+def bearer(name: str, **more: str) -> list[tuple[str, str]]:
+    """The metadata of a call with a key of `KEYS`, or with `ADMIN`."""
+    key = ADMIN if name == "ADMIN" else f"{name}-0123456789"
+    return [("authorization", f"Bearer {key}"), *((k.replace("_", "-"), v) for k, v in more.items())]

@@ -28,6 +28,10 @@ FILES: tuple[FileDescriptor, ...] = (
 
 DEFAULT_BODY_BYTES = 10 * 1024 * 1024
 
+# These modules ship no types.
+_HTTP: Any = annotations_pb2.http
+_BEHAVIOR: Any = field_behavior_pb2.field_behavior
+
 _VERBS = ("get", "put", "post", "delete", "patch")
 _SEGMENT = re.compile(r"\{([a-z_][a-z0-9_]*)\}|[A-Za-z0-9._~-]+")
 
@@ -133,7 +137,7 @@ class Method:
 def required_fields(message: Descriptor) -> Iterable[Any]:
     """The fields of a message marked `(google.api.field_behavior) = REQUIRED`."""
     for field in message.fields:
-        if field_behavior_pb2.REQUIRED in field.GetOptions().Extensions[field_behavior_pb2.field_behavior]:
+        if field_behavior_pb2.REQUIRED in field.GetOptions().Extensions[_BEHAVIOR]:
             yield field
 
 
@@ -168,8 +172,8 @@ def _method(descriptor: MethodDescriptor) -> Method:
         raise SchemaError(f"{where} streams requests, which no bridge or client here can send")
     level = descriptor_pb2.MethodOptions.IdempotencyLevel.Name(options.idempotency_level)
     routes: tuple[Route, ...] = ()
-    if options.HasExtension(annotations_pb2.http):
-        rule = options.Extensions[annotations_pb2.http]
+    if options.HasExtension(_HTTP):
+        rule: http_pb2.HttpRule = options.Extensions[_HTTP]
         routes = tuple(_route(descriptor, r, where) for r in (rule, *rule.additional_bindings))
     _check_rest(descriptor, rest, routes, where)
     return Method(descriptor, policy, rest, routes, "" if level == "IDEMPOTENCY_UNKNOWN" else level)
@@ -208,7 +212,7 @@ def _check_rest(descriptor: MethodDescriptor, rest: options_pb2.Rest, routes: tu
     if rest.stream:
         if not descriptor.server_streaming:
             raise SchemaError(f"{where}: rest.stream needs a server-streaming RPC")
-        message = descriptor.output_type
+        message: Any = descriptor.output_type
         *parents, last = rest.stream.split(".")
         for name in parents:
             if name not in message.fields_by_name or message.fields_by_name[name].message_type is None:
@@ -216,6 +220,6 @@ def _check_rest(descriptor: MethodDescriptor, rest: options_pb2.Rest, routes: tu
             message = message.fields_by_name[name].message_type
         if last not in message.fields_by_name or not message.fields_by_name[last].is_repeated:
             raise SchemaError(f"{where}: rest.stream names {rest.stream!r}, which is no repeated field")
-    for item in (*rest.status_when, *rest.when_unreachable):
-        if item.field not in descriptor.output_type.fields_by_name:
-            raise SchemaError(f"{where}: rest names {item.field!r}, which is no field of {descriptor.output_type.name}")
+    for name in (*(s.field for s in rest.status_when), *(v.field for v in rest.when_unreachable)):
+        if name not in descriptor.output_type.fields_by_name:
+            raise SchemaError(f"{where}: rest names {name!r}, which is no field of {descriptor.output_type.name}")

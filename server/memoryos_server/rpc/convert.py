@@ -46,6 +46,6 @@ def role_name(value: int) -> str:
     return types_pb2.Role.Name(types_pb2.Role.ValueType(value)).removeprefix("ROLE_").lower()
 
 
-def role_value(name: str) -> types_pb2.Role:
+def role_value(name: str) -> types_pb2.Role.ValueType:
     """The enum value of `user`, `assistant` or `system`."""
     return types_pb2.Role.Value(f"ROLE_{name.upper()}")

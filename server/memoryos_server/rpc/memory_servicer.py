@@ -9,7 +9,8 @@ import grpc
 from memoryos.v1 import memory_service_pb2 as pb
 from memoryos.v1 import types_pb2
 from memoryos_server.domain.core.caller import caller
-from memoryos_server.domain.memory.service import MemoryService, NewTurn
+from memoryos_server.domain.core.conversation import NewTurn
+from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.rpc.convert import aware, optional, role_name, role_value, stamp
 
 _Context = grpc.aio.ServicerContext[Any, Any]

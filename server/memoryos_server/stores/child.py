@@ -138,8 +138,8 @@ class Child:
             start_new_session=True,
         )
         self._output = asyncio.create_task(self._read(process), name=f"output of {self.name}")
-        self._changed()
         try:
+            self._changed()
             async with asyncio.timeout(self._start_timeout):
                 while not await self._ready(process.pid):
                     if process.returncode is not None:

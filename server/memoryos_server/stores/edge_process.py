@@ -68,9 +68,8 @@ class Engine:
     def __init__(self, shard: qe.EdgeShard, dense: Mapping[str, int]) -> None:
         self._shard = shard
         self._dense = dict(dense)
-        # Tells one run of this process from the next, for clients that must know which run holds their unflushed
-        # writes.
-        self._boot = secrets.token_hex(8)
+        # Tells whether a write was taken by this process or by one before it, which may have lost it.
+        self._incarnation = secrets.randbits(62)
         self.operations: Mapping[str, Callable[..., Any]] = {
             "ping": self.ping,
             "insert": self.insert,
@@ -124,11 +123,11 @@ class Engine:
         self._shard.close()
 
     def ping(self) -> dict[str, Any]:
-        """Which process this is, and which run of it."""
-        return {"pid": os.getpid(), "boot": self._boot}
+        """Which process this is."""
+        return {"pid": os.getpid(), "incarnation": self._incarnation}
 
-    def insert(self, points: Sequence[Mapping[str, Any]]) -> str:
-        """Adds points that are not there; gives the run that holds them. Of equal ids in a request the first counts."""
+    def insert(self, points: Sequence[Mapping[str, Any]]) -> int:
+        """Adds points that are not there; gives the incarnation. Of equal ids in a request the first counts."""
         made: dict[str, qe.Point] = {}
         for point in points:
             vector: dict[str, Any] = {name: self._vector(name, raw) for name, raw in point["dense"].items()}
@@ -140,7 +139,7 @@ class Engine:
             self._shard.update(
                 qe.UpdateOperation.upsert_points(list(made.values()), update_mode=qe.UpdateMode.InsertOnly)
             )
-        return self._boot
+        return self._incarnation
 
     def search(
         self,
@@ -197,10 +196,10 @@ class Engine:
         records = self._shard.retrieve([memory_id], with_payload=["s"], with_vector=False)
         return str(records[0].payload["s"]) if records and records[0].payload else None
 
-    def flush(self) -> str:
-        """Makes all writes durable; gives the run whose writes they are."""
+    def flush(self) -> int:
+        """Makes all writes durable; gives the incarnation whose writes they are."""
         self._shard.flush()
-        return self._boot
+        return self._incarnation
 
     def count(self, subject: str | None) -> int:
         """The number of points, of a subject or of all."""

@@ -162,16 +162,16 @@ class EmbeddedStores:
 
     Args:
         data_dir: The data directory; made with mode 0700 if it is not there.
-        vectors: Dense vector name -> dimension; fixed when the directory is made.
+        vectors: Dense vector name -> dimension; fixed when the directory is made. None: only Valkey is started.
         patience: How long children of an owner that is gone may take to end, seconds.
         start_timeout: How long a child may take until it answers, seconds.
     """
 
     def __init__(
-        self, data_dir: Path, vectors: Mapping[str, int], *, patience: float = 5.0, start_timeout: float = 600.0
+        self, data_dir: Path, vectors: Mapping[str, int] | None, *, patience: float = 5.0, start_timeout: float = 600.0
     ) -> None:
         self._data_dir = data_dir.absolute()
-        self._dense = dict(vectors)
+        self._dense = None if vectors is None else dict(vectors)
         self._patience = patience
         self._start_timeout = start_timeout
         self._runtime = runtime_dir(self._data_dir)
@@ -217,7 +217,9 @@ class EmbeddedStores:
             _private(self._runtime)
             for directory in ("valkey", "vectors"):
                 (self._data_dir / directory).mkdir(mode=0o700, exist_ok=True)
-            self._children = {"valkey": self._valkey(lock.fd), "vectors": self._vectors(lock.fd)}
+            self._children = {"valkey": self._valkey(lock.fd)}
+            if self._dense is not None:
+                self._children["vectors"] = self._vectors(lock.fd, self._dense)
             for part, child in self._children.items():
                 for follower in self._followers[part]:
                     child.on_restart(follower)
@@ -285,11 +287,11 @@ class EmbeddedStores:
             start_timeout=self._start_timeout,
         )
 
-    def _vectors(self, held: int) -> Child:
+    def _vectors(self, held: int, dense: Mapping[str, int]) -> Child:
         # -P: the working directory is data, never a place to import from.
         command = [sys.executable, "-P", "-m", "memoryos_server.stores.edge_process"]
         command += ["--directory", ".", "--socket", str(self.vectors_socket)]
-        for name, size in sorted(self._dense.items()):
+        for name, size in sorted(dense.items()):
             command += ["--vector", f"{name}={size}"]
         return Child(
             "vectors",

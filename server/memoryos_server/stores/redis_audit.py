@@ -52,7 +52,7 @@ class _Reading:
     before: str = "+"
     done: bool = False
     oldest: int = 0
-    found: list[tuple[int, str, dict[str, Any]]] = field(default_factory=list)
+    found: list[tuple[tuple[int, int, int], dict[str, Any]]] = field(default_factory=list)
 
 
 class RedisAudit:
@@ -100,11 +100,11 @@ class RedisAudit:
         while wanted:
             await self._read_back(wanted, tenant_id, limit)
             found = (item for reading in readings for item in reading.found)
-            newest = sorted(found, key=lambda item: item[:2])[-limit:]
+            newest = sorted(found, key=lambda item: item[0])[-limit:]
             # Only a partition whose read part ends within the newest may still hold one of them.
-            floor = newest[0][0] if len(newest) == limit else 0
+            floor = newest[0][0][0] if len(newest) == limit else 0
             wanted = [reading for reading in readings if not reading.done and reading.oldest >= floor]
-        for _, _, record in newest:
+        for _, record in newest:
             yield await self._event(record)
 
     def stored(self, event: AuditEvent, sealer: Sealer | None, subject_id: str) -> bytes:
@@ -142,11 +142,11 @@ class RedisAudit:
             reading.done = len(page) < count
             for stream_id, fields in page:
                 reading.before = "(" + stream_id.decode()
-                reading.oldest = int(stream_id.partition(b"-")[0])
+                millis, sequence = (int(part) for part in stream_id.split(b"-"))
+                reading.oldest = millis
                 record = orjson.loads(fields[b"e"])
                 if tenant_id is None or record["tenant"] == tenant_id:
-                    sequence = stream_id.partition(b"-")[2].decode().zfill(20)
-                    reading.found.append((reading.oldest, sequence + record["id"], record))
+                    reading.found.append(((millis, record["ts"], sequence), record))
 
     async def _event(self, record: dict[str, Any]) -> AuditEvent:
         user_id, address, resource = "", "", record.get("resource", "")

@@ -17,12 +17,15 @@ from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
-    BusyLoadingError,
+    ClusterDownError,
     ConnectionError,
     NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisError,
     ResponseError,
     TimeoutError,
+    TryAgainError,
 )
 
 from memoryos_server.domain.core.faults import BackendDown
@@ -32,11 +35,10 @@ _CONNECT_SECONDS = 2.0
 _REPLY_SECONDS = 5.0
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 
-# Answers of a store that is there but keeps nothing now: full, failing over, unable to persist.
-_CANNOT_SERVE = (
-    *("OOM", "MISCONF", "READONLY", "NOREPLICAS", "LOADING", "NOAUTH"),
-    *("CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN"),
-)
+# Answers of a store that is there but keeps nothing now: full, failing over, unable to persist. redis-py has types for
+# some of them, and takes their first word away; the others keep it.
+_CANNOT_SERVE = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
+_CANNOT_SERVE_WORDS = ("MISCONF", "NOREPLICAS", "OOM", "READONLY")
 
 
 def socket_url(path: str | Path) -> str:
@@ -197,14 +199,34 @@ class Subscription:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
     try:
         yield
-    except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
+    except asyncio.CancelledError:
+        raise
+    except Exception as error:
+        _if_cancelled(task, before)
+        down = _down(error)
+        if down is None:
+            raise
         # What redis-py says may hold an address, never content; it is kept for the log, not for the caller.
-        raise BackendDown("The store does not answer") from error
-    except NoScriptError:
-        raise
-    except ResponseError as error:
-        if str(error).startswith(_CANNOT_SERVE):
-            raise BackendDown("The store cannot serve now") from error
-        raise
+        raise BackendDown(down) from error
+    _if_cancelled(task, before)
+
+
+def _if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
+    # Before Python 3.12 asyncio.wait_for, which redis-py sends with, swallows a cancellation that arrives as the sending
+    # ends; a loop around us would then never stop.
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+
+
+def _down(error: Exception) -> str | None:
+    if isinstance(error, (ConnectionError, TimeoutError, OSError)):
+        return "The store does not answer"
+    if isinstance(error, _CANNOT_SERVE):
+        return "The store cannot serve now"
+    if isinstance(error, ResponseError) and str(error).startswith(_CANNOT_SERVE_WORDS):
+        return "The store cannot serve now"
+    return None

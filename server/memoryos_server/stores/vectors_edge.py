@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,9 +44,6 @@ class EdgeVectors:
         self._client = EdgeClient(socket)
         self._sealers = sealers
         self._deadline = deadline
-        # What was written and not yet flushed: memory id -> (run of the process, number of the write, subject).
-        self._unflushed: dict[str, tuple[str, int, str]] = {}
-        self._writes = count(1)
 
     async def __aenter__(self) -> Self:
         return self
@@ -69,19 +65,24 @@ class EdgeVectors:
         """
         await self._call("ping")
 
-    async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> None:
+    async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> int:
         """Adds turns that are not there yet; one that is stays as it is. In pieces: a failure may leave some written.
 
+        Returns:
+            The incarnation of the process that took them: a number that changes when it was restarted.
+
         Raises:
-            BackendDown: The process does not answer.
+            BackendDown: The process does not answer, or was restarted midway.
         """
         if not turns:
-            return
+            return int((await self._call("ping"))["incarnation"])
         sealer = await self._sealers.sealer(subject)
+        took: set[int] = set()
         for piece in _pieces(subject, turns, sealer):
-            run = await self._call("insert", piece)
-            for written in piece:
-                self._unflushed[written["id"]] = (run, next(self._writes), subject.id)
+            took.add(await self._call("insert", piece))
+            if len(took) > 1:
+                raise BackendDown("The vector store was restarted midway")
+        return took.pop()
 
     async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
         """The union of what each leg finds among the subject's turns, in no order. IDF is the subject's own.
@@ -129,35 +130,16 @@ class EdgeVectors:
         found: str | None = await self._call("owner", memory_id)
         return found
 
-    async def flush(self) -> None:
-        """Returns once every write that returned before this call is durable.
+    async def flush(self) -> int:
+        """Returns once every write that this incarnation of the process took before this call is durable.
+
+        Returns:
+            The incarnation. Writes that another one took may be lost and must be repeated.
 
         Raises:
-            BackendDown: The process does not answer, or it died since one of those writes and lost it. The latter until
-                the lost turns were inserted again, or `forget_lost` says that those still wanted were.
+            BackendDown: The process does not answer.
         """
-        covered = dict(self._unflushed)
-        run = await self._call("flush", deadline=_FLUSH_SECONDS)
-        lost = 0
-        for memory_id, write in covered.items():
-            if write[0] != run:
-                lost += 1
-            elif self._unflushed.get(memory_id) == write:
-                del self._unflushed[memory_id]
-        if lost:
-            raise BackendDown(f"{lost} turns were lost by a restart of the vector store before they were durable")
-
-    def forget_lost(self, run: str) -> None:
-        """Forgets writes of other runs than `run`: those still wanted were inserted again, the others are erased."""
-        self._unflushed = {memory_id: write for memory_id, write in self._unflushed.items() if write[0] == run}
-
-    async def run(self) -> str:
-        """Which run of the process answers; another after each restart.
-
-        Raises:
-            BackendDown: It does not answer.
-        """
-        return str((await self._call("ping"))["boot"])
+        return int(await self._call("flush", deadline=_FLUSH_SECONDS))
 
     async def count(self, subject: Subject | None = None) -> int:
         """The number of turns, of a subject or of all.
@@ -174,7 +156,6 @@ class EdgeVectors:
             BackendDown: The process does not answer.
         """
         await self._call("delete_subject", subject.id)
-        self._unflushed = {memory_id: write for memory_id, write in self._unflushed.items() if write[2] != subject.id}
 
     async def _call(self, operation: str, *arguments: Any, deadline: float | None = None) -> Any:
         try:

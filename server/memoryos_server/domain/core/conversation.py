@@ -1,4 +1,4 @@
-"""What chat and memory say to each other: a turn to keep, and a turn found again.
+"""What other rooms hand to memory: a turn to keep.
 
 Two domain rooms never import each other; the values they exchange stand here.
 """
@@ -14,38 +14,17 @@ class NewTurn:
     """A turn to remember.
 
     Attributes:
-        event_id: The idempotency id, 1..256 characters; None to have one made.
-        session_id: The conversation, "" if none.
         role: `user`, `assistant` or `system`.
         content: The text, 1..100,000 characters, not blank.
-        timestamp: When it was said, UTC; None for now.
+        event_id: The idempotency id, 1..256 characters; None: one is made.
+        session_id: The conversation, "" if none.
         name: The speaker, "" if none.
+        timestamp: When it was said, UTC; None: now.
     """
 
-    event_id: str | None
-    session_id: str
     role: str
     content: str
-    timestamp: datetime | None
+    event_id: str | None = None
+    session_id: str = ""
     name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RecalledItem:
-    """A memory found for a question.
-
-    Attributes:
-        id: The memory's id.
-        tier: Where it comes from: `short_term` or `episode`.
-        role: Who said it: `user`, `assistant` or `system`.
-        content: The text, verbatim.
-        timestamp: When it was said, UTC.
-        score: The relevance, 0..1.
-    """
-
-    id: str
-    tier: str
-    role: str
-    content: str
-    timestamp: datetime
-    score: float
+    timestamp: datetime | None = None

@@ -54,6 +54,8 @@ def is_cjk(char: str) -> bool:
 
 def estimate_tokens(text: str) -> int:
     """A conservative count of LLM tokens: a CJK character counts 1.5, four bytes of anything else count 1.3, rounded up."""
+    if text.isascii():
+        return int(len(text) / 4 * 1.3) + 1  # the same sum, without looking at every character
     cjk = sum(1 for c in text if is_cjk(c))
     other = len(text.encode()) - sum(len(c.encode()) for c in text if is_cjk(c))
     return int(cjk * 1.5 + other / 4 * 1.3) + 1

@@ -118,9 +118,9 @@ def rank(
             total -= weights.question * total
         if quoted(turn.content):
             parts.append(("quoted", weights.quoted))
-            total += weights.quoted
-        if total > 0:
-            found.append(Scored(turn, cosine[i], tuple(p for p in parts if p[1]), total))
+        raw = sum(value for _, value in parts)
+        if raw > 0:
+            found.append(Scored(turn, cosine[i], tuple(p for p in parts if p[1]), raw))
     found.sort(key=lambda s: (-s.raw, -s.turn.timestamp.timestamp(), s.turn.id))
     return found
 

@@ -1,0 +1,202 @@
+"""The values and the protocol of chat."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from memoryos_server.domain.core.conversation import NewTurn
+from memoryos_server.domain.ports import Turn
+
+
+class Ranked(Protocol):
+    """A found turn."""
+
+    @property
+    def turn(self) -> Turn:
+        """The turn."""
+
+    @property
+    def score(self) -> float:
+        """The relevance, 0..1."""
+
+
+class Recollection(Protocol):
+    """What a user's memory answers."""
+
+    @property
+    def episodes(self) -> Sequence[Ranked]:
+        """The relevant turns, best first."""
+
+    @property
+    def short_term(self) -> Sequence[Turn]:
+        """The newest turns, oldest first."""
+
+
+class Memory(Protocol):
+    """A user's memory, as far as chat knows it."""
+
+    async def recall(self, tenant_id: str, user_id: str, query: str, *, limit: int) -> Recollection:
+        """What is relevant to a question; nothing for a user never heard of.
+
+        Raises:
+            BackendDown: Memory does not answer.
+        """
+
+    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> object:
+        """Keeps turns, all or none; durable when this returns. A repeated event_id with the same content writes nothing.
+
+        Raises:
+            Exists: An event_id was used for other content.
+            BackendDown: The turns could not be kept.
+        """
+
+
+class ChatOptions(Protocol):
+    """What chat waits for and spends; the settings of memory have this form."""
+
+    @property
+    def recall_deadline_seconds(self) -> float:
+        """How long a chat waits for memory."""
+
+    @property
+    def remember_deadline_seconds(self) -> float:
+        """How long the end of an answer waits until the turn is durable."""
+
+    @property
+    def inject_tokens(self) -> int:
+        """The most that memories may cost in a request, in estimated tokens; 0: inject nothing."""
+
+    @property
+    def session_idle_seconds(self) -> float:
+        """The idle gap after which a chat without a session id is a new session."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecalledItem:
+    """A memory found for a question.
+
+    Attributes:
+        id: The memory's id.
+        tier: Where it comes from: `short_term` or `episode`.
+        role: Who said it: `user`, `assistant` or `system`.
+        content: The text, verbatim.
+        timestamp: When it was said, UTC.
+        score: The relevance, 0..1.
+    """
+
+    id: str
+    tier: str
+    role: str
+    content: str
+    timestamp: datetime
+    score: float
+
+
+class MemoryMode(enum.Enum):
+    """What a chat does with memory."""
+
+    ON = "on"
+    OFF = "off"
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A conversation to continue.
+
+    Attributes:
+        body: OpenAI's request as JSON text.
+        user_id: Whose memory it is, "" for whom the key or header names.
+        session_id: The conversation, or None.
+        memory: What to do with memory.
+        idempotency_key: Dedupes the remembering, or None.
+    """
+
+    body: str
+    user_id: str = ""
+    session_id: str | None = None
+    memory: MemoryMode = MemoryMode.ON
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryReport:
+    """What memory did for an answer.
+
+    Attributes:
+        injected: The memories put into the request, or quoted by the built-in model, in order.
+        tokens: Their estimated cost.
+        source: What answered: `upstream` or `recall`.
+        remembered: `true`, `false`, or `pending` at the start of a stream.
+        event_id: The id the turn is remembered under, "" if it is not.
+        session_id: The conversation the turn belongs to, "" if it is not remembered.
+        degraded: Memory should have been recalled and could not be.
+    """
+
+    injected: tuple[RecalledItem, ...] = ()
+    tokens: int = 0
+    source: str = "upstream"
+    remembered: str = "false"
+    event_id: str = ""
+    session_id: str = ""
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ChatAnswer:
+    """A whole answer.
+
+    Attributes:
+        body: OpenAI's answer: the provider's bytes, with the member `memoryos` spliced in unless memory is off.
+        content_type: The provider's.
+        content: Choice 0's text.
+        finish_reason: Choice 0's.
+        memory: What memory did.
+    """
+
+    body: bytes
+    content_type: str
+    content: str
+    finish_reason: str
+    memory: MemoryReport
+
+
+@dataclass(frozen=True, slots=True)
+class ChatStarted:
+    """The first event of a stream."""
+
+    memory: MemoryReport
+
+
+@dataclass(frozen=True, slots=True)
+class ChatBytes:
+    """The provider's next bytes, of a raw stream."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ChatFinished:
+    """The last event of a stream that came to its end, with `remembered` known."""
+
+    memory: MemoryReport
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model that can be named.
+
+    Attributes:
+        id: The name.
+        created: Unix seconds, 0 if not known.
+        owned_by: Who serves it.
+    """
+
+    id: str
+    created: int
+    owned_by: str

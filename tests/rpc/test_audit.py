@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import asyncio
+import io
+from datetime import UTC, datetime
+from typing import Any
+
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.rpc import logging as rpc_logging
+from memoryos_server.rpc.audit import AuditWriter
+from memoryos_server.rpc.metrics import Metrics
+from memoryos_server.stores.redis import RedisStore
+from scratch.v1 import scratch_service_pb2 as pb
+
+from tests.rpc.conftest import bearer, client, failure
+from tests.rpc.test_calls import eventually
+from tests.scratch.serve import MemoryAudit, Scratch, run_scratch
+from tests.stores.redis_fixtures import Valkey
+
+
+def event(number: int) -> AuditEvent:
+    return AuditEvent(str(number), datetime.now(UTC), "test", "default", "", "", "Test", "ok", "anonymous")
+
+
+async def test_change_when_answered_then_it_is_recorded_already(running: Scratch, stub: Any) -> None:
+    metadata = [("x-tenant-id", "acme"), ("x-user-id", "bob"), ("x-request-id", "r-1")]
+    await stub.CreateThing(pb.CreateThingRequest(name="blue"), metadata=metadata)
+    (seen,) = running.audit_log.events
+    assert (seen.event_type, seen.tenant_id, seen.user_id, seen.resource) == (
+        "scratch.create",
+        "acme",
+        "bob",
+        "thing/blue",
+    )
+    assert (seen.action, seen.outcome, seen.actor) == ("CreateThing", "ok", "anonymous")
+    assert (seen.address, seen.request_id) == ("127.0.0.1", "r-1")
+
+
+async def test_change_when_the_use_case_took_the_draft_then_it_is_not_written_again() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log) as running, client(running.address) as stub:
+        await stub.CreateThing(pb.CreateThingRequest(name="taken"))
+    assert log.events == []
+
+
+async def test_call_when_its_policy_names_no_event_then_success_is_not_recorded() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log) as running, client(running.address) as stub:
+        await stub.GetSavedThings(pb.GetSavedThingsRequest())
+        await failure(stub.FailThing(pb.FailThingRequest(fault="NotFound")))
+    assert log.events == []
+
+
+async def test_change_when_it_fails_then_it_is_recorded_as_failed_with_its_reason() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log) as running, client(running.address) as stub:
+        call = stub.CreateThing(pb.CreateThingRequest(name="a", owner="x"), metadata=[("x-user-id", "y")])
+        await failure(call)
+    assert [(e.outcome, e.details, e.user_id) for e in log.events] == [("failed", "invalid_argument", "y")]
+
+
+async def test_denial_when_a_key_is_unknown_then_the_system_chain_has_it() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log, auth_enabled=True, admin_key="a") as running, client(running.address) as stub:
+        await failure(stub.GetSavedThings(pb.GetSavedThingsRequest(), metadata=[("authorization", "Bearer wrong")]))
+    (seen,) = log.events
+    assert (seen.event_type, seen.tenant_id, seen.outcome, seen.details) == (
+        "auth.failed",
+        "_system",
+        "denied",
+        "unauthenticated",
+    )
+    assert (seen.actor, seen.action, seen.address) == ("anonymous", "GetSavedThings", "127.0.0.1")
+    assert "wrong" not in repr(seen)
+
+
+async def test_denial_when_a_key_lacks_the_permission_then_its_tenants_chain_has_it(store: RedisStore) -> None:
+    log = MemoryAudit()
+    async with (
+        run_scratch(audit_log=log, auth_enabled=True, keys=store.keys) as running,
+        client(running.address) as stub,
+    ):
+        metadata = bearer("chatty")
+        await failure(stub.GetSavedThings(pb.GetSavedThingsRequest(), metadata=metadata))
+        await failure(stub.CreateThing(pb.CreateThingRequest(name="a"), metadata=metadata))
+    assert [(e.event_type, e.tenant_id, e.user_id, e.actor, e.outcome, e.details) for e in log.events] == [
+        ("call.denied", "acme", "user-chatty", "key_chatty", "denied", "permission_denied"),
+        ("scratch.create", "acme", "user-chatty", "key_chatty", "denied", "permission_denied"),
+    ]
+
+
+async def test_denial_when_the_use_case_refuses_then_it_is_recorded_with_whose_data_was_meant(store: RedisStore) -> None:
+    log = MemoryAudit()
+    async with (
+        run_scratch(audit_log=log, auth_enabled=True, keys=store.keys) as running,
+        client(running.address) as stub,
+    ):
+        metadata = bearer("memory", x_user_id="carol")
+        await failure(stub.CreateThing(pb.CreateThingRequest(name="a"), metadata=metadata))
+        await failure(stub.ExportThings(pb.ExportThingsRequest(note="deny"), metadata=metadata[:1]))
+    assert [(e.event_type, e.user_id, e.outcome) for e in log.events] == [
+        ("scratch.create", "carol", "denied"),
+        ("call.denied", "user-memory", "denied"),
+    ]
+
+
+async def test_denial_when_recorded_then_it_is_there_within_a_second() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log, auth_enabled=True, admin_key="a") as running, client(running.address) as stub:
+        await failure(stub.GetSavedThings(pb.GetSavedThingsRequest()))
+        assert log.events == []
+        await eventually(lambda: len(log.events) == 1, 1.0)
+
+
+async def test_change_when_the_store_is_down_then_it_is_answered_and_recorded_once_it_is_back() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log) as running, client(running.address) as stub:
+        log.down = True
+        async with asyncio.timeout(0.9):
+            await stub.CreateThing(pb.CreateThingRequest(name="blue"))
+        assert log.events == []
+        log.down = False
+        await eventually(lambda: [e.resource for e in log.events] == ["thing/blue"])
+
+
+async def newest(store: RedisStore, limit: int) -> list[AuditEvent]:
+    return [each async for each in store.audit.tail(None, limit)]
+
+
+async def test_real_log_when_calls_end_then_changes_are_there_at_once_and_denials_in_a_second(
+    store: RedisStore,
+) -> None:
+    await store.subjects.open("acme", "user-memory")
+    async with (
+        run_scratch(auth_enabled=True, keys=store.keys, audit_log=store.audit) as running,
+        client(running.address) as stub,
+    ):
+        await stub.CreateThing(pb.CreateThingRequest(name="blue"), metadata=bearer("memory"))
+        (change,) = await newest(store, 1)
+        assert (change.event_type, change.tenant_id, change.user_id) == ("scratch.create", "acme", "user-memory")
+        assert (change.resource, change.outcome, change.actor) == ("thing/blue", "ok", "key_memory")
+        await failure(stub.AdminThing(pb.AdminThingRequest(), metadata=bearer("chatty")))
+        await failure(stub.AdminThing(pb.AdminThingRequest()))
+        await asyncio.sleep(0.9)
+        denied, unknown = await newest(store, 2)
+        assert (denied.event_type, denied.tenant_id, denied.actor) == ("call.denied", "acme", "key_chatty")
+        assert (unknown.event_type, unknown.tenant_id, unknown.actor) == ("auth.failed", "_system", "anonymous")
+
+
+async def test_real_log_when_the_store_was_killed_then_what_happened_meanwhile_is_recorded_once_it_is_back(
+    store: RedisStore, valkey: Valkey
+) -> None:
+    async with run_scratch(audit_log=store.audit) as running, client(running.address) as stub:
+        valkey.kill()
+        await stub.CreateThing(pb.CreateThingRequest(name="meanwhile"))
+        valkey.start()
+        async with asyncio.timeout(5):
+            while (await newest(store, 1))[-1].resource != "thing/meanwhile":  # noqa: ASYNC110  # a store signals nothing
+                await asyncio.sleep(0.1)
+
+
+def writer(log: MemoryAudit, metrics: Metrics, **more: Any) -> AuditWriter:
+    return AuditWriter(log, metrics=metrics, logger=rpc_logging.configure("info", "json", io.BytesIO()), **more)
+
+
+async def test_writer_when_left_then_everything_is_written_in_order() -> None:
+    log = MemoryAudit()
+    async with writer(log, Metrics()) as writing:
+        for number in range(1200):
+            writing.put(event(number))
+    assert [e.id for e in log.events] == [str(n) for n in range(1200)]
+    assert log.appends == 3
+
+
+async def test_writer_when_many_changes_wait_then_they_share_writes() -> None:
+    log = MemoryAudit()
+    async with writer(log, Metrics()) as writing:
+        assert all(await asyncio.gather(*(writing.write(event(n)) for n in range(100))))
+        assert len(log.events) == 100
+    assert log.appends <= 2
+
+
+async def test_writer_when_the_store_stays_down_then_losses_are_counted_and_the_newest_kept() -> None:
+    log, metrics = MemoryAudit(), Metrics()
+    log.down = True
+    async with writer(log, metrics, most=10, retry=0.01, drain=0.1) as writing:
+        for number in range(15):
+            writing.put(event(number))
+        await asyncio.sleep(0)
+        assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 5
+    assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 15

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_client import Client
+
+from tests.stores.redis_fixtures import Valkey, said
+
+
+@pytest.mark.parametrize("steps", range(12))
+async def test_cancel_when_it_comes_at_any_step_of_connecting_then_is_never_swallowed(
+    valkey: Valkey, steps: int
+) -> None:
+    client = Client(valkey.url)
+
+    async def work() -> None:
+        while True:
+            await client.run("PING")
+            async with client.subscribe("x"):
+                pass
+
+    task = asyncio.create_task(work())
+    for _ in range(steps):
+        await asyncio.sleep(0.0002)
+    task.cancel()
+    done, _ = await asyncio.wait([task], timeout=5)
+    assert done
+    assert task.cancelled()
+    await client.aclose()
+
+
+async def test_run_when_cancelled_midway_then_the_next_answers_are_not_mixed_up(store: RedisStore) -> None:
+    for number in range(50):
+        task = asyncio.create_task(store.client.run("ECHO", f"lost {number}"))
+        await asyncio.sleep(0.00002 * number)
+        task.cancel()
+        await asyncio.wait([task])
+        assert await store.client.run("ECHO", f"{number}") == str(number).encode()
+
+
+async def test_accept_when_the_store_is_full_then_is_down_and_nothing_is_written(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    await store.client.run("CONFIG SET", "maxmemory", "1")
+    with pytest.raises(BackendDown):
+        await store.turns.accept(ann, [said(ann, "e1")])
+    assert await store.turns.recent(ann, 20) == []
+    await store.client.run("CONFIG SET", "maxmemory", "0")
+    assert not (await store.turns.accept(ann, [said(ann, "e1")]))[0].duplicate
+
+
+async def test_run_when_the_store_is_stopped_but_not_gone_then_is_down_in_time(store: RedisStore, valkey: Valkey) -> None:
+    import signal
+
+    assert valkey.process is not None
+    valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(BackendDown):
+            await store.ping()
+        assert loop.time() - started < 8
+    finally:
+        valkey.process.send_signal(signal.SIGCONT)

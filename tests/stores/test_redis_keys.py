@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from memoryos_server.domain.core.faults import BackendDown, Exists
+from memoryos_server.domain.core.time import from_unix
+from memoryos_server.domain.ports import ApiKey
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_keys import RedisApiKeys
+
+from tests.stores.redis_fixtures import Connect, Valkey
+
+KEY = "mos_0123456789abcdefghijklmnop"
+RECORD = ApiKey(
+    id="key_0123456789abcdef",
+    user_id="ann 安",
+    tenant_id="acme",
+    permissions=frozenset({"memory", "act_as"}),
+    description="for the robot",
+    created_at=datetime(2026, 1, 2, 3, 4, 5, 678, UTC),
+    expires_at=datetime(2027, 1, 2, tzinfo=UTC),
+)
+
+
+async def test_find_when_created_then_every_replica_knows_it_and_its_use(store: RedisStore, connect: Connect) -> None:
+    await store.keys.create(KEY, RECORD)
+    async with connect() as other:
+        found = await other.keys.find(KEY)
+    assert found is not None
+    assert found.last_used_at is not None
+    assert datetime.now(UTC) - found.last_used_at < timedelta(seconds=10)
+    assert replace(found, last_used_at=None) == RECORD
+    assert await store.keys.find(KEY + "x") is None
+    assert await store.keys.find(RECORD.id) is None
+
+
+async def test_create_when_key_or_id_is_there_then_refused_and_unchanged(store: RedisStore) -> None:
+    await store.keys.create(KEY, RECORD)
+    other = replace(RECORD, user_id="eve")
+    for key, record in ((KEY, replace(other, id="key_ffffffffffffffff")), ("another-key-of-eve", other), (KEY, RECORD)):
+        with pytest.raises(Exists):
+            await store.keys.create(key, record)
+    assert [key.user_id for key in await store.keys.list()] == [RECORD.user_id]
+
+
+async def test_list_when_several_then_oldest_first_with_last_use(store: RedisStore) -> None:
+    for number in (2, 0, 1):
+        made = RECORD.created_at + timedelta(days=number)
+        await store.keys.create(f"{KEY}{number}", replace(RECORD, id=f"key_{number:016x}", created_at=made))
+    await store.keys.find(f"{KEY}1")
+    listed = await store.keys.list()
+    assert [key.id[-1] for key in listed] == ["0", "1", "2"]
+    assert [key.last_used_at is not None for key in listed] == [False, True, False]
+
+
+@pytest.mark.parametrize("name", [KEY, RECORD.id], ids=["key", "id"])
+async def test_revoke_when_others_have_it_cached_then_it_ends_at_once_everywhere(
+    store: RedisStore, connect: Connect, name: str
+) -> None:
+    async with connect() as other:
+        await store.keys.create(KEY, RECORD)
+        assert await other.keys.find(KEY)
+        assert await store.keys.find(KEY)
+        revoked = await store.keys.revoke(name)
+        assert revoked is not None
+        assert revoked.id == RECORD.id
+        assert await store.keys.find(KEY) is None
+        async with asyncio.timeout(2):  # far below the minute that a cached key may live
+            while await other.keys.find(KEY):
+                await asyncio.sleep(0.005)
+        assert await store.keys.revoke(name) is None
+        assert await store.keys.list() == []
+        await store.keys.create(KEY, RECORD)
+        assert await other.keys.find(KEY)
+
+
+async def test_find_when_cached_and_changes_are_heard_then_does_not_ask_the_store(store: RedisStore) -> None:
+    await store.keys.create(KEY, RECORD)
+    await _heard(store)
+    await store.keys.find(KEY)
+    before = await _commands(store)
+    for _ in range(20):
+        assert await store.keys.find(KEY)
+    assert await _commands(store) - before < 10
+
+
+async def test_find_when_changes_are_not_heard_then_a_cached_key_is_asked_for_again(store: RedisStore) -> None:
+    deaf = RedisApiKeys(store.client, store.manifest, lambda: False)
+    await store.keys.create(KEY, RECORD)
+    assert await deaf.find(KEY)
+    await store.keys.revoke(KEY)
+    assert await deaf.find(KEY) is None
+
+
+async def test_find_when_the_subscription_was_lost_then_a_key_revoked_meanwhile_is_not_believed(
+    store: RedisStore, connect: Connect
+) -> None:
+    async with connect() as other:
+        await store.keys.create(KEY, RECORD)
+        await _heard(other)
+        assert await other.keys.find(KEY)
+        await store.client.run("CLIENT KILL", "TYPE", "pubsub")
+        await store.keys.revoke(KEY)  # nobody hears this
+        async with asyncio.timeout(3):
+            while await other.keys.find(KEY):
+                await asyncio.sleep(0.005)
+
+
+async def test_find_when_the_store_is_down_then_the_cached_work_and_others_are_unknown(
+    store: RedisStore, valkey: Valkey
+) -> None:
+    await store.keys.create(KEY, RECORD)
+    assert await store.keys.find(KEY)
+    valkey.kill()
+    store.keys.distrust()
+    assert await store.keys.find(KEY)
+    with pytest.raises(BackendDown):
+        await store.keys.find(KEY + "x")
+    with pytest.raises(BackendDown):
+        await store.keys.revoke(KEY)
+    valkey.start()
+    assert await store.keys.find(KEY)
+    assert await store.keys.find(KEY + "x") is None
+
+
+async def test_find_when_used_often_then_use_is_recorded_once_a_minute(store: RedisStore) -> None:
+    now = 1_770_000_000.0
+    keys = RedisApiKeys(store.client, store.manifest, lambda: False, now=lambda: now)
+    await keys.create(KEY, RECORD)
+    for now, seen in ((now, now), (now + 59, now), (now + 60, now + 60)):
+        found = await keys.find(KEY)
+        assert found is not None
+        assert found.last_used_at == from_unix(seen)
+
+
+async def test_find_when_a_revocation_overtakes_the_answer_then_the_key_is_not_cached(store: RedisStore) -> None:
+    keys = RedisApiKeys(store.client, store.manifest, lambda: True)
+    await keys.create(KEY, RECORD)
+    for delay in range(30):
+        asking = asyncio.create_task(keys.find(KEY))
+        await asyncio.sleep(0.00005 * delay)
+        await keys.revoke(KEY)
+        await asking
+        assert await keys.find(KEY) is None
+        await keys.create(KEY, RECORD)
+
+
+async def _heard(store: RedisStore) -> None:
+    async with asyncio.timeout(5):
+        while not store.keys._live():
+            await asyncio.sleep(0.01)
+
+
+async def _commands(store: RedisStore) -> int:
+    info = await store.client.run("INFO", "stats")
+    return int(info["total_commands_processed"])

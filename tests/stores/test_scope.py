@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import ApiKey, Subject
+from memoryos_server.stores.keyring import MasterKeys
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_client import Client, Script
+from memoryos_server.stores.scope import (
+    API_KEY_IDS,
+    API_KEY_USES,
+    API_KEYS,
+    MANIFEST,
+    STORE_KEYRING,
+    Partition,
+    Scope,
+    is_subject_id,
+    partition_of,
+)
+from memoryos_server.stores.sealing import Sealer
+from redis.crc import key_slot
+
+from tests.stores.redis_fixtures import EXPECTED, Valkey, said
+
+GLOBAL = {MANIFEST, STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES}
+
+
+def scope(subject_id: str = "07" + "ab" * 15) -> Scope:
+    subject = Subject(subject_id, "acme", "ann", 1)
+    return Scope(subject, Sealer(os.urandom(32), "acme", subject_id))
+
+
+def test_scope_when_asked_for_keys_then_all_lie_in_the_partition_s_slot() -> None:
+    mine = scope()
+    partition = mine.partition
+    keys = [mine.record, mine.recent, mine.marks(20_000), partition.lookup, partition.keyring, partition.queue]
+    keys += [partition.audit, partition.audit_batch("00")]
+    assert len(set(keys)) == len(keys)
+    assert {key_slot(key.encode()) for key in keys} == {key_slot(b"{p007}")}
+
+
+def test_scope_when_partitions_differ_then_so_do_their_keys() -> None:
+    assert len({Partition(number).queue for number in range(256)}) == 256
+
+
+@pytest.mark.parametrize("bad", ["", "07", "07" + "AB" * 15, "07" + "ab" * 16, "07}:x{p008" + "a" * 22, "08" + "ab" * 15])
+def test_partition_when_the_id_is_no_id_of_it_then_makes_no_key(bad: str) -> None:
+    with pytest.raises(ValueError, match="not a subject id"):
+        Partition(7).subject(bad)
+
+
+def test_is_subject_id_when_it_ends_in_a_newline_then_no() -> None:
+    assert is_subject_id("ab" * 16)
+    assert not is_subject_id("ab" * 16 + "\n")
+
+
+def test_scope_when_filters_are_made_then_hold_no_name() -> None:
+    mine, other = scope(), scope("07" + "cd" * 15)
+    assert mine.filter() == {"s": mine.subject.id}
+    assert mine.filter(session_id="") == {"s": mine.subject.id, "n": ""}
+    assert "trip" not in str(mine.filter(session_id="trip to oslo"))
+    assert mine.session("trip") != other.session("trip")
+    assert mine.mark("e1") != other.mark("e1") != mine.mark("e2")
+    assert len(mine.mark("e1")) == 16
+
+
+async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_over_two_slots(
+    cluster: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The node refuses a script whose declared keys lie in two slots, or that touches a key outside of their slot.
+    bare = Client(cluster.url)
+    await bare.run("CLUSTER ADDSLOTSRANGE", 0, 16383)
+    while b"cluster_state:ok" not in await bare.run("CLUSTER INFO"):
+        await asyncio.sleep(0.05)
+    await bare.aclose()
+    declared: list[list[str]] = []
+    plain = Client.script
+
+    async def watched(self: Client, script: Script, keys: list[str], args: list[str | bytes | int]) -> object:
+        declared.append(list(keys))
+        return await plain(self, script, keys, args)
+
+    monkeypatch.setattr(Client, "script", watched)
+    async with RedisStore.connect(cluster.url, MasterKeys("", tmp_path / "keys"), EXPECTED) as store:
+        for user in ("ann", "bob", "cat", "dan"):
+            await _use(store, user)
+        found = [entry async for entry in store.queue.open_entries()]
+        await store.queue.close(found)
+        assert len(found) == 8
+        assert len([one async for one in store.audit.tail(None, 100)]) == 12
+        keys = {key.decode() for key in await store.client.run("KEYS", "*")}
+    assert all(len({key_slot(key.encode()) for key in one}) == 1 for one in declared)
+    assert len(declared) > 20
+    assert {key.split(":")[0] for key in keys - GLOBAL} <= {Partition(number).tag for number in range(256)}
+
+
+async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are_global(store: RedisStore) -> None:
+    ann = await _use(store, "ann {p001}:queue")
+    seen = set()
+    cursor = 1
+    while cursor:
+        cursor, page = await store.client.run("SCAN", cursor if cursor != 1 else 0, "COUNT", 100)
+        cursor = int(cursor)
+        seen |= {key.decode() for key in page}
+    assert seen >= GLOBAL
+    rest = {Partition(ann.partition).tag, partition_of(store.manifest.secrets.hash("audit", "acme")).tag}
+    assert {key.split(":")[0] for key in seen - GLOBAL} == rest
+
+
+async def _use(store: RedisStore, user: str) -> Subject:
+    subject = await store.subjects.open("acme", user)
+    event = AuditEvent(f"v-{user}", utc_now(), "memory.add", "acme", user, "memory/1", "AddMemory", "ok", "key_1", "::1")
+    await store.turns.accept(subject, [said(subject, "e1"), said(subject, "e2", "b")], event)
+    await store.turns.recent(subject, 20)
+    anonymous = AuditEvent(f"w-{user}", utc_now(), "denied", "acme", "", "", "AddMemory", "denied", "anonymous")
+    await store.audit.append([anonymous, AuditEvent(f"x-{user}", utc_now(), "read", "acme", user, "", "R", "ok", "key_1")])
+    key = ApiKey(f"key_{user}", user, "acme", frozenset({"chat"}), "", utc_now(), None)
+    await store.keys.create(f"secret-key-of-{user}", key)
+    await store.keys.find(f"secret-key-of-{user}")
+    await store.keys.create("passing-key", ApiKey("key_p", user, "acme", frozenset({"chat"}), "", utc_now(), None))
+    await store.keys.revoke("key_p")
+    await store.keys.list()
+    return subject
