@@ -122,6 +122,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     if settings.upstream.base_url:
         upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
     chat = ChatService(memory, upstream, settings.memory)
+    stack.push_async_callback(chat.drain, settings.server.grace_seconds)
 
     key_service = KeyService(redis.keys, redis.audit)
     await _check_first_key(settings, key_service)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 from memoryos import schema
 from memoryos_bridge.answers import Answer
 from tests.bridge.conftest import ALL, System, run_bridge
+from tests.scratch.serve import serve_scratch
 
 FAULTS = [
     ("Invalid", 400, "BadRequest", "invalid_argument"),
@@ -82,8 +84,6 @@ async def test_degraded_when_a_store_is_down_then_the_header_says_so_on_answers_
         answer = await system.http.get("/v1/scratch/things")
         if "x-memoryos-status" in answer.headers:
             break
-        import asyncio
-
         await asyncio.sleep(0.05)
     assert answer.headers["x-memoryos-status"] == "degraded"
     answer = await system.http.get("/v1/scratch/things/none")
@@ -110,8 +110,6 @@ async def test_crash_when_the_bridge_itself_fails_then_500_in_the_same_shape(
 
 
 async def test_schema_when_only_scratch_is_loaded_then_the_bridge_serves_it_alone() -> None:
-    from tests.scratch.serve import serve_scratch
-
     async with serve_scratch() as address, run_bridge(address, schema.load([ALL[-1]])) as bridge:
         assert (await bridge.client.get("/v1/scratch/things")).status_code == 200
         assert (await bridge.client.get("/health")).status_code == 404

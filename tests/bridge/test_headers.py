@@ -105,6 +105,4 @@ async def test_header_when_given_twice_differently_or_malformed_then_400() -> No
         for headers in (twice, [(b"x-tenant-id", "ü".encode())], [("x-tenant-id", "a b")]):
             answer = await system.http.get("/v1/scratch/things", headers=headers)
             assert answer.status_code == 400, headers
-            assert answer.json()["error"]["param"].lower() == dict(headers).popitem()[0].decode() if isinstance(
-                headers[0][0], bytes
-            ) else headers[0][0]
+            assert answer.json()["error"]["param"].lower() in ("x-user-id", "x-tenant-id")

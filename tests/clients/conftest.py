@@ -14,6 +14,7 @@ import pytest
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
+
 from memoryos.v1 import (
     chat_service_pb2,
     chat_service_pb2_grpc,

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
+
 from memoryos import AsyncClient, errors
 from memoryos.v1 import chat_service_pb2
-
 from tests.clients.conftest import Script, failing
 
 UNAVAILABLE = failing(grpc.StatusCode.UNAVAILABLE, "draining", "SERVER_UNAVAILABLE")

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-import memoryos
 import pytest
+
+import memoryos
 from memoryos.cli import split_flags
 from memoryos.settings import SettingsError, known, load
 from memoryos.up import environment
-
 from tests.system import free_port
 
 Run = Callable[..., subprocess.CompletedProcess[str]]

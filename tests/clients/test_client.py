@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import grpc
-import memoryos
 import pytest
+
+import memoryos
 from memoryos import AsyncClient, Client, calls, errors
 from memoryos.v1 import error_reason_pb2, memory_service_pb2, memory_service_pb2_grpc
-
 from tests.clients.conftest import Script, Servicer, failing
 from tests.system import free_port
 

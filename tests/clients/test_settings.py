@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from memoryos.settings import SettingsError, is_loopback, known, load, split_address
 
 HOME = {"HOME": "/home/ann"}
@@ -67,7 +68,7 @@ def test_file_when_it_is_wrong_then_the_error_names_it(tmp_path: Path, text: str
 
 
 def test_file_when_there_is_none_of_the_name_then_the_error_names_it() -> None:
-    with pytest.raises(SettingsError, match="/nowhere/m.toml"):
+    with pytest.raises(SettingsError, match=r"/nowhere/m\.toml"):
         load(HOME, config="/nowhere/m.toml")
 
 
@@ -107,8 +108,10 @@ def test_settings_when_listed_then_each_says_what_it_is_for() -> None:
 
 @pytest.mark.parametrize(
     ("host", "loopback"),
-    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("localhost", True), ("unix:", True)]
-    + [("0.0.0.0", False), ("::", False), ("127.example.com", False), ("10.0.0.1", False), ("example.com", False)],  # noqa: S104
+    [
+        *((host, True) for host in ("127.0.0.1", "127.8.9.1", "::1", "localhost", "unix:")),
+        *((host, False) for host in ("0.0.0.0", "::", "127.example.com", "10.0.0.1", "example.com")),  # noqa: S104
+    ],
 )
 def test_loopback_when_a_host_is_given_then_only_this_machine_counts(host: str, loopback: bool) -> None:
     assert is_loopback(host) is loopback

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 import pytest
 
+from bench.recall.__main__ import measure
+from bench.recall.sets import load
+from bench.recall.systems import over_grpc
 from tests.system import System
 
 EVAL = Path(os.environ.get("MEMORYOS_EVAL", "eval"))
@@ -14,12 +18,10 @@ EVAL = Path(os.environ.get("MEMORYOS_EVAL", "eval"))
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["locomo_dev", "memorybank_zh_dev"])
-def test_recall_when_a_real_conversation_is_loaded_then_above_plain_bm25(shared: System, name: str) -> None:
-    from bench.recall.run import measure  # imported late: it reads the set
-
-    path = EVAL / f"{name}.json"
-    if not path.is_file():
-        pytest.skip(f"no evaluation set {name} here; MEMORYOS_EVAL names its folder")
-    result = measure(path, shared.grpc, conversations=1)
-    print(result)
-    assert result.recall_at_10 > result.bm25_recall_at_10
+async def test_recall_when_a_real_conversation_is_loaded_then_above_plain_bm25(shared: System, name: str) -> None:
+    if not (EVAL / f"{name}.json").is_file():
+        pytest.skip(f"no evaluation set {name} in {EVAL}; MEMORYOS_EVAL names the folder")
+    async with over_grpc(shared.grpc, "") as memory:
+        result = await measure(memory, load(EVAL, name, 1), run=f"{uuid.uuid4()}-")
+    print(f"{name}: ours {result.ours.line()} | plain BM25 {result.plain.line()}")
+    assert result.ours.at10 > result.plain.at10

@@ -226,6 +226,20 @@ async def test_start_when_no_dense_vectors_are_configured_then_words_alone_are_f
     assert [c.turn for c in found] == [said]
 
 
+async def test_start_when_no_vectors_are_asked_for_then_only_valkey_runs_and_what_is_on_disk_stays(
+    tmp_path: Path,
+) -> None:
+    ann, keys, said = subject(), Keys(), turn()
+    async with opened(tmp_path, keys) as (_, vectors):
+        await vectors.insert(ann, [indexed(said)])
+    async with EmbeddedStores(tmp_path, None) as stores, redis(stores) as client:
+        assert stores.states() == {"valkey": ChildState.UP, "vectors": ChildState.DOWN}
+        assert len(processes_in(tmp_path)) == 1
+        assert await client.ping()
+    async with opened(tmp_path, keys) as (_, vectors):
+        assert await vectors.get(ann, [said.id]) == [said]
+
+
 async def test_start_when_the_append_only_file_is_damaged_then_the_error_ends_with_valkeys_words(
     tmp_path: Path,
 ) -> None:

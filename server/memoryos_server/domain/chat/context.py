@@ -155,7 +155,9 @@ class Blocks:
         key = _key(tenant_id, user_id, conversation)
         self._kept.pop(key, None)
         self._kept[key] = (self._clock(), block)
-        while self._kept and (len(self._kept) > self._size or self._clock() - next(iter(self._kept.values()))[0] > self._seconds):
+        while self._kept and (
+            len(self._kept) > self._size or self._clock() - next(iter(self._kept.values()))[0] > self._seconds
+        ):
             self._kept.popitem(last=False)
 
     def forget(self, tenant_id: str, user_id: str) -> None:

@@ -139,7 +139,9 @@ def build_body(
             message = {"role": role, "content": content} | ({} if name is None else {"name": name})
             written.append(json.dumps(message, ensure_ascii=False))
         elif role or content or name is not None:
-            raise Invalid("message_json stands instead of role, content and name", param=f"messages[{index}].message_json")
+            raise Invalid(
+                "message_json stands instead of role, content and name", param=f"messages[{index}].message_json"
+            )
         else:
             _members(message_json, f"messages[{index}].message_json")
             written.append(message_json.strip())

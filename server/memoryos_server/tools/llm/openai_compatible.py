@@ -170,17 +170,26 @@ class OpenAiCompatible:
         Raises:
             Upstream: The list could not be had; that is remembered for some seconds.
         """
-        async with self._models_lock:
-            now = asyncio.get_running_loop().time()
-            if self._models is None or now >= self._models[0]:
-                try:
-                    self._models = (now + MODELS_SECONDS, await self._list())
-                except Upstream as fault:
-                    self._models = (now + MODELS_FAILED_SECONDS, fault)
-            known = self._models[1]
+        if self._models is None or (self._clock() >= self._models[0] and not self._models_lock.locked()):
+            async with self._models_lock:
+                if self._models is None or self._clock() >= self._models[0]:
+                    self._models = await self._refreshed()
+        known = self._models[1]
         if isinstance(known, Upstream):
             raise Upstream(known.message)
         return known
+
+    async def _refreshed(self) -> tuple[float, list[Mapping[str, object]] | Upstream]:
+        """The list anew with its expiry; where it cannot be had, the old list or the failure."""
+        try:
+            return self._clock() + MODELS_SECONDS, await self._list()
+        except Upstream as fault:
+            old = self._models[1] if self._models else fault
+            return self._clock() + MODELS_FAILED_SECONDS, fault if isinstance(old, Upstream) else old
+
+    @staticmethod
+    def _clock() -> float:
+        return asyncio.get_running_loop().time()
 
     async def _list(self) -> list[Mapping[str, object]]:
         try:
@@ -192,7 +201,7 @@ class OpenAiCompatible:
                     return []
                 if response.status != 200:
                     raise Upstream(f"The provider's list of models answers {response.status}")
-                value = json.loads(await response.content.read(MAX_ANSWER_BYTES))
+                value = json.loads(await _read(response, MAX_ANSWER_BYTES))
         except (TimeoutError, ValueError, RecursionError, *_CUT):
             raise Upstream("The provider's list of models cannot be read") from None
         data = value.get("data") if isinstance(value, dict) else value
@@ -208,15 +217,17 @@ class OpenAiCompatible:
 
     async def _open(self, body: bytes, *, stream: bool) -> tuple[aiohttp.ClientResponse, bytes]:
         """A response that has begun to answer, and its first bytes."""
+        fault: Fault = Upstream("The provider cannot be reached")
         for attempt in range(RETRIES + 1):
             result = await self._attempt(body, stream=stream)
             if not isinstance(result, _Retry):
                 return result
+            fault = result.fault
             if attempt == RETRIES or (result.wait is not None and result.wait > LONGEST_WAIT_SECONDS):
                 break
             jitter = random.uniform(0, min(LONGEST_WAIT_SECONDS, BACKOFF_SECONDS * 2**attempt))  # noqa: S311  # no secret
             await asyncio.sleep(jitter if result.wait is None else result.wait)
-        raise result.fault
+        raise fault
 
     async def _attempt(self, body: bytes, *, stream: bool) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
         response: aiohttp.ClientResponse | None = None
@@ -274,8 +285,10 @@ class OpenAiCompatible:
             return _Retry(fault, wait)
         raise fault
 
-    async def _rejected(self, response: aiohttp.ClientResponse, wait: float | None) -> tuple[UpstreamRejected, str | None]:
-        error = _error_of(await response.content.read(MAX_ERROR_BYTES))
+    async def _rejected(
+        self, response: aiohttp.ClientResponse, wait: float | None
+    ) -> tuple[UpstreamRejected, str | None]:
+        error = _error_of(await _read(response, MAX_ERROR_BYTES))
         code = error.get("code")
         code = str(code) if isinstance(code, (str, int)) else None
         param = error.get("param")
@@ -301,6 +314,14 @@ def _hang_up(response: aiohttp.ClientResponse) -> None:
     if connection is not None and connection.transport is not None:
         connection.transport.abort()
     response.close()
+
+
+async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
+    """The body, or its first `most` bytes and a little more."""
+    body = bytearray()
+    while len(body) <= most and (piece := await response.content.readany()):
+        body += piece
+    return bytes(body)
 
 
 def _status(status: int) -> dict[str, str]:

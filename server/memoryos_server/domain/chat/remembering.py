@@ -1,0 +1,155 @@
+"""What is remembered of a completed turn, and under which ids."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from memoryos_server.domain.chat.context import split_long, without_blocks
+from memoryos_server.domain.chat.model import Memory
+from memoryos_server.domain.core.conversation import NewTurn
+from memoryos_server.domain.core.faults import Exists, Fault
+from memoryos_server.domain.core.ids import derived_uuid, uuid7
+from memoryos_server.domain.core.text import MAX_TEXT
+
+NOT_AN_END = frozenset({"tool_calls", "function_call"})
+"""Finish reasons after which the turn goes on."""
+
+MAX_SESSIONS = 10_000
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """A turn that will be remembered once it is complete.
+
+    Attributes:
+        tenant_id: The tenant.
+        user_id: Whose memory it is.
+        event_id: The id of the user's part; the answer's has the suffix `:assistant`.
+        session_id: The conversation.
+        question: The user's text, without echoed blocks; may be blank.
+        asked_at: When the request came.
+        answers: Whether the answer is remembered too.
+    """
+
+    tenant_id: str
+    user_id: str
+    event_id: str
+    session_id: str
+    question: str
+    asked_at: datetime
+    answers: bool
+
+
+def plan(
+    tenant_id: str,
+    user_id: str,
+    session_id: str,
+    question: str,
+    *,
+    idempotency_key: str | None,
+    asked_at: datetime,
+    answers: bool,
+) -> Remembered | None:
+    """What to remember of a turn; None if there is nothing.
+
+    With an idempotency key the event id follows from the key and the question: a repeat is a duplicate, and whatever the
+    provider answers the second time, the first answer stands.
+    """
+    question = _clean(question)
+    if not question.strip() and not answers:
+        return None
+    event_id = uuid7() if idempotency_key is None else derived_uuid("chat", idempotency_key, question)
+    return Remembered(tenant_id, user_id, event_id, session_id, question, asked_at, answers)
+
+
+def turns_of(what: Remembered, answer: str, answered_at: datetime) -> list[NewTurn]:
+    """The turns to keep: the question and the answer, each in pieces if it is long."""
+    turns = _pieces(what, "user", what.question, what.event_id, what.asked_at)
+    if what.answers:
+        turns += _pieces(what, "assistant", _clean(answer), f"{what.event_id}:assistant", answered_at)
+    return turns
+
+
+def _clean(text: str) -> str:
+    # A lone surrogate, which JSON can escape, cannot be kept as UTF-8.
+    return without_blocks(text.encode("utf-8", "replace").decode())
+
+
+def _pieces(what: Remembered, role: str, text: str, event_id: str, said_at: datetime) -> list[NewTurn]:
+    return [
+        NewTurn(
+            role=role,
+            content=piece,
+            event_id=event_id if number == 1 else f"{event_id}:{number}",
+            session_id=what.session_id,
+            timestamp=said_at,
+        )
+        for number, piece in enumerate(split_long(text, MAX_TEXT), 1)
+        if piece.strip()
+    ]
+
+
+class Remembering:
+    """Hands completed turns to memory. What was handed over is never taken back, also if the client leaves."""
+
+    def __init__(self, memory: Memory, deadline_seconds: float) -> None:
+        self._memory = memory
+        self._deadline = deadline_seconds
+        self._under_way: set[asyncio.Task[bool]] = set()
+
+    async def remember(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
+        """Whether the turns are known to be kept. After the deadline the attempt goes on, unwaited for."""
+        if not turns:
+            return False
+        task = asyncio.create_task(self._keep(what, turns))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        # `wait` leaves the task alone when it is cancelled itself.
+        done, _ = await asyncio.wait({task}, timeout=self._deadline)
+        return bool(done) and task.result()
+
+    async def drain(self, seconds: float) -> None:
+        """Waits for what is under way, at most so long, then gives it up."""
+        if self._under_way:
+            _, late = await asyncio.wait(set(self._under_way), timeout=seconds)
+            for task in late:
+                task.cancel()
+
+    async def _keep(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
+        try:
+            await self._memory.remember(what.tenant_id, what.user_id, turns)
+        except Exists:
+            return True
+        except Fault as fault:
+            _log.warning("turn not remembered: %s", fault.reason)
+            return False
+        except Exception as error:  # the answer matters more than its memory
+            _log.warning("turn not remembered: %s", type(error).__name__)
+            return False
+        return True
+
+
+class Sessions:
+    """Which session a user is in, by idle gap. Bounded; in this process only."""
+
+    def __init__(self, idle_seconds: float, clock: Callable[[], float]) -> None:
+        self._idle = idle_seconds
+        self._clock = clock
+        self._last: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
+
+    def current(self, tenant_id: str, user_id: str) -> str:
+        """The user's session: the last one, or a new one after the idle gap."""
+        now = self._clock()
+        kept = self._last.pop((tenant_id, user_id), None)
+        session = kept[0] if kept and now - kept[1] < self._idle else uuid7()
+        self._last[tenant_id, user_id] = (session, now)
+        if len(self._last) > MAX_SESSIONS:
+            self._last.popitem(last=False)
+        return session

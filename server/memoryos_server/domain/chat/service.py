@@ -1,0 +1,432 @@
+"""Chat: memory before, the provider in the middle, memory after. A chat answers whenever its provider does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from memoryos_server.domain.chat import builtin
+from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
+from memoryos_server.domain.chat.context import Block, Blocks, render
+from memoryos_server.domain.chat.model import (
+    ChatAnswer,
+    ChatBytes,
+    ChatFinished,
+    ChatOptions,
+    ChatRequest,
+    ChatStarted,
+    Memory,
+    MemoryMode,
+    MemoryReport,
+    ModelInfo,
+    RecalledItem,
+    Recollection,
+)
+from memoryos_server.domain.chat.remembering import NOT_AN_END, Remembered, Remembering, Sessions, plan, turns_of
+from memoryos_server.domain.chat.request import ChatBody, parse_body
+from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, text_of
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Invalid, Upstream
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.text import check_id, estimate_tokens
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import Llm, ProviderAnswer
+
+RECALL_LIMIT = 30
+"""How many memories are asked for; the token budget decides how many go in."""
+
+BUILTIN_RECALL_SECONDS = 5.0
+"""How long the built-in model waits for memory, which is all it has."""
+
+QUERY_CHARS = 2000
+"""Of a long question, this much of its beginning and of its end is searched for."""
+
+LINGER_AFTER_FINISH_SECONDS = 5.0
+LINGER_AFTER_DONE_SECONDS = 1.0
+
+ChatEvent = ChatStarted | ChatBytes | Piece | ChatFinished
+"""Streams begin with ChatStarted and, if they complete, end with ChatFinished."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A request ready to go out."""
+
+    body: ChatBody
+    text: str
+    quoted: Quoted | None
+    keep: Remembered | None
+    report: MemoryReport
+    memory_off: bool
+
+
+class ChatService:
+    """Continues conversations.
+
+    Args:
+        memory: The users' memory.
+        llm: The provider, or None: only the built-in model answers.
+        options: What to wait for and spend.
+        clock: Seconds, monotonic.
+        now: The present time, UTC.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        llm: Llm | None,
+        options: ChatOptions,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._memory = memory
+        self._llm = llm
+        self._options = options
+        self._now = now
+        self._blocks = Blocks(clock)
+        self._sessions = Sessions(options.session_idle_seconds, clock)
+        self._remembering = Remembering(memory, options.remember_deadline_seconds)
+
+    async def drain(self, seconds: float) -> None:
+        """Waits until every completed turn is handed to memory, at most so long; for a stop of the server."""
+        await self._remembering.drain(seconds)
+
+    def forget(self, tenant_id: str, user_id: str) -> None:
+        """Drops what is kept here of a user's memories; for an erasure."""
+        self._blocks.forget(tenant_id, user_id)
+
+    async def models(self) -> list[ModelInfo]:
+        """The models that can be named: the built-in one, then the provider's as far as it lists them."""
+        found = {RECALL_MODEL: ModelInfo(RECALL_MODEL, 0, "memoryos")}
+        for item in await self._listed():
+            created, owner = item.get("created"), item.get("owned_by")
+            name = str(item["id"])
+            number = created if isinstance(created, int) and 0 <= created < 2**32 else 0
+            found.setdefault(name, ModelInfo(name, number, owner if isinstance(owner, str) else ""))
+        return list(found.values())
+
+    async def complete(self, who: Caller, request: ChatRequest) -> ChatAnswer:
+        """The answer, at once. The turn is handed to memory before this returns.
+
+        Raises:
+            Invalid: The request is malformed, or names a model that nobody serves.
+            Forbidden: The caller may not act for the user.
+            UpstreamRejected: The provider refused the request.
+            Upstream: The provider failed.
+            DeadlineExceeded: The provider took too long.
+            BackendDown: The built-in model was asked and memory does not answer.
+        """
+        ready = await self._prepare(who, request, stream=False)
+        if ready.quoted is not None:
+            made = builtin.as_json(ready.quoted.text, self._rendering(ready.body))
+            answer = ProviderAnswer(made, "application/json")
+        else:
+            answer = await self._provider().complete(ready.text.encode())
+        value = _parsed(answer.body)
+        choice = first_choice(value)
+        message = choice.get("message")
+        content = text_of(message.get("content")) if isinstance(message, dict) else ""
+        finish = choice.get("finish_reason")
+        reason = finish if isinstance(finish, str) else ""
+        remembered = bool(choice) and await self._remember(ready, content, reason)
+        report = _settled(ready.report, remembered, reason)
+        body = answer.body if ready.memory_off else _spliced(answer.body, value, report)
+        return ChatAnswer(body, answer.content_type, content, reason, report)
+
+    async def stream(self, who: Caller, request: ChatRequest, *, raw: bool) -> AsyncGenerator[ChatEvent, None]:
+        """The answer as it comes. What may fail before the first byte fails before the first event.
+
+        Closing the stream closes the provider's connection at once, and nothing is remembered. Otherwise the turn is
+        handed to memory before the last frame is given. `[DONE]` is given only if the provider sent it.
+
+        Args:
+            who: Who calls.
+            request: The conversation.
+            raw: Gives the provider's bytes (ChatBytes), unchanged, instead of parsed pieces.
+
+        Raises:
+            Invalid: As `complete`; likewise the other faults.
+            Upstream: Midway: the provider broke off, or ended without completing its answer.
+        """
+        ready = await self._prepare(who, request, stream=True)
+        tee = Tee()
+        async with aclosing(self._source(ready)) as source:
+            chunk = await anext(source, None)
+            yield ChatStarted(ready.report)
+            offset, held, report = 0, False, ready.report
+            while chunk is not None:
+                pieces = tee.feed(chunk)
+                cut = len(chunk) if held or tee.done_at is None else max(0, tee.done_at - offset)
+                for event in _events(pieces, chunk[:cut], raw):
+                    yield event
+                if not held and tee.done:
+                    held = True
+                    report = await self._finished(ready, tee)
+                    if raw:
+                        yield ChatBytes(chunk[cut:])
+                if tee.error and not raw:
+                    raise Upstream(tee.error)
+                offset += len(chunk)
+                chunk = await _next(source, tee)
+        for event in _events(tee.finish(), b"", raw):
+            yield event
+        if not held:
+            if not (tee.complete or tee.broken or tee.error):
+                raise Upstream("The provider's answer ended before it was complete")
+            report = await self._finished(ready, tee)
+        yield ChatFinished(report)
+
+    async def _finished(self, ready: _Prepared, tee: Tee) -> MemoryReport:
+        good = not tee.error and not tee.broken
+        remembered = good and await self._remember(ready, tee.content, tee.finish_reason)
+        return _settled(ready.report, remembered, tee.finish_reason)
+
+    async def _remember(self, ready: _Prepared, content: str, finish_reason: str) -> bool:
+        if ready.keep is None or finish_reason in NOT_AN_END:
+            return False
+        return await self._remembering.remember(ready.keep, turns_of(ready.keep, content, self._now()))
+
+    async def _source(self, ready: _Prepared) -> AsyncGenerator[bytes, None]:
+        if ready.quoted is not None:
+            options = ready.body.params.get("stream_options")
+            usage = isinstance(options, dict) and options.get("include_usage") is True
+            for frame in builtin.as_sse(ready.quoted.text, self._rendering(ready.body), include_usage=usage):
+                yield frame
+            return
+        async with aclosing(_generator(self._provider().stream(ready.text.encode()))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def _prepare(self, who: Caller, request: ChatRequest, *, stream: bool) -> _Prepared:
+        asked_at = self._now()
+        body = parse_body(request.body, stream=stream)
+        for value, param in ((request.session_id, "session_id"), (request.idempotency_key, "idempotency_key")):
+            if value is not None:
+                check_id(value, param)
+        owner = _owner(who, request.user_id, body.user)
+        mode = MemoryMode.OFF if owner is None else request.memory
+        reads = mode in (MemoryMode.ON, MemoryMode.READ)
+        writes = mode in (MemoryMode.ON, MemoryMode.WRITE)
+        built_in = body.model == RECALL_MODEL
+        if not built_in:
+            await self._check_model(body.model)
+        block, quoted, degraded = Block(), None, False
+        if built_in:
+            quoted = await self._quote(who.tenant_id, owner, body) if reads and owner else _quote_nothing(body)
+            block = Block("", quoted.items, sum(estimate_tokens(item.content) for item in quoted.items))
+        elif reads and owner:
+            found = await self._block(who.tenant_id, owner, body)
+            block, degraded = found or Block(), found is None
+        keep = None
+        if writes and owner and body.question is not None:
+            keep = plan(
+                who.tenant_id,
+                owner,
+                request.session_id or self._sessions.current(who.tenant_id, owner),
+                body.question_text,
+                idempotency_key=request.idempotency_key,
+                asked_at=asked_at,
+                answers=not built_in,
+            )
+        report = MemoryReport(
+            injected=block.items,
+            tokens=block.tokens,
+            source="recall" if built_in else "upstream",
+            remembered="pending" if keep else "false",
+            event_id=keep.event_id if keep else "",
+            session_id=keep.session_id if keep else "",
+            degraded=degraded,
+        )
+        text = body.with_system_message(block.text) if block.text else body.text
+        return _Prepared(body, text, quoted, keep, report, mode is MemoryMode.OFF)
+
+    async def _block(self, tenant_id: str, owner: str, body: ChatBody) -> Block | None:
+        """The block for a request; None if memory did not answer in time."""
+        query = _query(body.question_text)
+        if not query or self._options.inject_tokens <= 0:
+            return Block()
+        if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
+            return known
+        try:
+            async with asyncio.timeout(self._options.recall_deadline_seconds):
+                found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
+            block = render(_items(query, found), _texts(body), self._options.inject_tokens)
+        except Fault as fault:
+            _log.warning("chat goes on without memory: %s", fault.reason)
+            return None
+        except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
+            _log.warning("chat goes on without memory: %s", type(error).__name__)
+            return None
+        self._blocks.put(tenant_id, owner, body.conversation, block)
+        return block
+
+    async def _quote(self, tenant_id: str, owner: str, body: ChatBody) -> Quoted:
+        query = _query(body.question_text)
+        if not query:
+            return builtin.answer("", (), readable=True)
+        async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
+            found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
+        return builtin.answer(query, _items(query, found), readable=True)
+
+    def _rendering(self, body: ChatBody) -> builtin.Rendering:
+        cost = sum(estimate_tokens(text) for text in _texts(body))
+        return builtin.Rendering(f"chatcmpl-{uuid7().replace('-', '')}", int(self._now().timestamp()), cost)
+
+    def _provider(self) -> Llm:
+        if self._llm is None:
+            raise RuntimeError("routing let a model through that nobody serves")
+        return self._llm
+
+    async def _listed(self) -> list[dict[str, object]]:
+        if self._llm is None:
+            return []
+        try:
+            return [dict(item) for item in await self._llm.models()]
+        except Fault as fault:
+            _log.warning("the provider's models are not known: %s", fault.reason)
+            return []
+
+    async def _check_model(self, name: str) -> None:
+        """Lets a model pass that the provider lists; any, if it has no list or does not tell it now.
+
+        Raises:
+            Invalid: Nobody serves the model.
+        """
+        if self._llm is not None:
+            listed = {str(item["id"]) for item in await self._listed()}
+            # Ollama takes names without their default tag, Gemini without the collection's prefix.
+            if not listed or not listed.isdisjoint({name, f"{name}:latest", f"models/{name}"}):
+                return
+        details = f"Model '{name}' is not supported"
+        raise Invalid("Invalid model name", reason="model_not_found", details=details, param="model")
+
+
+def _owner(who: Caller, user_id: str, label: str) -> str | None:
+    """Whose memory a chat uses, or None for nobody's.
+
+    OpenAI's `user` is an abuse label; it names the owner only where the caller may name one and did not. A key made to act
+    for many users that names none gets no memory, rather than one that all of them would share.
+    """
+    acts = who.anonymous or who.may("act_as") or who.may("admin")
+    if label and acts and not user_id and who.named_user is None:
+        return who.owner(label, param="user")
+    if (
+        not who.anonymous
+        and not user_id
+        and who.named_user is None
+        and (who.user_id is None or "act_as" in who.permissions)
+    ):
+        return None
+    return who.owner(user_id)
+
+
+def _query(text: str) -> str:
+    text = text.encode("utf-8", "replace").decode().strip()
+    return text if len(text) <= 2 * QUERY_CHARS else f"{text[:QUERY_CHARS]}\n{text[-QUERY_CHARS:]}"
+
+
+def _quote_nothing(body: ChatBody) -> Quoted:
+    return builtin.answer(body.question_text, (), readable=False)
+
+
+def _texts(body: ChatBody) -> list[str]:
+    return [text_of(message.get("content")) for message in body.messages]
+
+
+def _items(query: str, found: Recollection) -> list[RecalledItem]:
+    """What was recalled, best first. A recent turn that search did not find counts if it shares a word with the question."""
+    recent = {turn.id for turn in found.short_term}
+    items = [
+        RecalledItem(
+            hit.turn.id,
+            "short_term" if hit.turn.id in recent else "episode",
+            hit.turn.role,
+            hit.turn.content,
+            hit.turn.timestamp,
+            hit.score,
+        )
+        for hit in found.episodes
+    ]
+    known = {item.id for item in items}
+    asked = builtin.words(query)
+    for turn in reversed(found.short_term):
+        shared = len(asked & builtin.words(turn.content))
+        if turn.id not in known and shared:
+            score = 0.5 * shared / len(asked)
+            items.append(RecalledItem(turn.id, "short_term", turn.role, turn.content, turn.timestamp, score))
+    return items
+
+
+def _events(pieces: list[Piece], data: bytes, raw: bool) -> list[ChatEvent]:
+    if raw:
+        return [ChatBytes(data)] if data else []
+    return list(pieces)
+
+
+async def _next(source: AsyncGenerator[bytes, None], tee: Tee) -> bytes | None:
+    """The next bytes, or None at the end. An answer that has said its last word is not waited for long."""
+    linger = None
+    if tee.done:
+        linger = LINGER_AFTER_DONE_SECONDS
+    elif tee.finish_reason:
+        linger = LINGER_AFTER_FINISH_SECONDS
+    try:
+        async with asyncio.timeout(linger):
+            return await anext(source, None)
+    except TimeoutError:
+        return None
+    except (Upstream, DeadlineExceeded):
+        if tee.done:  # the answer is whole; how the connection ends is nobody's concern
+            return None
+        raise
+
+
+async def _generator(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """The chunks, closing their source when closed."""
+    try:
+        async for chunk in chunks:
+            yield chunk
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _settled(report: MemoryReport, remembered: bool, finish_reason: str) -> MemoryReport:
+    if finish_reason in NOT_AN_END:
+        return replace(report, remembered="false", event_id="")
+    return replace(report, remembered="true" if remembered else "false")
+
+
+def _parsed(body: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _spliced(body: bytes, value: dict[str, object], report: MemoryReport) -> bytes:
+    """The answer with the member `memoryos` before its final brace; every other byte stays. Not an object: unchanged."""
+    end = body.rstrip(b" \t\r\n")
+    if not value or not end.endswith(b"}"):
+        return body
+    member = {
+        "injected": [{"id": item.id, "tier": item.tier, "score": round(item.score, 6)} for item in report.injected],
+        "tokens": report.tokens,
+        "source": report.source,
+        "remembered": report.remembered == "true",
+        "event_id": report.event_id,
+        "session_id": report.session_id,
+    }
+    inside = json.dumps(member, ensure_ascii=False, separators=(",", ":")).encode()
+    return end[:-1] + b',"memoryos":' + inside + body[len(end) - 1 :]
