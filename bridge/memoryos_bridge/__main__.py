@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from memoryos import settings
-
 from memoryos_bridge.commands import serve
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import orjson
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
+
 from memoryos.schema import Method, Route, SchemaError
 from memoryos.v1 import options_pb2
-
-from memoryos_bridge.codec import Codec, Misfit
-from memoryos_bridge.scalars import show_time
+from memoryos_bridge.codec import Codec
+from memoryos_bridge.scalars import Misfit, show_time
 
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 

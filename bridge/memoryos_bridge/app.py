@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-import memoryos
 from fastapi import FastAPI
+
+import memoryos
 from memoryos import schema
 from memoryos.schema import Method
 from memoryos.settings import Settings, split_address
-
 from memoryos_bridge import docs, logs, openai
 from memoryos_bridge.boundary import Boundary
 from memoryos_bridge.codec import Codec
@@ -100,4 +100,3 @@ def create_app(
         cors_origins=settings.bridge.cors_origins,
     )
     return app
-

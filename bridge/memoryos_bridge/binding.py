@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from google.protobuf.message import Message
-from memoryos.schema import Method, Route
 
-from memoryos_bridge.codec import Codec, FieldCodec, Misfit, loads, refusal
+from memoryos.schema import Method, Route
+from memoryos_bridge.codec import Codec, FieldCodec, loads, refusal
 from memoryos_bridge.errors import BridgeError, invalid
 from memoryos_bridge.exchange import Exchange
+from memoryos_bridge.scalars import Misfit
 
 _MASK = "google.protobuf.FieldMask"
 

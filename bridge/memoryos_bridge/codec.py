@@ -8,16 +8,16 @@ protos are honoured; no message is known by name but the well-known types.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from memoryos.v1 import options_pb2
 
+from memoryos.v1 import options_pb2
 from memoryos_bridge.errors import BridgeError, invalid
-from memoryos_bridge.scalars import RAW_JSON, Kind, Misfit, name_of, plain, scalar
+from memoryos_bridge.scalars import RAW_JSON, Kind, Misfit, name_of, scalar
 
 Writer = Callable[[Any, dict[str, Any]], None]
 Reader = Callable[[Any, Any], None]
@@ -292,10 +292,6 @@ class Codec:
             made.compile(self)
         return made
 
-    def known(self) -> Mapping[str, MessageCodec]:
-        """All codecs compiled so far, by the message's full name."""
-        return self._made
-
 
 def loads(body: bytes, *, exact: bool = False) -> Any:
     """The JSON value of a body.
@@ -311,8 +307,8 @@ def loads(body: bytes, *, exact: bool = False) -> Any:
         value = orjson.loads(body)
         return json.loads(body) if exact else value
     except (ValueError, RecursionError) as error:
-        plain = isinstance(error, orjson.JSONDecodeError)
-        reason = str(error) if plain else "it is nested too deeply or has too long a number"
+        syntax = isinstance(error, orjson.JSONDecodeError)
+        reason = str(error) if syntax else "it is nested too deeply or has too long a number"
         raise BridgeError(400, "The body is not valid JSON", "invalid_argument", details=reason) from None
 
 
@@ -323,6 +319,3 @@ def refusal(misfit: Misfit) -> BridgeError:
     param = misfit.param if len(misfit.param) <= _SHOWN else misfit.param[:_SHOWN] + "…"
     name = param or '""'
     return invalid(f"{name} {misfit.expected}" if misfit.whole else f"{name} must be {misfit.expected}", param)
-
-
-__all__ = ["Codec", "FieldCodec", "MessageCodec", "Misfit", "loads", "plain", "refusal"]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import orjson
 from fastapi.openapi.docs import get_swagger_ui_html
-from memoryos.schema import Method
 
+from memoryos.schema import Method
 from memoryos_bridge.codec import Codec
 from memoryos_bridge.errors import BridgeError
 from memoryos_bridge.exchange import Exchange

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Sequence
 
 from memoryos.settings import SettingsError
-
 from memoryos_bridge.errors import invalid
 from memoryos_bridge.exchange import Exchange
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import orjson
 import structlog
+
 from memoryos.settings import LogSettings
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 
 import grpc
-from memoryos.schema import Method
-from memoryos.v1 import system_service_pb2 as system
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from memoryos.schema import Method
+from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge.errors import from_rpc, unreachable
 from memoryos_bridge.exchange import Exchange
 from memoryos_bridge.headers import Forwarding

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from contextlib import aclosing
 
 import grpc
+
 from memoryos.schema import Method
 from memoryos.v1 import chat_service_pb2 as chat
-
 from memoryos_bridge.binding import check_json
 from memoryos_bridge.codec import loads
 from memoryos_bridge.errors import from_rpc, internal, invalid
@@ -152,5 +152,3 @@ def _facts(memory: chat.ChatMemory) -> dict[str, str]:
         if value:
             headers[name] = percent_utf8(value)
     return headers
-
-

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
-import memoryos
 from google.protobuf.descriptor import Descriptor
+
+import memoryos
 from memoryos.schema import Method, Route, required_fields
 from memoryos.v1 import options_pb2
-
 from memoryos_bridge.answers import Answer
 from memoryos_bridge.binding import Binding
 from memoryos_bridge.codec import Codec, FieldCodec, MessageCodec

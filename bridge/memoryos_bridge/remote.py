@@ -9,9 +9,9 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import Message
+
 from memoryos.schema import Method
 from memoryos.v1 import system_service_pb2 as system
-
 from memoryos_bridge.errors import ClientGone, unreachable
 from memoryos_bridge.exchange import Exchange, Watch
 from memoryos_bridge.headers import Metadata

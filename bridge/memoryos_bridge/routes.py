@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import grpc
 from google.protobuf.message import Message
-from memoryos.schema import Method, Route, SchemaError
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from memoryos.schema import Method, Route, SchemaError
 from memoryos_bridge.answers import Answer
 from memoryos_bridge.binding import Binding
 from memoryos_bridge.codec import Codec
@@ -88,9 +88,7 @@ class RouteTable(BaseRoute):
         if "GET" in allowed:
             allowed.add("HEAD")
         allow = ", ".join(sorted(allowed))
-        raise BridgeError(
-            405, f"This route takes {allow}", "method_not_allowed", headers={"Allow": allow}
-        )
+        raise BridgeError(405, f"This route takes {allow}", "method_not_allowed", headers={"Allow": allow})
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Takes every HTTP request: what is not found is answered here too."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 
 import grpc
 import uvicorn
+
 from memoryos.settings import Settings, SettingsError, is_loopback, split_address
 from memoryos.v1 import system_service_pb2 as system
-
 from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target
 from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
@@ -71,9 +72,12 @@ def serve(settings: Settings) -> int:
         )
     )
     log.info("bridge_starting", listen=settings.bridge.listen, server=target(settings))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # The HTTP server hands the signal on once it has stopped; by then it has done its work.
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     try:
         server.run()
     except SystemExit as stop:
         # The HTTP server has logged why it could not start.
         return stop.code if isinstance(stop.code, int) else 1
-    return 0 if server.started else 1
+    return 0 if server.started or server.should_exit else 1

@@ -91,7 +91,11 @@ SEGMENT = {
     "heat_score": float,
     "version": int,
 }
-MULTIMODAL = {"status": "ok", "count": int, "messages": [{"id": str, "role": str, "contents": [dict], "timestamp": TIME}]}
+MULTIMODAL = {
+    "status": "ok",
+    "count": int,
+    "messages": [{"id": str, "role": str, "contents": [dict], "timestamp": TIME}],
+}
 STARTED = {"job_id": str, "status": "pending", "message": "Wiki generation started"}
 MEMORY = {"id": str, "content": str, "memory_type": str, "importance": float, "created_at": TIME}
 PROMOTION = {
@@ -415,9 +419,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         },
         {"connector_id": "<connector_id>", "path": "/"},
     ),
-    Endpoint(
-        41, "POST", "/v1/wiki/connectors/generate", STARTED, {"connector_id": "<connector_id>"}, status=202
-    ),
+    Endpoint(41, "POST", "/v1/wiki/connectors/generate", STARTED, {"connector_id": "<connector_id>"}, status=202),
     Endpoint(
         42,
         "POST",
@@ -512,9 +514,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memories/search",
         {
             "success": True,
-            "data": {
-                "results": [{"id": str, "content": str, "memory_type": str, "importance": float, "score": float}]
-            },
+            "data": {"results": [{"id": str, "content": str, "memory_type": str, "importance": float, "score": float}]},
         },
         {"query": "language", "top_k": 3, "min_similarity": 0.2, "memory_type": "rule"},
     ),
@@ -525,9 +525,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         {"success": True, "data": {"memories": [MEMORY], "skipped": int}},
         {"messages": [{"role": "user", "content": "We write Rust and deploy on Fridays"}], "deduplicate": True},
     ),
-    Endpoint(
-        60, "DELETE", "/v1/memories", {"success": True, "data": {"deleted": int}}, {"memory_type": "context"}
-    ),
+    Endpoint(60, "DELETE", "/v1/memories", {"success": True, "data": {"deleted": int}}, {"memory_type": "context"}),
 )
 """The documented endpoints, in the order of the contract."""
 

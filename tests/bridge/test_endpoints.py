@@ -11,10 +11,11 @@ from memoryos import schema
 from memoryos.settings import Settings
 from memoryos_bridge.app import entries
 from memoryos_bridge.binding import Binding
-from memoryos_bridge.codec import Codec, Misfit
+from memoryos_bridge.codec import Codec
 from memoryos_bridge.headers import Forwarding
 from memoryos_bridge.metrics import Metrics
 from memoryos_bridge.remote import Remote
+from memoryos_bridge.scalars import Misfit
 from tests.bridge.conftest import run_system
 from tests.bridge.endpoints import ADDED, ENDPOINTS, Endpoint, Maybe, Text, misfits
 
@@ -87,7 +88,9 @@ def missing(schema_: dict[str, Any], documented: Any, components: dict[str, Any]
             return [f"{where} is no array"]
         return missing(schema_["items"], documented[0], components, f"{where}[]")
     if isinstance(documented, dict):
-        parts = [components[p["$ref"].rpartition("/")[2]] if "$ref" in p else p for p in schema_.get("allOf", [schema_])]
+        parts = [
+            components[p["$ref"].rpartition("/")[2]] if "$ref" in p else p for p in schema_.get("allOf", [schema_])
+        ]
         properties = {k: v for part in parts for k, v in part.get("properties", {}).items()}
         found = [f"{where}.{name} is missing" for name in documented if name not in properties]
         return found + [

@@ -11,7 +11,9 @@ from tests.bridge.conftest import run_bridge, run_system
 from tests.scratch.serve import serve_scratch
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:99", "[::1]", "[::1]:8080", "my.name"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:99", "[::1]", "[::1]:8080", "my.name"]
+)
 async def test_host_when_auth_is_off_and_the_name_is_ours_then_answered(host: str) -> None:
     async with run_system(bridge={"allowed_hosts": ("My.Name",)}) as system:
         assert (await system.http.get("/health", headers={"host": host})).status_code == 200

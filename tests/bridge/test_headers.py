@@ -42,7 +42,12 @@ def test_metadata_when_headers_name_caller_tenant_and_user_then_they_pass() -> N
             exchange(("authorization", "Bearer k"), ("x-tenant-id", "t"), ("x-user-id", "Zoë %C3%A4".encode()))
         )
     )
-    assert made == {"x-request-id": "r", "authorization": "Bearer k", "x-tenant-id": "t", "x-user-id": "Zo%C3%AB%20%C3%A4"}
+    assert made == {
+        "x-request-id": "r",
+        "authorization": "Bearer k",
+        "x-tenant-id": "t",
+        "x-user-id": "Zo%C3%AB%20%C3%A4",
+    }
 
 
 def test_metadata_when_the_key_is_not_ascii_then_the_request_has_none() -> None:
@@ -63,7 +68,9 @@ def test_metadata_when_the_key_is_not_ascii_then_the_request_has_none() -> None:
         ("::ffff:10.1.0.9", "::ffff:1.1.1.1", "1.1.1.1"),
     ],
 )
-def test_client_address_when_a_proxy_is_trusted_then_only_its_word_counts(peer: str, forwarded: str, address: str) -> None:
+def test_client_address_when_a_proxy_is_trusted_then_only_its_word_counts(
+    peer: str, forwarded: str, address: str
+) -> None:
     made = Forwarding("s", ["10.1.0.0/16"])
     assert made.client_address(exchange(("x-forwarded-for", forwarded), client=peer)) == address
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+from tests.bridge.chat_server import ANSWER, run_chat_server
+from tests.bridge.conftest import until
 from tests.scratch.serve import serve_scratch
 
 
@@ -47,7 +49,7 @@ async def answered(url: str) -> httpx.Response:
 
 async def test_process_when_stopped_then_requests_under_way_end_and_the_log_is_json_lines() -> None:
     port = free_port()
-    async with serve_scratch() as address:
+    async with run_chat_server() as (servicer, address):
         settings: dict[str, Any] = {
             "MEMORYOS_BRIDGE__LISTEN": f"127.0.0.1:{port}",
             "MEMORYOS_BRIDGE__SERVER": address,
@@ -55,13 +57,16 @@ async def test_process_when_stopped_then_requests_under_way_end_and_the_log_is_j
         }
         async with process(**settings) as running:
             url = f"http://127.0.0.1:{port}"
-            assert (await answered(f"{url}/health")).json() == {"status": "ok"}
+            assert (await answered(f"{url}/v1/models")).status_code == 200
             await answered(f"{url}/v1/secret-in-path")
             async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(10):
-                waiting = asyncio.create_task(client.get(f"{url}/v1/models", timeout=10))
-                await asyncio.sleep(0.1)
+                servicer.gate.clear()
+                waiting = asyncio.create_task(client.post(f"{url}/v1/chat/completions", json={}, timeout=10))
+                await until(lambda: servicer.running == 1)
                 running.send_signal(signal.SIGTERM)
-                assert (await waiting).status_code == 500  # the scratch server has no such service
+                await asyncio.sleep(0.3)
+                servicer.gate.set()
+                assert (await waiting).content == ANSWER
             out, err = await asyncio.wait_for(running.communicate(), 10)
     assert running.returncode == 0
     assert out == b""
@@ -69,7 +74,7 @@ async def test_process_when_stopped_then_requests_under_way_end_and_the_log_is_j
     assert "MEMORYOS_SERVICE_HOST" in first
     events = [json.loads(line) for line in lines]
     assert events[0]["event"] == "bridge_starting"
-    assert [e["route"] for e in events if e["event"] == "http"] == ["/health", "unmatched", "/v1/models"]
+    assert [e["route"] for e in events if e["event"] == "http"] == ["/v1/models", "unmatched", "/v1/chat/completions"]
     assert b"secret-in-path" not in err
 
 

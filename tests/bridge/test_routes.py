@@ -29,7 +29,9 @@ def error(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 
 async def test_post_when_envelope_is_status_ok_then_status_and_message_come_first(http: httpx.AsyncClient) -> None:
-    made = await make(http, name="lamp", owner="Bob Ä", config={"n": 10**30}, **{"from": "x"}, sizes={"s": 1}, live=True)
+    made = await make(
+        http, name="lamp", owner="Bob Ä", config={"n": 10**30}, **{"from": "x"}, sizes={"s": 1}, live=True
+    )
     assert list(made)[:2] == ["status", "message"]
     assert made["status"] == "ok"
     assert made["message"] == "Thing lamp made for Bob Ä"
@@ -197,7 +199,9 @@ async def test_method_when_the_route_takes_others_then_405_lists_them(http: http
     assert answer.headers["allow"] == "GET, HEAD, PATCH"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/scratch/things/", "/v1/scratch/owners//things/1", "/V1/scratch/things"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/scratch/things/", "/v1/scratch/owners//things/1", "/V1/scratch/things"]
+)
 async def test_path_when_unknown_then_404(http: httpx.AsyncClient, path: str) -> None:
     found = error(await http.get(path), 404)
     assert (found["type"], found["code"]) == ("NotFound", "not_found")

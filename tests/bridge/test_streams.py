@@ -31,12 +31,16 @@ async def test_export_when_refused_before_the_first_message_then_a_normal_error(
 
 
 async def test_export_when_it_fails_midway_then_the_connection_breaks(system: System) -> None:
-    received = b""
-    with pytest.raises(httpx.RemoteProtocolError):
+    received = bytearray()
+
+    async def read() -> None:
         async with system.http.stream("POST", "/v1/scratch/export", json={"count": 3, "fail_at": 3}) as answer:
             assert answer.status_code == 200
             async for chunk in answer.aiter_bytes():
-                received += chunk
+                received.extend(chunk)
+
+    with pytest.raises(httpx.RemoteProtocolError):
+        await read()
     assert b"thing-2" in received
     with pytest.raises(ValueError, match="Expecting"):
         json.loads(received)

@@ -3,92 +3,22 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from memoryos import Client
+from tests.clients.supervised import Up
 from tests.system import System
-
-
-class Up:
-    """`memoryos up` as a real process."""
-
-    def __init__(self, home: Path) -> None:
-        self.system = System(home)  # its environment: free ports, folders of their own
-        self.system.env.pop("MEMORYOS_BRIDGE__SECRET")
-        self.log = home / "up.log"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "memoryos.cli", "up", *arguments],
-                env=self.system.env,
-                cwd=self.system.home,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            )
-        return self.process
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def wait(self, what: Callable[[], bool], seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while not what():
-            assert time.monotonic() < end, self.text()
-            time.sleep(0.05)
-
-    def ready(self) -> Up:
-        assert self.process is not None
-        self.wait(lambda: "is ready." in self.text() or self.process.poll() is not None)  # type: ignore[union-attr]
-        assert self.process.poll() is None, self.text()
-        return self
-
-    def part(self, module: str) -> int:
-        """The pid of a running part, 0 if there is none."""
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                command = (folder / "cmdline").read_bytes().split(b"\0")
-                environ = (folder / "environ").read_bytes()
-            except OSError:
-                continue
-            mine = f"MEMORYOS_SERVER__LISTEN={self.system.grpc}".encode() in environ
-            if mine and command[1:3] == [b"-m", module.encode()]:
-                return int(folder.name)
-        return 0
-
-    def alive(self) -> list[str]:
-        """All processes that have this system's environment, the children of the server included."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                environ = (folder / "environ").read_bytes()
-                if f"MEMORYOS_SERVER__LISTEN={self.system.grpc}".encode() in environ:
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-            except OSError:
-                continue
-        return found
 
 
 @pytest.fixture
 def up(tmp_path: Path) -> Iterator[Up]:
     made = Up(tmp_path)
     yield made
-    if made.process is not None and made.process.poll() is None:
-        made.process.send_signal(signal.SIGTERM)
-        try:
-            made.process.wait(30)
-        except subprocess.TimeoutExpired:
-            made.process.kill()
-            made.process.wait()
+    made.stop()
 
 
 def test_up_when_ready_then_it_says_where_and_its_example_works_and_one_signal_stops_all(up: Up) -> None:

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
-
 from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, free_port
 
 
@@ -23,7 +23,7 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 def cluster(tmp_path: Path) -> Iterator[Valkey]:
     """One node that owns every slot: it refuses whatever reaches over two, as a real cluster does."""
     (tmp_path / "cluster").mkdir()
-    server = Valkey(tmp_path / "cluster", "--cluster-enabled", "yes", "--port", str(free_port()), "--bind", "127.0.0.1")
+    server = Valkey(tmp_path / "cluster", "--cluster-enabled", "yes", "--port", "0", "--cluster-port", str(free_port()))
     server.start()
     yield server
     server.remove()

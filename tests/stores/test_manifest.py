@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.keyring import KeyringError, MasterKeys
 from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel, open_manifest
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import MANIFEST, STORE_KEYRING
-
 from tests.stores.redis_fixtures import Valkey
 
 MINILM = VectorModel("minilm", "53aa" * 16, 384)

@@ -8,7 +8,6 @@ from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import from_unix
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.scope import PARTITIONS, Partition
-
 from tests.stores.redis_fixtures import Connect, erase
 
 
@@ -96,7 +95,7 @@ async def test_append_when_the_same_batch_is_sent_again_then_writes_once(store: 
 
     partition = Partition(5)
     for _ in range(2):
-        await store.client.script(_APPEND, [partition.audit, partition.audit_batch("n")], [600, b"{}"])
+        await store.client.script(_APPEND, [partition.audit, partition.audit_batch("n")], [600, b"{}", b""])
     assert await store.client.run("XLEN", partition.audit) == 1
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client
-
 from tests.stores.redis_fixtures import Valkey, said
 
 

@@ -5,13 +5,13 @@ import os
 from dataclasses import replace
 
 import pytest
+
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.redis import RedisStore
-
-from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, said
+from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, said, until
 
 
 async def test_accept_when_the_store_is_killed_after_500_answers_then_all_are_there_and_none_twice(
@@ -75,9 +75,7 @@ async def test_raw_files_when_sealed_hold_nothing_of_a_person_and_when_not_they_
         # The rewritten base file is another form of the same data.
         incremental = valkey.raw()
         await store.client.run("BGREWRITEAOF")
-        async with asyncio.timeout(10):
-            while (await store.client.run("INFO", "persistence"))["aof_rewrite_in_progress"]:
-                await asyncio.sleep(0.05)
+        await until(lambda: _rewritten(store))
         raw = incremental + valkey.raw()
         master = store.manifest.master.key
     private = {
@@ -101,3 +99,7 @@ async def test_raw_files_when_a_stranger_is_denied_then_hold_neither_name_nor_ad
     assert user.encode() not in raw
     assert address.encode() not in raw
     assert b"_system" in raw
+
+
+async def _rewritten(store: RedisStore) -> bool:
+    return not (await store.client.run("INFO", "persistence"))["aof_rewrite_in_progress"]

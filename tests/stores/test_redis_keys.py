@@ -5,13 +5,13 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from memoryos_server.domain.core.faults import BackendDown, Exists
 from memoryos_server.domain.core.time import from_unix
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_keys import RedisApiKeys
-
-from tests.stores.redis_fixtures import Connect, Valkey
+from tests.stores.redis_fixtures import Connect, Valkey, until
 
 KEY = "mos_0123456789abcdefghijklmnop"
 RECORD = ApiKey(
@@ -68,9 +68,7 @@ async def test_revoke_when_others_have_it_cached_then_it_ends_at_once_everywhere
         assert revoked is not None
         assert revoked.id == RECORD.id
         assert await store.keys.find(KEY) is None
-        async with asyncio.timeout(2):  # far below the minute that a cached key may live
-            while await other.keys.find(KEY):
-                await asyncio.sleep(0.005)
+        await until(lambda: _unknown(other), 2)  # far below the minute that a cached key may live
         assert await store.keys.revoke(name) is None
         assert await store.keys.list() == []
         await store.keys.create(KEY, RECORD)
@@ -79,7 +77,6 @@ async def test_revoke_when_others_have_it_cached_then_it_ends_at_once_everywhere
 
 async def test_find_when_cached_and_changes_are_heard_then_does_not_ask_the_store(store: RedisStore) -> None:
     await store.keys.create(KEY, RECORD)
-    await _heard(store)
     await store.keys.find(KEY)
     before = await _commands(store)
     for _ in range(20):
@@ -100,13 +97,10 @@ async def test_find_when_the_subscription_was_lost_then_a_key_revoked_meanwhile_
 ) -> None:
     async with connect() as other:
         await store.keys.create(KEY, RECORD)
-        await _heard(other)
         assert await other.keys.find(KEY)
         await store.client.run("CLIENT KILL", "TYPE", "pubsub")
         await store.keys.revoke(KEY)  # nobody hears this
-        async with asyncio.timeout(3):
-            while await other.keys.find(KEY):
-                await asyncio.sleep(0.005)
+        await until(lambda: _unknown(other), 3)
 
 
 async def test_find_when_the_store_is_down_then_the_cached_work_and_others_are_unknown(
@@ -127,10 +121,11 @@ async def test_find_when_the_store_is_down_then_the_cached_work_and_others_are_u
 
 
 async def test_find_when_used_often_then_use_is_recorded_once_a_minute(store: RedisStore) -> None:
-    now = 1_770_000_000.0
-    keys = RedisApiKeys(store.client, store.manifest, lambda: False, now=lambda: now)
+    clock = [1_770_000_000.0]
+    keys = RedisApiKeys(store.client, store.manifest, lambda: False, now=lambda: clock[0])
     await keys.create(KEY, RECORD)
-    for now, seen in ((now, now), (now + 59, now), (now + 60, now + 60)):
+    first = clock[0]
+    for clock[0], seen in ((first, first), (first + 59, first), (first + 60, first + 60)):
         found = await keys.find(KEY)
         assert found is not None
         assert found.last_used_at == from_unix(seen)
@@ -148,10 +143,8 @@ async def test_find_when_a_revocation_overtakes_the_answer_then_the_key_is_not_c
         await keys.create(KEY, RECORD)
 
 
-async def _heard(store: RedisStore) -> None:
-    async with asyncio.timeout(5):
-        while not store.keys._live():
-            await asyncio.sleep(0.01)
+async def _unknown(store: RedisStore) -> bool:
+    return await store.keys.find(KEY) is None
 
 
 async def _commands(store: RedisStore) -> int:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from memoryos_server.stores.redis import RedisStore
-
 from tests.stores.redis_fixtures import Connect, erase, said
 
 

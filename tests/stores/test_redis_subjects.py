@@ -4,12 +4,12 @@ import asyncio
 from dataclasses import replace
 
 import pytest
+
 from memoryos_server.domain.core.faults import BackendDown, Stale
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.scope import Partition, partition_of
 from memoryos_server.stores.sealing import SealBroken
-
 from tests.stores.redis_fixtures import Connect, Valkey, erase
 
 

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import BackendDown, Exists, Stale
 from memoryos_server.domain.core.time import utc_now
@@ -15,7 +17,6 @@ from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.redis_turns import RedisTurns
-
 from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, erase, said
 
 DAY = 86_400
@@ -106,11 +107,11 @@ async def test_accept_when_time_passes_then_marks_last_a_day_at_least(
 ) -> None:
     ann = await store.subjects.open("acme", "ann")
     for first in (1_770_000_000.0, 1_770_076_799.0):  # the second is the last moment of a day
-        now = first
-        turns = RedisTurns(store.client, store.subjects, store.audit, now=lambda: now)
+        clock = [first]
+        turns = RedisTurns(store.client, store.subjects, store.audit, now=partial(clock.__getitem__, 0))
         turn = said(ann, f"e{first}")
         await turns.accept(ann, [turn])
-        now = first + later
+        clock[0] = first + later
         assert (await turns.accept(ann, [turn]))[0].duplicate is duplicate
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
 import pytest
+from redis.crc import key_slot
+
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, Subject
@@ -23,9 +24,7 @@ from memoryos_server.stores.scope import (
     partition_of,
 )
 from memoryos_server.stores.sealing import Sealer
-from redis.crc import key_slot
-
-from tests.stores.redis_fixtures import EXPECTED, Valkey, said
+from tests.stores.redis_fixtures import EXPECTED, Valkey, said, until
 
 GLOBAL = {MANIFEST, STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES}
 
@@ -75,8 +74,7 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
     # The node refuses a script whose declared keys lie in two slots, or that touches a key outside of their slot.
     bare = Client(cluster.url)
     await bare.run("CLUSTER ADDSLOTSRANGE", 0, 16383)
-    while b"cluster_state:ok" not in await bare.run("CLUSTER INFO"):
-        await asyncio.sleep(0.05)
+    await until(lambda: _formed(bare))
     await bare.aclose()
     declared: list[list[str]] = []
     plain = Client.script
@@ -119,10 +117,14 @@ async def _use(store: RedisStore, user: str) -> Subject:
     await store.turns.recent(subject, 20)
     anonymous = AuditEvent(f"w-{user}", utc_now(), "denied", "acme", "", "", "AddMemory", "denied", "anonymous")
     await store.audit.append([anonymous, AuditEvent(f"x-{user}", utc_now(), "read", "acme", user, "", "R", "ok", "key_1")])
-    key = ApiKey(f"key_{user}", user, "acme", frozenset({"chat"}), "", utc_now(), None)
+    key = ApiKey(f"key_{subject.id[:16]}", user, "acme", frozenset({"chat"}), "", utc_now(), None)
     await store.keys.create(f"secret-key-of-{user}", key)
     await store.keys.find(f"secret-key-of-{user}")
     await store.keys.create("passing-key", ApiKey("key_p", user, "acme", frozenset({"chat"}), "", utc_now(), None))
     await store.keys.revoke("key_p")
     await store.keys.list()
     return subject
+
+
+async def _formed(client: Client) -> bool:
+    return bool((await client.run("CLUSTER INFO"))["cluster_state"] == "ok")

@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 
 import pytest
+
 from memoryos_server.stores.keyring import KeyringError, MasterKey, StoreSecrets
-from memoryos_server.stores.sealing import Sealer, SealBroken, framed
+from memoryos_server.stores.sealing import SealBroken, Sealer, framed
 
 KEY = os.urandom(32)
 

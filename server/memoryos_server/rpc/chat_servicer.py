@@ -7,9 +7,9 @@ from contextlib import aclosing
 from typing import Any
 
 import grpc
+
 from memoryos.v1 import chat_service_pb2 as pb
 from memoryos.v1 import types_pb2
-
 from memoryos_server.domain.chat.model import (
     ChatBytes,
     ChatFinished,

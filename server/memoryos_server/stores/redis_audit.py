@@ -8,7 +8,6 @@ read or a denial makes no subject. Nothing is removed here; chaining and archivi
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -34,10 +33,10 @@ _PAGE = 64
 _APPEND = Script(
     "append_audit",
     """
-    -- KEYS audit, batch. ARGV life of the batch's name (s), events. Sent again, it writes nothing more.
+    -- KEYS audit, batch. ARGV life of the batch's name (s), then per event: event, who. Sent again, it writes nothing.
     if not redis.call('SET', KEYS[2], '1', 'NX', 'EX', ARGV[1]) then return 0 end
-    for i = 2, #ARGV do redis.call('XADD', KEYS[1], '*', 'e', ARGV[i]) end
-    return #ARGV - 1
+    for i = 2, #ARGV, 2 do redis.call('XADD', KEYS[1], '*', 'e', ARGV[i], 'w', ARGV[i + 1]) end
+    return (#ARGV - 1) / 2
     """,
 )
 
@@ -52,7 +51,7 @@ class _Reading:
     before: str = "+"
     done: bool = False
     oldest: int = 0
-    found: list[tuple[tuple[int, int, int], dict[str, Any]]] = field(default_factory=list)
+    found: list[tuple[tuple[int, int, int], dict[str, Any], bytes]] = field(default_factory=list)
 
 
 class RedisAudit:
@@ -75,14 +74,14 @@ class RedisAudit:
         Raises:
             BackendDown: The store does not answer. Some of several partitions' events may have been written.
         """
-        batches: dict[int, list[bytes]] = {}
+        batches: dict[int, list[bytes]] = {}  # event and who in turn
         for event in events:
             subject = await self._subjects.find(event.tenant_id, event.user_id) if event.user_id else None
             sealer = await self._sealer(subject) if subject else None
             if subject is not None and sealer is not None:
-                batches.setdefault(subject.partition, []).append(self.stored(event, sealer, subject.id))
+                batches.setdefault(subject.partition, []).extend(self.stored(event, sealer, subject.id))
             else:
-                batches.setdefault(self._home(event.tenant_id).number, []).append(self.stored(event, None, ""))
+                batches.setdefault(self._home(event.tenant_id).number, []).extend(self.stored(event))
         for number, stored in batches.items():
             partition = Partition(number)
             keys = [partition.audit, partition.audit_batch(os.urandom(8).hex())]
@@ -104,11 +103,11 @@ class RedisAudit:
             # Only a partition whose read part ends within the newest may still hold one of them.
             floor = newest[0][0][0] if len(newest) == limit else 0
             wanted = [reading for reading in readings if not reading.done and reading.oldest >= floor]
-        for _, record in newest:
-            yield await self._event(record)
+        for _, record, who in newest:
+            yield await self._event(record, who)
 
-    def stored(self, event: AuditEvent, sealer: Sealer | None, subject_id: str) -> bytes:
-        """An event as it is stored: for a known subject with sealed identity, else with keyed hashes only."""
+    def stored(self, event: AuditEvent, sealer: Sealer | None = None, subject_id: str = "") -> tuple[bytes, bytes]:
+        """An event as it is stored, and who it is about: sealed for a known subject, else nothing but keyed hashes."""
         record: dict[str, Any] = {
             "id": event.id,
             "ts": (event.timestamp - _EPOCH) // timedelta(microseconds=1),
@@ -124,14 +123,13 @@ class RedisAudit:
             record["user"] = self._subjects.lookup(event.tenant_id, event.user_id)
         if event.address:
             record["address"] = self._secrets.hash("address", event.address)
-        if sealer is not None:
-            record["subject"] = subject_id
-            # A resource may name what the person chose, such as a session: hence sealed with the rest.
-            identity = orjson.dumps([event.user_id, event.address, event.resource])
-            record["who"] = base64.b64encode(sealer.seal(event.id, identity)).decode()
-        else:
+        if sealer is None:
             record["resource"] = event.resource
-        return orjson.dumps(record)
+            return orjson.dumps(record), b""
+        record["subject"] = subject_id
+        # A resource may name what the person chose, such as a session: hence sealed with the rest.
+        who = orjson.dumps([event.user_id, event.address, event.resource])
+        return orjson.dumps(record), sealer.seal(event.id, who)
 
     async def _read_back(self, readings: Sequence[_Reading], tenant_id: str | None, limit: int) -> None:
         count = min(limit, _PAGE)
@@ -146,17 +144,16 @@ class RedisAudit:
                 reading.oldest = millis
                 record = orjson.loads(fields[b"e"])
                 if tenant_id is None or record["tenant"] == tenant_id:
-                    reading.found.append(((millis, record["ts"], sequence), record))
+                    reading.found.append(((millis, record["ts"], sequence), record, fields[b"w"]))
 
-    async def _event(self, record: dict[str, Any]) -> AuditEvent:
+    async def _event(self, record: dict[str, Any], who: bytes) -> AuditEvent:
         user_id, address, resource = "", "", record.get("resource", "")
         if subject_id := record.get("subject"):
             subject = await self._subjects.by_id(subject_id)
             sealer = await self._sealer(subject) if subject else None
             if sealer is not None:
                 with contextlib.suppress(SealBroken):  # sealed under a key that an erasure destroyed
-                    who = sealer.open(record["id"], base64.b64decode(record["who"]))
-                    user_id, address, resource = orjson.loads(who)
+                    user_id, address, resource = orjson.loads(sealer.open(record["id"], who))
         return AuditEvent(
             id=record["id"],
             timestamp=_EPOCH + timedelta(microseconds=record["ts"]),

@@ -33,15 +33,16 @@ class Cache(Generic[K, V]):
         self._capacity = capacity
         self._fresh = fresh_seconds
         self._clock = clock
-        self._generation = 0
+        self._drops = 0
+        self._distrusts = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
     @property
-    def generation(self) -> int:
+    def generation(self) -> tuple[int, int]:
         """Changes whenever something is dropped or distrusted. Read it before asking the store; hand it to `put`."""
-        return self._generation
+        return self._drops, self._distrusts
 
     def get(self, key: K) -> tuple[V, bool] | None:
         """An entry and whether it is fresh, or None."""
@@ -51,22 +52,27 @@ class Cache(Generic[K, V]):
         self._entries.move_to_end(key)
         return found[0], self._clock() - found[1] < self._fresh
 
-    def put(self, key: K, value: V, generation: int | None = None) -> None:
-        """Keeps an entry as fresh, unless something was dropped since `generation`: what was read may be old."""
-        if generation is not None and generation != self._generation:
+    def put(self, key: K, value: V, generation: tuple[int, int] | None = None) -> None:
+        """Keeps an entry as fresh.
+
+        What was read before something was dropped may be that thing, and is not kept; what was read before everything was
+        distrusted is kept as stale.
+        """
+        drops, distrusts = generation or self.generation
+        if drops != self._drops:
             return
-        self._entries[key] = (value, self._clock())
+        self._entries[key] = (value, self._clock() if distrusts == self._distrusts else float("-inf"))
         self._entries.move_to_end(key)
         while len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
 
     def drop(self, key: K) -> None:
         """Forgets an entry."""
-        self._generation += 1
+        self._drops += 1
         self._entries.pop(key, None)
 
     def distrust(self) -> None:
         """Makes every entry stale."""
-        self._generation += 1
+        self._distrusts += 1
         for key, (value, _) in list(self._entries.items()):
             self._entries[key] = (value, float("-inf"))

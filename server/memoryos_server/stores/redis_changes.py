@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 _SILENCE = 5.0
 _RETRY = 0.5
+_FIRST = 1.0
 
 
 class Changes:
@@ -33,6 +35,7 @@ class Changes:
         self._heard = heard
         self._missed = missed
         self._live = False
+        self._first = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -42,6 +45,10 @@ class Changes:
 
     async def __aenter__(self) -> Changes:
         self._task = asyncio.create_task(self._listen_forever())
+        # Not a condition for starting: until changes are heard, caches ask the store.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST):
+                await self._first.wait()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -55,6 +62,7 @@ class Changes:
                 async with self._client.subscribe(CHANGES) as subscription:
                     self._missed()
                     self._live = True
+                    self._first.set()
                     while True:
                         message = await subscription.next(_SILENCE)
                         if message is not None:

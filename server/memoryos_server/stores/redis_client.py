@@ -32,7 +32,7 @@ from memoryos_server.domain.core.faults import BackendDown
 
 _CONNECTIONS = 64
 _CONNECT_SECONDS = 2.0
-_REPLY_SECONDS = 5.0
+_REPLY_SECONDS = 3.0
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
 
 # Answers of a store that is there but keeps nothing now: full, failing over, unable to persist. redis-py has types for

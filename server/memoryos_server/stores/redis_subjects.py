@@ -179,10 +179,8 @@ class RedisSubjects:
             if cached:
                 self._known.drop(subject_id)
             return None
-        if cached and cached[0].subject.epoch == int(epoch):
-            known = cached[0]
-        else:
-            known = self._read(subject_id, epoch, who, wrapped)
+        same = cached is not None and cached[0].subject.epoch == int(epoch)
+        known = cached[0] if cached and same else self._read(subject_id, epoch, who, wrapped)
         self._known.put(subject_id, known, generation)
         return known
 

@@ -34,11 +34,11 @@ _ACCEPT = Script(
     "accept",
     """
     -- KEYS subject record, recent, queue, audit, marks of today, yesterday, tomorrow.
-    -- ARGV epoch, subject id, nonce, marks' life (s), turns kept as recent, their life (s), audit event or '',
+    -- ARGV epoch, subject id, nonce, marks' life (s), turns kept as recent, their life (s), audit event or '', who,
     --      then per turn: mark, fingerprint, memory id, sealed turn.
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return {'stale'} end
     local nonce, seen, fresh, out = ARGV[3], {}, {}, {'ok'}
-    for i = 8, #ARGV, 4 do
+    for i = 9, #ARGV, 4 do
       local mark, print = ARGV[i], ARGV[i + 1]
       local known = seen[mark]
       if not known then
@@ -47,7 +47,7 @@ _ACCEPT = Script(
           if known then break end
         end
       end
-      local at = (i - 8) / 4
+      local at = (i - 9) / 4
       if not known then
         fresh[#fresh + 1] = i
         out[at + 2] = 'new'
@@ -65,12 +65,12 @@ _ACCEPT = Script(
       local entry = redis.call('XADD', KEYS[3], '*', 's', ARGV[2], 'e', ARGV[1], 'i', ARGV[i + 2], 't', ARGV[i + 3])
       redis.call('RPUSH', KEYS[2], ARGV[i + 2] .. ARGV[i + 3])
       redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 1] .. nonce .. entry)
-      out[(i - 8) / 4 + 2] = entry
+      out[(i - 9) / 4 + 2] = entry
     end
     redis.call('LTRIM', KEYS[2], -tonumber(ARGV[5]), -1)
     redis.call('EXPIRE', KEYS[2], ARGV[6])
     redis.call('EXPIRE', KEYS[5], ARGV[4])
-    if ARGV[7] ~= '' then redis.call('XADD', KEYS[4], '*', 'e', ARGV[7]) end
+    if ARGV[7] ~= '' then redis.call('XADD', KEYS[4], '*', 'e', ARGV[7], 'w', ARGV[8]) end
     return out
     """,
 )
@@ -132,7 +132,7 @@ class RedisTurns:
             _MARKS_LIFE,
             self._keep,
             self._ttl,
-            self._audit.stored(audit, sealer, subject.id) if audit else b"",
+            *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
         ]
         for turn in turns:
             args += [scope.mark(turn.event_id), _fingerprint(sealer, turn), _id_bytes(turn), seal_turn(sealer, turn)]

@@ -24,7 +24,7 @@ MAX_QUOTE_CHARS = 400
 MEANT = 0.5
 """The relevance from which a memory is quoted although it shares no word with the question."""
 
-_SENTENCE = re.compile(r"[^.!?。！？\n]+[.!?。！？]*")
+_BETWEEN = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _WORD = re.compile(r"[^\W_]+")
 _QUESTION = re.compile(
     r"^\s*(who|whom|whose|what|which|when|where|why|how|do|does|did|is|are|was|were|can|could|will|would|should|have|has)\b",
@@ -32,7 +32,7 @@ _QUESTION = re.compile(
 )
 _COMMON = frozenset(
     _WORD.findall(
-        "a an and are as at be been but by can could did do does for from had has have he her his how i if in is it its me "
+        "a am an and are as at be been but by can could did do does for from had has have he her his how i if in is it its me "
         "my no not of on or our she so that the their them they this to us was we were what when where which who whom whose "
         "why will with would you your tell know about remember please s t m re ve d ll"
     )
@@ -122,7 +122,7 @@ def _best(asked: set[str], items: Sequence[RecalledItem]) -> list[tuple[Recalled
     candidates = [
         (item, sentence.strip(), words(sentence))
         for item in items
-        for sentence in _SENTENCE.findall(item.content)
+        for sentence in _BETWEEN.split(item.content)
         if sentence.strip() and not is_question(sentence)
     ]
     rarity = Counter(word for _, _, held in candidates for word in held)

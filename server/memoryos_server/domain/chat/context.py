@@ -15,7 +15,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from memoryos_server.domain.chat.model import RecalledItem
+from memoryos_server.domain.chat.builtin import words
+from memoryos_server.domain.chat.model import RecalledItem, Recollection
 from memoryos_server.domain.core.text import estimate_tokens
 
 OPEN = "<memoryos-context>"
@@ -51,6 +52,30 @@ class Block:
     text: str = ""
     items: tuple[RecalledItem, ...] = ()
     tokens: int = 0
+
+
+def items_of(query: str, found: Recollection) -> list[RecalledItem]:
+    """What was recalled, best first. A recent turn that search did not find counts if it shares a word with the question."""
+    recent = {turn.id for turn in found.short_term}
+    items = [
+        RecalledItem(
+            hit.turn.id,
+            "short_term" if hit.turn.id in recent else "episode",
+            hit.turn.role,
+            hit.turn.content,
+            hit.turn.timestamp,
+            hit.score,
+        )
+        for hit in found.episodes
+    ]
+    known = {item.id for item in items}
+    asked = words(query)
+    for turn in reversed(found.short_term):
+        shared = len(asked & words(turn.content))
+        if turn.id not in known and shared:
+            score = 0.5 * shared / len(asked)
+            items.append(RecalledItem(turn.id, "short_term", turn.role, turn.content, turn.timestamp, score))
+    return items
 
 
 def render(items: Iterable[RecalledItem], present: Iterable[str], budget: int) -> Block:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 
 from memoryos_server.domain.chat import builtin
+from memoryos_server.domain.chat.answer import parsed, settled, spliced
 from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
-from memoryos_server.domain.chat.context import Block, Blocks, render
+from memoryos_server.domain.chat.context import Block, Blocks, items_of, render
 from memoryos_server.domain.chat.model import (
     ChatAnswer,
     ChatBytes,
@@ -25,8 +25,6 @@ from memoryos_server.domain.chat.model import (
     MemoryMode,
     MemoryReport,
     ModelInfo,
-    RecalledItem,
-    Recollection,
 )
 from memoryos_server.domain.chat.remembering import NOT_AN_END, Remembered, Remembering, Sessions, plan, turns_of
 from memoryos_server.domain.chat.request import ChatBody, parse_body
@@ -131,15 +129,15 @@ class ChatService:
             answer = ProviderAnswer(made, "application/json")
         else:
             answer = await self._provider().complete(ready.text.encode())
-        value = _parsed(answer.body)
+        value = parsed(answer.body)
         choice = first_choice(value)
         message = choice.get("message")
         content = text_of(message.get("content")) if isinstance(message, dict) else ""
         finish = choice.get("finish_reason")
         reason = finish if isinstance(finish, str) else ""
         remembered = bool(choice) and await self._remember(ready, content, reason)
-        report = _settled(ready.report, remembered, reason)
-        body = answer.body if ready.memory_off else _spliced(answer.body, value, report)
+        report = settled(ready.report, remembered, reason)
+        body = answer.body if ready.memory_off else spliced(answer.body, value, report)
         return ChatAnswer(body, answer.content_type, content, reason, report)
 
     async def stream(self, who: Caller, request: ChatRequest, *, raw: bool) -> AsyncGenerator[ChatEvent, None]:
@@ -188,7 +186,7 @@ class ChatService:
     async def _finished(self, ready: _Prepared, tee: Tee) -> MemoryReport:
         good = not tee.error and not tee.broken
         remembered = good and await self._remember(ready, tee.content, tee.finish_reason)
-        return _settled(ready.report, remembered, tee.finish_reason)
+        return settled(ready.report, remembered, tee.finish_reason)
 
     async def _remember(self, ready: _Prepared, content: str, finish_reason: str) -> bool:
         if ready.keep is None or finish_reason in NOT_AN_END:
@@ -259,7 +257,7 @@ class ChatService:
         try:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
                 found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
-            block = render(_items(query, found), _texts(body), self._options.inject_tokens)
+            block = render(items_of(query, found), _texts(body), self._options.inject_tokens)
         except Fault as fault:
             _log.warning("chat goes on without memory: %s", fault.reason)
             return None
@@ -275,7 +273,7 @@ class ChatService:
             return builtin.answer("", (), readable=True)
         async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
             found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
-        return builtin.answer(query, _items(query, found), readable=True)
+        return builtin.answer(query, items_of(query, found), readable=True)
 
     def _rendering(self, body: ChatBody) -> builtin.Rendering:
         cost = sum(estimate_tokens(text) for text in _texts(body))
@@ -342,30 +340,6 @@ def _texts(body: ChatBody) -> list[str]:
     return [text_of(message.get("content")) for message in body.messages]
 
 
-def _items(query: str, found: Recollection) -> list[RecalledItem]:
-    """What was recalled, best first. A recent turn that search did not find counts if it shares a word with the question."""
-    recent = {turn.id for turn in found.short_term}
-    items = [
-        RecalledItem(
-            hit.turn.id,
-            "short_term" if hit.turn.id in recent else "episode",
-            hit.turn.role,
-            hit.turn.content,
-            hit.turn.timestamp,
-            hit.score,
-        )
-        for hit in found.episodes
-    ]
-    known = {item.id for item in items}
-    asked = builtin.words(query)
-    for turn in reversed(found.short_term):
-        shared = len(asked & builtin.words(turn.content))
-        if turn.id not in known and shared:
-            score = 0.5 * shared / len(asked)
-            items.append(RecalledItem(turn.id, "short_term", turn.role, turn.content, turn.timestamp, score))
-    return items
-
-
 def _events(pieces: list[Piece], data: bytes, raw: bool) -> list[ChatEvent]:
     if raw:
         return [ChatBytes(data)] if data else []
@@ -399,34 +373,3 @@ async def _generator(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None
         close = getattr(chunks, "aclose", None)
         if close is not None:
             await close()
-
-
-def _settled(report: MemoryReport, remembered: bool, finish_reason: str) -> MemoryReport:
-    if finish_reason in NOT_AN_END:
-        return replace(report, remembered="false", event_id="")
-    return replace(report, remembered="true" if remembered else "false")
-
-
-def _parsed(body: bytes) -> dict[str, object]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _spliced(body: bytes, value: dict[str, object], report: MemoryReport) -> bytes:
-    """The answer with the member `memoryos` before its final brace; every other byte stays. Not an object: unchanged."""
-    end = body.rstrip(b" \t\r\n")
-    if not value or not end.endswith(b"}"):
-        return body
-    member = {
-        "injected": [{"id": item.id, "tier": item.tier, "score": round(item.score, 6)} for item in report.injected],
-        "tokens": report.tokens,
-        "source": report.source,
-        "remembered": report.remembered == "true",
-        "event_id": report.event_id,
-        "session_id": report.session_id,
-    }
-    inside = json.dumps(member, ensure_ascii=False, separators=(",", ":")).encode()
-    return end[:-1] + b',"memoryos":' + inside + body[len(end) - 1 :]

@@ -40,6 +40,7 @@ class Pipeline:
     """
 
     _REPLAY_BATCH = 64
+    _STOP_SECONDS = 10.0
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Pipeline:
         self._unflushed: list[tuple[int, Entry]] = []
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
         self._behind = asyncio.Event()
+        self._replaying = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Pipeline:
@@ -76,9 +78,12 @@ class Pipeline:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.gather(*(task for tasks in self._pending.values() for task in tasks), return_exceptions=True)
-        with contextlib.suppress(BackendDown):
-            await self._flush()
+        # Bounded, because a store that hangs must not keep the server from stopping: open entries are replayed.
+        with contextlib.suppress(BackendDown, TimeoutError):
+            async with asyncio.timeout(self._STOP_SECONDS):
+                if pending := [task for tasks in self._pending.values() for task in tasks]:
+                    await asyncio.wait(pending)
+                await self._flush()
 
     async def accept(self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None) -> list[Acceptance]:
         """Keeps turns durably and indexes them; returns when both are done.
@@ -113,18 +118,26 @@ class Pipeline:
             self._pending.pop(subject_id, None)
 
     async def _accept(self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None) -> list[Acceptance]:
-        accepted = await self._turns.accept(subject, turns, audit)
+        try:
+            accepted = await self._turns.accept(subject, turns, audit)
+        except BackendDown:
+            # The answer may have been lost after the write: then its entry is open and nobody works on it.
+            self._behind.set()
+            raise
         entries = [
             Entry(a.entry, subject, turn)
             for a, turn in zip(accepted, turns, strict=True)
             if a.entry and not a.duplicate
         ]
-        if entries:
-            try:
+        repeated = [a.memory_id for a in accepted if a.duplicate]
+        try:
+            if entries:
                 await self._index(entries)
-            except Fault as fault:
-                log.warning("accepted turns wait to be indexed: %s", fault.message)
-                self._behind.set()
+            if repeated and len(await self._vectors.get(subject, repeated)) < len(repeated):
+                await self._replay()  # kept by a call whose answer was lost: searchable, too, when this one returns
+        except Fault as fault:
+            log.warning("accepted turns wait to be indexed: %s", fault.message)
+            self._behind.set()
         return accepted
 
     async def _index(self, entries: Sequence[Entry]) -> None:
@@ -137,17 +150,18 @@ class Pipeline:
             self._unflushed += [(incarnation, entries[at]) for at in places]
 
     async def _replay(self) -> None:
-        waiting = {entry.id for _, entry in self._unflushed}
-        batch: list[Entry] = []
-        async for entry in self._queue.open_entries():
-            if entry.id in waiting:
-                continue
-            batch.append(entry)
-            if len(batch) >= self._REPLAY_BATCH:
+        async with self._replaying:
+            waiting = {entry.id for _, entry in self._unflushed}
+            batch: list[Entry] = []
+            async for entry in self._queue.open_entries():
+                if entry.id in waiting:
+                    continue
+                batch.append(entry)
+                if len(batch) >= self._REPLAY_BATCH:
+                    await self._index(batch)
+                    batch = []
+            if batch:
                 await self._index(batch)
-                batch = []
-        if batch:
-            await self._index(batch)
 
     async def _flush(self) -> None:
         covered, self._unflushed = self._unflushed, []

@@ -1,0 +1,125 @@
+"""A real, if small, memory in a list, and a chat service on a provider over TCP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from memoryos.settings import MemorySettings, UpstreamSettings
+from memoryos_server.domain.chat.builtin import words
+from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.conversation import NewTurn
+from memoryos_server.domain.core.faults import Exists
+from memoryos_server.domain.core.ids import derived_uuid
+from memoryos_server.domain.ports import Turn
+from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
+from tests.upstream import Upstream
+
+THEN = datetime(2026, 2, 18, 11, 0, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Hit:
+    turn: Turn
+    score: float
+
+
+@dataclass(frozen=True)
+class Found:
+    episodes: Sequence[Hit] = ()
+    short_term: Sequence[Turn] = ()
+
+
+@dataclass
+class ListMemory:
+    """Memory in a list, searched by shared words; it can be made slow or broken.
+
+    Attributes:
+        turns: (tenant, user, turn), in order.
+        delay: Seconds that both calls take.
+        failure: What both raise, or None.
+        recalls: How often it was asked.
+    """
+
+    turns: list[tuple[str, str, Turn]] = field(default_factory=list)
+    delay: float = 0.0
+    failure: Exception | None = None
+    recalls: int = 0
+
+    def say(self, content: str, *, user: str = "default_user", role: str = "user", tenant: str = "default") -> str:
+        memory_id = f"m{len(self.turns)}"
+        self.turns.append((tenant, user, Turn(memory_id, memory_id, "", role, "", content, THEN)))
+        return memory_id
+
+    def said(self, user: str = "default_user") -> list[tuple[str, str]]:
+        return [(turn.role, turn.content) for _, owner, turn in self.turns if owner == user]
+
+    async def recall(self, tenant_id: str, user_id: str, query: str, *, limit: int) -> Found:
+        self.recalls += 1
+        await self._suffer()
+        asked = words(query)
+        hits = [
+            Hit(turn, len(asked & words(turn.content)) / len(asked))
+            for tenant, user, turn in self.turns
+            if (tenant, user) == (tenant_id, user_id) and asked & words(turn.content)
+        ]
+        return Found(sorted(hits, key=lambda hit: -hit.score)[:limit])
+
+    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> object:
+        await self._suffer()
+        kept = {turn.event_id: turn for tenant, user, turn in self.turns if (tenant, user) == (tenant_id, user_id)}
+        if any(t.event_id in kept and kept[t.event_id].content != t.content for t in turns):
+            raise Exists("used before", reason="event_id_conflict")
+        for turn in turns:
+            assert turn.event_id is not None
+            assert turn.timestamp is not None
+            if turn.event_id not in kept:
+                made = derived_uuid(tenant_id, user_id, turn.event_id)
+                new = Turn(made, turn.event_id, turn.session_id, turn.role, turn.name, turn.content, turn.timestamp)
+                self.turns.append((tenant_id, user_id, new))
+        return None
+
+    async def _suffer(self) -> None:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if self.failure is not None:
+            raise self.failure
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@dataclass
+class Chat:
+    service: ChatService
+    memory: ListMemory
+    upstream: Upstream
+    clock: Clock
+
+
+@asynccontextmanager
+async def open_chat(models: Sequence[str] | None = ("fake-1",), **options: Any) -> AsyncIterator[Chat]:
+    memory, clock = ListMemory(), Clock()
+    async with (
+        Upstream(models) as upstream,
+        OpenAiCompatible(UpstreamSettings(base_url=upstream.base_url, api_key="provider-key")) as llm,
+    ):
+        service = ChatService(memory, llm, MemorySettings(**options), clock=clock)
+        yield Chat(service, memory, upstream, clock)
+        await service.drain(1)
+
+
+ANYONE = Caller("default", anonymous=True, permissions=frozenset({"admin"}))
+"""The caller with auth off."""

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from memoryos_server.domain.chat.sse import SseSplitter, Tee
+from tests.upstream import delta, sse
+
+HOSTILE = (
+    b"\xef\xbb\xbf: ping\r\n\r\n"
+    b"event: message\rdata: one\r\r"
+    b"data:two\ndata:  three\n\n"
+    b": comment\n: another\n\n"
+    b"data\n\n" + "data: 你好 🙂\r\n\r\n".encode() + b"id: 7\nretry: 5\ndata: [DONE]\r\n\r\n"
+)
+EXPECTED = [b"one", b"two\n three", b"", "你好 🙂".encode(), b"[DONE]"]
+
+
+def split(stream: bytes, cuts: list[int]) -> list[bytes]:
+    places = [0, *sorted(c % (len(stream) + 1) for c in cuts), len(stream)]
+    return [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 10_000), max_size=20))
+def test_splitter_when_cut_anywhere_then_same_events_and_offsets(cuts: list[int]) -> None:
+    splitter = SseSplitter()
+    events = [event for piece in split(HOSTILE, cuts) for event in splitter.feed(piece)]
+    assert [event.data for event in events] == EXPECTED
+    assert HOSTILE[events[0].start :].startswith(b"data: one")
+    assert splitter.done_at == HOSTILE.index(b"data: [DONE]")
+    assert splitter.finish() == []
+
+
+def test_splitter_when_one_byte_chunks_then_same_events() -> None:
+    splitter = SseSplitter()
+    assert [e.data for i in range(len(HOSTILE)) for e in splitter.feed(HOSTILE[i : i + 1])] == EXPECTED
+
+
+def test_splitter_when_event_is_too_long_then_passes_it_over_in_bounded_memory() -> None:
+    splitter = SseSplitter(max_event_bytes=100)
+    assert splitter.feed(b"data: ") == []
+    for _ in range(1000):
+        assert splitter.feed(b"x" * 100) == []
+        assert len(splitter._line) <= 100
+    assert [e.data for e in splitter.feed(b"\n\ndata: ok\n\n")] == [b"ok"]
+    assert splitter.overflowed
+
+
+def test_splitter_when_done_line_ends_then_known_before_the_blank_line() -> None:
+    splitter = SseSplitter()
+    splitter.feed(b"data: x\n\ndata: [DONE]")
+    assert splitter.done_at is None
+    splitter.feed(b"\n")
+    assert splitter.done_at == 9
+
+
+def test_tee_when_answer_ends_then_has_text_finish_and_usage() -> None:
+    tee = Tee()
+    usage = {"choices": [], "usage": {"total_tokens": 3}}
+    other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
+    stream = b"".join(sse({"choices": []}, delta("He"), other, delta("llo"), delta(None, "stop"), usage))
+    pieces = [p for i in range(0, len(stream), 7) for p in tee.feed(stream[i : i + 7])]
+    assert (tee.content, tee.finish_reason, tee.usage, tee.done) == ("Hello", "stop", {"total_tokens": 3}, True)
+    assert "".join(p.content for p in pieces) == "Hello"
+    assert json.loads(pieces[1].chunk_json) == delta("He")
+
+
+@pytest.mark.parametrize(
+    "odd", [b"data: nope\n\n", b"data: [1]\n\n", b'data: {"choices": 5}\n\n', b"data: \xff\xfe\n\n", b"data: null\n\n"]
+)
+def test_tee_when_event_is_odd_then_passes_it_over(odd: bytes) -> None:
+    tee = Tee()
+    tee.feed(odd)
+    tee.feed(b"".join(sse(delta("fine"), delta(None, "stop"))))
+    assert (tee.content, tee.finish_reason, tee.broken) == ("fine", "stop", False)
+
+
+def test_tee_when_error_event_then_keeps_its_message() -> None:
+    tee = Tee()
+    tee.feed(b"".join(sse({"error": {"message": "overloaded"}}, done=False)))
+    assert tee.error == "overloaded"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_tee_when_fed_garbage_then_never_raises(chunks: list[bytes]) -> None:
+    tee = Tee()
+    for chunk in chunks:
+        tee.feed(chunk)
+    tee.finish()
