@@ -19,6 +19,7 @@ from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import aiohttp
 import grpc
@@ -85,7 +86,7 @@ async def targets(stack: AsyncExitStack, system: System, echo_address: str) -> d
     connector = aiohttp.TCPConnector(limit=0)
     http = await stack.enter_async_context(aiohttp.ClientSession(system.url, connector=connector))
     channel = await stack.enter_async_context(grpc.aio.insecure_channel(echo_address))
-    method = channel.unary_unary(echo.PATH)
+    method: Any = channel.unary_unary(echo.PATH)
 
     async def post(path: str, body: dict[str, object]) -> None:
         async with http.post(path, json={"user_id": "bench", **body}) as answer:

@@ -23,7 +23,8 @@ def valkey(tmp_path: Path) -> Iterator[Valkey]:
 def cluster(tmp_path: Path) -> Iterator[Valkey]:
     """One node that owns every slot: it refuses whatever reaches over two, as a real cluster does."""
     (tmp_path / "cluster").mkdir()
-    server = Valkey(tmp_path / "cluster", "--cluster-enabled", "yes", "--port", "0", "--cluster-port", str(free_port()))
+    options = ("--cluster-port", str(free_port()), "--bind", "127.0.0.1")
+    server = Valkey(tmp_path / "cluster", "--cluster-enabled", "yes", *options)
     server.start()
     yield server
     server.remove()
