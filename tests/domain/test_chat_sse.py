@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ EXPECTED = [b"one", b"two\n three", b"", "你好 🙂".encode(), b"[DONE]"]
 
 def split(stream: bytes, cuts: list[int]) -> list[bytes]:
     places = [0, *sorted(c % (len(stream) + 1) for c in cuts), len(stream)]
-    return [stream[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [stream[a:b] for a, b in pairwise(places)]
 
 
 @settings(max_examples=200, deadline=None)

@@ -196,13 +196,17 @@ def _route(descriptor: MethodDescriptor, rule: http_pb2.HttpRule, where: str) ->
     fields = descriptor.input_type.fields_by_name
     for name in parameters:
         if name not in fields or fields[name].message_type is not None or fields[name].is_repeated:
-            raise SchemaError(f"{where}: the route names {{{name}}}, which is no plain field of {descriptor.input_type.name}")
+            raise SchemaError(
+                f"{where}: the route names {{{name}}}, which is no plain field of {descriptor.input_type.name}"
+            )
     if len(set(parameters)) != len(parameters):
         raise SchemaError(f"{where}: the route {template!r} names a parameter twice")
     if rule.body not in ("", "*") and rule.body not in fields:
         raise SchemaError(f"{where}: body names {rule.body!r}, which is no field of {descriptor.input_type.name}")
     if rule.response_body and rule.response_body not in descriptor.output_type.fields_by_name:
-        raise SchemaError(f"{where}: response_body names {rule.response_body!r}, which is no field of {descriptor.output_type.name}")
+        raise SchemaError(
+            f"{where}: response_body names {rule.response_body!r}, which is no field of {descriptor.output_type.name}"
+        )
     return Route(verb.upper(), template, tuple(parameters), rule.body, rule.response_body)
 
 

@@ -239,6 +239,22 @@ def check_free(settings: Settings) -> None:
             raise SettingsError(f"{name}: cannot listen on {address}: {problem}")
 
 
+async def _listens(address: str) -> bool:
+    """Whether somebody listens there; until then asking the bridge would only fill its log."""
+    try:
+        async with asyncio.timeout(3):
+            if address.startswith("unix:"):
+                _, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+            else:
+                _, writer = await asyncio.open_connection(*reachable(address, "server.listen"))
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+    return True
+
+
 async def _is_ready(host: str, port: int) -> bool:
     """Whether `GET /health/ready` answers 200; never takes longer than 3 s."""
     try:
@@ -334,6 +350,8 @@ class Supervisor:
 
     async def _announce(self) -> None:
         """Says once when everything is ready."""
+        while not await _listens(self._loaded.settings.server.listen):  # noqa: ASYNC110  # as below
+            await asyncio.sleep(0.1)
         while not await _is_ready(*self._health):  # noqa: ASYNC110  # another process cannot set an event
             await asyncio.sleep(0.1)
         self._server.ready = self._bridge.ready = True

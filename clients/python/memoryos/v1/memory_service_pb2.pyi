@@ -42,9 +42,9 @@ class AddMemoryRequest(_message.Message):
     event_id: _builtins.str
     """event_id makes the call safely repeatable, 1..256 characters, scoped to the user. Default: a new UUIDv7."""
     session_id: _builtins.str
-    """session_id is the conversation it belongs to, 1..256 characters."""
+    """session_id is the conversation it belongs to, at most 256 characters; empty: none."""
     name: _builtins.str
-    """name is the speaker's name, 1..256 characters."""
+    """name is the speaker's name, at most 256 characters; empty: none."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """timestamp is when it was said. Default: now."""

@@ -1,0 +1,488 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+
+from memoryos.settings import MemorySettings
+from memoryos_server.domain.chat.context import CLOSE, OPEN
+from memoryos_server.domain.chat.model import (
+    ChatBytes,
+    ChatFinished,
+    ChatRequest,
+    ChatStarted,
+    MemoryMode,
+    MemoryReport,
+)
+from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.chat.sse import Piece
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid, Upstream, UpstreamRejected
+from tests.domain.chat_support import ANYONE, Chat, ListMemory, open_chat
+from tests.upstream import Die, Gate, Reply, completion, delta, error_reply, json_reply, sse, stream_reply
+
+
+@pytest.fixture
+async def chat() -> AsyncIterator[Chat]:
+    async with open_chat(recall_deadline_seconds=2.0, remember_deadline_seconds=2.0) as opened:
+        yield opened
+
+
+def body(question: str | None = None, *, messages: list[Any] | None = None, model: str = "fake-1", **more: Any) -> str:
+    sent = messages if messages is not None else [{"role": "user", "content": question}]
+    return json.dumps({"model": model, "messages": sent} | more)
+
+
+async def ask(chat: Chat, text: str, who: Caller = ANYONE, **more: Any) -> Any:
+    return await chat.service.complete(who, ChatRequest(text, **more))
+
+
+async def flow(chat: Chat, text: str, *, raw: bool = True, who: Caller = ANYONE, **more: Any) -> list[Any]:
+    async with aclosing(chat.service.stream(who, ChatRequest(text, **more), raw=raw)) as events:
+        return [event async for event in events]
+
+
+def data(events: list[Any]) -> bytes:
+    return b"".join(e.data for e in events if isinstance(e, ChatBytes))
+
+
+async def test_complete_when_memory_is_known_then_block_stands_before_the_last_user_message(chat: Chat) -> None:
+    memory_id = chat.memory.say("My sister Ingrid keeps bees.")
+    chat.memory.say("Somebody else's bees", user="other")
+    sent = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who keeps bees?"}]
+    answer = await ask(chat, body(messages=sent, seed=1.0))
+    (request,) = chat.upstream.received
+    got = request.json["messages"]
+    assert [got[0], got[2]] == sent
+    assert got[1]["role"] == "system"
+    assert got[1]["content"].startswith(OPEN)
+    assert "Ingrid" in got[1]["content"]
+    assert "Somebody" not in got[1]["content"]
+    assert b'"seed": 1.0' in request.body
+    assert [i.id for i in answer.memory.injected] == [memory_id]
+    member = json.loads(answer.body)["memoryos"]
+    assert member["injected"][0] == {"id": memory_id, "tier": "episode", "score": answer.memory.injected[0].score}
+    assert member["tokens"] > 0
+    assert (member["source"], member["remembered"]) == ("upstream", True)
+    assert member["event_id"] == answer.memory.event_id
+
+
+async def test_complete_when_answered_then_every_other_byte_is_unchanged(chat: Chat) -> None:
+    chat.upstream.will(json_reply("Hi"), json_reply("Hi"))
+    original = completion("Hi")
+    on = (await ask(chat, body("x"))).body
+    start = on.index(b',"memoryos":')
+    assert on[:start] + on[on.rindex(b"}") :] == original
+    off = await ask(chat, body("x"), memory=MemoryMode.OFF)
+    assert off.body == original
+    assert chat.upstream.received[1].body.decode() == body("x")
+
+
+async def test_complete_when_turn_ends_then_question_and_answer_are_remembered_once(chat: Chat) -> None:
+    sent = [
+        {"role": "system", "content": "prompt"},
+        {"role": "user", "content": "old"},
+        {"role": "assistant", "content": "older"},
+        {"role": "user", "content": "I like tea"},
+    ]
+    answer = await ask(chat, body(messages=sent))
+    assert chat.memory.said() == [("user", "I like tea"), ("assistant", "You said: I like tea")]
+    assert chat.memory.turns[0][2].event_id == answer.memory.event_id
+    assert chat.memory.turns[1][2].event_id == answer.memory.event_id + ":assistant"
+    assert chat.memory.turns[0][2].session_id == answer.memory.session_id
+
+
+async def test_complete_when_block_is_echoed_then_it_is_not_remembered(chat: Chat) -> None:
+    chat.upstream.will(json_reply(f"{OPEN}\nleak\n{CLOSE} fine"))
+    await ask(chat, body(f"look: {OPEN}\nstolen\n{CLOSE} ok"))
+    assert chat.memory.said() == [("user", "look: ok"), ("assistant", "fine")]
+
+
+@pytest.mark.parametrize("finish", ["tool_calls", "function_call"])
+async def test_complete_when_turn_goes_on_then_nothing_is_remembered_yet(chat: Chat, finish: str) -> None:
+    chat.upstream.will(json_reply(None, finish, tool_calls=[{"id": "t"}]))
+    answer = await ask(chat, body("weather?"))
+    assert chat.memory.said() == []
+    assert (answer.memory.remembered, answer.memory.event_id, answer.finish_reason) == ("false", "", finish)
+
+
+async def test_tool_loop_when_memory_changed_meanwhile_then_same_block_byte_for_byte(chat: Chat) -> None:
+    chat.memory.say("I live in Basel")
+    first = [{"role": "user", "content": "weather where I live?"}]
+    await ask(chat, body(messages=first), memory=MemoryMode.READ)
+    chat.memory.say("I live in Bern now, weather is mild")
+    loop = [*first, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "sun"}]
+    await ask(chat, body(messages=loop), memory=MemoryMode.READ)
+    before, after = (r.json["messages"] for r in chat.upstream.received)
+    assert after[0] == before[0]
+    assert after[1:] == loop
+    assert chat.memory.recalls == 1
+
+
+async def test_prompt_cache_when_next_turn_comes_then_prefix_before_last_user_message_is_common(chat: Chat) -> None:
+    chat.memory.say("tea is good")
+    first = [{"role": "system", "content": "s"}, {"role": "user", "content": "tea?"}]
+    await ask(chat, body(messages=first))
+    await ask(
+        chat, body(messages=[*first, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "more tea?"}])
+    )
+    one, two = (r.body for r in chat.upstream.received)
+    prefix = json.dumps(first[0]).encode()
+    assert one[: one.index(prefix) + len(prefix)] == two[: two.index(prefix) + len(prefix)]
+
+
+async def test_complete_when_memory_is_slow_then_answer_comes_without_it() -> None:
+    async with open_chat(recall_deadline_seconds=0.05, remember_deadline_seconds=0.05) as chat:
+        chat.memory.say("tea is good")
+        chat.memory.delay = 0.6
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        answer = await ask(chat, body("tea?"))
+        assert loop.time() - began < 0.4
+        assert answer.memory.degraded
+        assert answer.memory.injected == ()
+        assert answer.memory.remembered == "false"
+        assert chat.upstream.received[0].body.decode() == body("tea?")
+        # What was handed over is not taken back.
+        await chat.service.drain(2)
+        assert ("user", "tea?") in chat.memory.said()
+
+
+@pytest.mark.parametrize("failure", [BackendDown("down"), RuntimeError("bug")])
+async def test_complete_when_memory_fails_then_answer_comes_and_says_not_remembered(
+    chat: Chat, failure: Exception
+) -> None:
+    chat.memory.failure = failure
+    answer = await ask(chat, body("tea?"))
+    assert answer.content == "You said: tea?"
+    assert (answer.memory.remembered, answer.memory.degraded) == ("false", True)
+    assert json.loads(answer.body)["memoryos"]["remembered"] is False
+
+
+async def test_idempotency_key_when_repeated_then_remembered_once_and_first_answer_stands(chat: Chat) -> None:
+    chat.upstream.will(json_reply("one"), json_reply("two"))
+    first = await ask(chat, body("q"), idempotency_key="k")
+    second = await ask(chat, body("q"), idempotency_key="k")
+    assert first.memory.event_id == second.memory.event_id
+    assert second.memory.remembered == "true"
+    assert chat.memory.said() == [("user", "q"), ("assistant", "one")]
+    assert len(chat.upstream.received) == 2
+    await ask(chat, body("another"), idempotency_key="k")
+    assert ("user", "another") in chat.memory.said()
+
+
+async def test_memory_mode_when_read_or_write_then_only_that(chat: Chat) -> None:
+    chat.memory.say("tea is good")
+    read = await ask(chat, body("tea?"), memory=MemoryMode.READ)
+    assert len(read.memory.injected) == 1
+    assert len(chat.memory.turns) == 1
+    write = await ask(chat, body("tea?"), memory=MemoryMode.WRITE)
+    assert write.memory.injected == ()
+    assert len(chat.memory.turns) == 3
+
+
+async def test_session_when_not_named_then_new_after_idle_gap(chat: Chat) -> None:
+    sessions = []
+    for pause in (0, 1799, 1799, 1801):
+        chat.clock.now += pause
+        sessions.append((await ask(chat, body("x"))).memory.session_id)
+    assert sessions[0] == sessions[1] == sessions[2] != sessions[3]
+    assert (await ask(chat, body("x"), session_id="mine")).memory.session_id == "mine"
+
+
+async def test_long_text_when_remembered_then_split_without_loss(chat: Chat) -> None:
+    text = "word " * 30_000
+    chat.upstream.will(json_reply("ok"))
+    await ask(chat, body(text), memory=MemoryMode.WRITE)
+    pieces = [content for role, content in chat.memory.said() if role == "user"]
+    assert len(pieces) == 2
+    assert "".join(pieces) == text
+
+
+async def test_model_when_unknown_then_documented_error(chat: Chat) -> None:
+    with pytest.raises(Invalid) as caught:
+        await ask(chat, body("x", model="gpt-9"))
+    fault = caught.value
+    assert (fault.message, fault.details, fault.reason) == (
+        "Invalid model name",
+        "Model 'gpt-9' is not supported",
+        "model_not_found",
+    )
+    with pytest.raises(Invalid):
+        await ChatService(ListMemory(), None, MemorySettings()).complete(ANYONE, ChatRequest(body("x")))
+    await ask(chat, body("x"))
+    await ask(chat, body("x"))
+    assert chat.upstream.lists == 1
+
+
+async def test_model_when_provider_has_no_list_then_any_name_passes() -> None:
+    async with open_chat(models=None) as chat:
+        assert (await ask(chat, body("x", model="whatever"))).content == "You said: x"
+        assert [m.id for m in await chat.service.models()] == ["memoryos/recall"]
+
+
+KEY = Caller("default", user_id="ada", permissions=frozenset({"chat"}), key_id="k")
+
+
+@pytest.mark.parametrize(
+    ("who", "label", "owner"),
+    [
+        (ANYONE, "", "default_user"),
+        (ANYONE, "bob", "bob"),
+        (Caller("default", anonymous=True, named_user="cy"), "bob", "cy"),
+        (KEY, "", "ada"),
+        (KEY, "bob", "ada"),
+        (Caller("default", user_id="app", permissions=frozenset({"chat", "act_as"})), "", None),
+        (Caller("default", user_id="app", permissions=frozenset({"chat", "act_as"})), "bob", "bob"),
+        (Caller("default", user_id="app", permissions=frozenset({"chat", "act_as"}), named_user="cy"), "bob", "cy"),
+        (Caller("default", user_id="root", permissions=frozenset({"admin"})), "", "root"),
+        (Caller("default", user_id="root", permissions=frozenset({"admin"})), "bob", "bob"),
+    ],
+)
+async def test_owner_when_caller_and_label_vary_then_as_documented(
+    chat: Chat, who: Caller, label: str, owner: str | None
+) -> None:
+    answer = await ask(chat, body("x", user=label) if label else body("x"), who)
+    assert {user for _, user, _ in chat.memory.turns} == ({owner} if owner else set())
+    assert (b"memoryos" in answer.body) is (owner is not None)
+    assert chat.upstream.received[0].json.get("user", "") == label
+
+
+async def test_owner_when_key_names_another_then_forbidden(chat: Chat) -> None:
+    with pytest.raises(Forbidden, match="act_as"):
+        await ask(chat, body("x"), KEY, user_id="bob")
+    assert chat.upstream.received == []
+
+
+async def test_complete_when_upstream_refuses_then_fault_and_nothing_remembered(chat: Chat) -> None:
+    chat.upstream.will(error_reply(400))
+    with pytest.raises(UpstreamRejected):
+        await ask(chat, body("x"))
+    assert chat.memory.said() == []
+
+
+async def test_complete_when_cancelled_then_upstream_is_closed_and_nothing_remembered(chat: Chat) -> None:
+    gate = Gate()
+    chat.upstream.will(Reply(before=[gate]))
+    task = asyncio.create_task(ask(chat, body("x")))
+    await asyncio.wait_for(gate.reached.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.wait_for(chat.upstream.received[0].closed.wait(), 1)
+    assert chat.memory.said() == []
+
+
+async def test_complete_when_cancelled_during_acceptance_then_it_is_not_undone(chat: Chat) -> None:
+    chat.memory.delay = 0.3
+    task = asyncio.create_task(ask(chat, body("x"), memory=MemoryMode.WRITE))
+    while not (chat.upstream.received and chat.upstream.received[0].answered):
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await chat.service.drain(2)
+    assert chat.memory.said() == [("user", "x"), ("assistant", "You said: x")]
+
+
+async def test_stream_when_gated_then_first_token_is_out_before_the_second_is_sent(chat: Chat) -> None:
+    gate = Gate()
+    first, *rest = sse(delta("one"), delta("two"), delta(None, "stop"))
+    chat.upstream.will(Reply(body=[first, gate, *rest], content_type="text/event-stream"))
+    async with aclosing(chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=True)) as events:
+        started = await anext(events)
+        assert isinstance(started, ChatStarted)
+        assert started.memory.remembered == "pending"
+        assert await asyncio.wait_for(anext(events), 5) == ChatBytes(first)
+        gate.open()
+        others = [event async for event in events]
+    assert data(others) == b"".join(rest)
+    assert chat.memory.said() == [("user", "x"), ("assistant", "onetwo")]
+    assert others[-1].memory.remembered == "true"
+    assert others[-1].memory.event_id == started.memory.event_id
+
+
+HOSTILE = (
+    b"\xef\xbb\xbf: ping\r\n\r\n"
+    + "".join(f"data: {json.dumps(e, ensure_ascii=False)}\r\n\r\n" for e in (delta("你好 "), delta("🙂"))).encode()
+    + b": comment\n\nevent: x\ndata: not json\n\n"
+    + b"".join(sse(delta(None, "stop"), {"choices": [], "usage": {"total_tokens": 1}}))
+)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 1000])
+async def test_stream_when_hostile_and_fragmented_then_bytes_are_equal_and_text_is_read(chat: Chat, size: int) -> None:
+    pieces = [HOSTILE[i : i + size] for i in range(0, len(HOSTILE), size)]
+    chat.upstream.will(Reply(body=pieces, content_type="text/event-stream"))
+    events = await flow(chat, body("x", stream=True))
+    assert data(events) == HOSTILE
+    assert chat.memory.said() == [("user", "x"), ("assistant", "你好 🙂")]
+
+
+async def test_stream_when_typed_then_pieces(chat: Chat) -> None:
+    chat.upstream.will(stream_reply("a", "b"))
+    started, *pieces, finished = await flow(chat, body("x"), raw=False)
+    assert isinstance(started, ChatStarted)
+    assert isinstance(finished, ChatFinished)
+    assert [(p.content, p.finish_reason) for p in pieces if isinstance(p, Piece)] == [
+        ("a", ""),
+        ("b", ""),
+        ("", "stop"),
+    ]
+    assert json.loads(pieces[0].chunk_json) == delta("a")
+    assert chat.upstream.received[0].json["stream"] is True
+
+
+async def test_stream_when_acceptance_is_under_way_then_done_is_held(chat: Chat) -> None:
+    chat.memory.delay = 0.3
+    chat.upstream.will(stream_reply("a"))
+    loop, seen = asyncio.get_running_loop(), []
+    request = ChatRequest(body("x", stream=True), memory=MemoryMode.WRITE)
+    async with aclosing(chat.service.stream(ANYONE, request, raw=True)) as events:
+        async for event in events:
+            if isinstance(event, ChatBytes):
+                seen.append((loop.time(), b"[DONE]" in event.data, bool(chat.memory.said())))
+    assert [done for _, done, _ in seen][-1]
+    assert not seen[0][1]
+    assert seen[-1][0] - seen[0][0] >= 0.25
+    assert seen[-1][2]
+
+
+async def test_stream_when_done_is_missing_then_it_is_not_invented(chat: Chat) -> None:
+    frames = sse(delta("a"), delta(None, "stop"), done=False)
+    chat.upstream.will(Reply(body=frames, content_type="text/event-stream"))
+    events = await flow(chat, body("x", stream=True))
+    assert data(events) == b"".join(frames)
+    assert isinstance(events[-1], ChatFinished)
+    assert chat.memory.said() == [("user", "x"), ("assistant", "a")]
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=[*sse(delta("a"), done=False), Die()], content_type="text/event-stream"),
+        Reply(body=sse(delta("a"), done=False), content_type="text/event-stream"),
+        Reply(body=sse(delta("a"), done=False), content_type="text/event-stream", chunked=False),
+        Reply(
+            body=[*sse(delta("a"), done=False), b'data: {"choi'],
+            content_type="text/event-stream",
+            end=False,
+            chunked=False,
+        ),
+    ],
+)
+@pytest.mark.parametrize("raw", [True, False])
+async def test_stream_when_cut_midway_then_fault_after_the_bytes_and_nothing_remembered(
+    chat: Chat, reply: Reply, raw: bool
+) -> None:
+    chat.upstream.will(reply)
+    seen = []
+    with pytest.raises(Upstream):
+        async for event in chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=raw):
+            seen.append(event)
+    assert b"[DONE]" not in data(seen)
+    assert len(seen) >= 2
+    assert chat.memory.said() == []
+
+
+async def test_stream_when_upstream_sends_error_event_then_passed_on_once_and_not_remembered(chat: Chat) -> None:
+    frames = sse(delta("a"), {"error": {"message": "overloaded"}}, done=False)
+    reply = Reply(body=frames, content_type="text/event-stream")
+    chat.upstream.will(reply, reply)
+    events = await flow(chat, body("x", stream=True))
+    assert data(events) == b"".join(frames)
+    assert events[-1].memory.remembered == "false"
+    with pytest.raises(Upstream, match="overloaded"):
+        await flow(chat, body("x"), raw=False)
+    assert chat.memory.said() == []
+
+
+async def test_stream_when_error_comes_first_then_no_event_at_all(chat: Chat) -> None:
+    chat.upstream.will(error_reply(422))
+    stream = chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=True)
+    with pytest.raises(UpstreamRejected):
+        await anext(stream)
+
+
+async def test_stream_when_closed_by_the_reader_then_upstream_is_closed_and_nothing_remembered(chat: Chat) -> None:
+    gate = Gate()
+    chat.upstream.will(Reply(body=[*sse(delta("a"), done=False), gate], content_type="text/event-stream"))
+    loop = asyncio.get_running_loop()
+    async with aclosing(chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=True)) as events:
+        await anext(events)
+        await anext(events)
+        left = loop.time()
+    (request,) = chat.upstream.received
+    await asyncio.wait_for(request.closed.wait(), 1)
+    assert request.closed_at is not None
+    assert request.closed_at - left < 0.1
+    assert chat.memory.said() == []
+
+
+async def test_stream_when_silent_after_finish_then_ends_cleanly(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memoryos_server.domain.chat.service.LINGER_AFTER_FINISH_SECONDS", 0.1)
+    gate = Gate()
+    frames = sse(delta("a"), delta(None, "stop"), done=False)
+    chat.upstream.will(Reply(body=[*frames, gate], content_type="text/event-stream"))
+    events = await asyncio.wait_for(flow(chat, body("x", stream=True)), 3)
+    assert data(events) == b"".join(frames)
+    assert events[-1].memory.remembered == "true"
+
+
+async def test_stream_when_tool_calls_then_bytes_kept_and_not_remembered(chat: Chat) -> None:
+    calls = [{"index": 0, "function": {"arguments": '{"a":'}}]
+    frames = sse(delta(None, tool_calls=calls), delta(None, "tool_calls"))
+    chat.upstream.will(Reply(body=frames, content_type="text/event-stream"))
+    events = await flow(chat, body("x", stream=True))
+    assert data(events) == b"".join(frames)
+    assert events[-1].memory.remembered == "false"
+    assert chat.memory.said() == []
+
+
+async def test_builtin_when_told_then_recalls_and_its_answers_are_not_remembered(chat: Chat) -> None:
+    told = await ask(chat, body("My sister Ingrid keeps bees.", model="memoryos/recall"))
+    assert told.memory.remembered == "true"
+    asked = await ask(chat, body("Who keeps bees?", model="memoryos/recall"))
+    assert "Ingrid" in asked.content
+    assert asked.memory.source == "recall"
+    assert len(asked.memory.injected) == 1
+    assert chat.memory.said() == [("user", "My sister Ingrid keeps bees."), ("user", "Who keeps bees?")]
+    assert chat.upstream.received == []
+    value = json.loads(asked.body)
+    assert value["object"] == "chat.completion"
+    assert value["usage"]["total_tokens"] == value["usage"]["prompt_tokens"] + value["usage"]["completion_tokens"]
+
+
+async def test_builtin_when_streamed_then_many_deltas_usage_and_done(chat: Chat) -> None:
+    chat.memory.say("My sister Ingrid keeps bees.")
+    request = body("Who keeps bees?", model="memoryos/recall", stream=True, stream_options={"include_usage": True})
+    events = await flow(chat, request)
+    frames = data(events).split(b"\n\n")
+    assert frames[-2:] == [b"data: [DONE]", b""]
+    chunks = [json.loads(frame.removeprefix(b"data: ")) for frame in frames[:-2]]
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"])
+    assert "Ingrid" in text
+    assert len(chunks) > 5
+    assert chunks[-1]["usage"]["completion_tokens"] > 0
+    assert text == (await ask(chat, body("Who keeps bees?", model="memoryos/recall"), memory=MemoryMode.READ)).content
+
+
+async def test_builtin_when_memory_is_down_then_fault(chat: Chat) -> None:
+    chat.memory.failure = BackendDown("down")
+    with pytest.raises(BackendDown):
+        await ask(chat, body("Who?", model="memoryos/recall"))
+
+
+async def test_report_when_remembered_late_then_event_id_is_kept() -> None:
+    async with open_chat(remember_deadline_seconds=0.01) as chat:
+        chat.memory.delay = 0.2
+        answer = await ask(chat, body("x"), memory=MemoryMode.WRITE)
+        assert isinstance(answer.memory, MemoryReport)
+        assert answer.memory.remembered == "false"
+        await chat.service.drain(2)
+        assert chat.memory.turns[0][2].event_id == answer.memory.event_id
