@@ -44,12 +44,14 @@ class ListMemory:
         delay: Seconds that both calls take.
         failure: What both raise, or None.
         recalls: How often it was asked.
+        entered: Set when turns were first handed over.
     """
 
     turns: list[tuple[str, str, Turn]] = field(default_factory=list)
     delay: float = 0.0
     failure: Exception | None = None
     recalls: int = 0
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def say(self, content: str, *, user: str = "default_user", role: str = "user", tenant: str = "default") -> str:
         memory_id = f"m{len(self.turns)}"
@@ -71,6 +73,7 @@ class ListMemory:
         return Found(sorted(hits, key=lambda hit: -hit.score)[:limit])
 
     async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> object:
+        self.entered.set()
         await self._suffer()
         kept = {turn.event_id: turn for tenant, user, turn in self.turns if (tenant, user) == (tenant_id, user_id)}
         if any(t.event_id in kept and kept[t.event_id].content != t.content for t in turns):

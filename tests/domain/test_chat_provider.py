@@ -124,7 +124,14 @@ async def test_call_when_rate_limited_shortly_then_waits_as_told(upstream: fake.
 
 
 @pytest.mark.parametrize(
-    "bad", [error_reply(500), error_reply(503), error_reply(408), Reply(before=[Die()]), Reply(body=[Die()])]
+    "bad",
+    [
+        error_reply(500),
+        error_reply(503),
+        error_reply(408),
+        Reply(before=[Die()]),
+        Reply(body=[Die()], content_type="text/plain"),
+    ],
 )
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_call_when_it_fails_before_the_first_byte_then_retried(
@@ -263,3 +270,10 @@ async def test_models_when_there_is_no_list_then_empty() -> None:
         assert await llm.models() == []
         assert await llm.models() == []
     assert upstream.lists == 1
+
+
+async def test_stream_when_provider_answers_json_then_upstream(upstream: fake.Upstream) -> None:
+    upstream.will(json_reply("not streamed"))
+    async with provider(upstream) as llm:
+        with pytest.raises(Upstream, match="does not stream"):
+            await read(llm)

@@ -46,6 +46,11 @@ async def flow(chat: Chat, text: str, *, raw: bool = True, who: Caller = ANYONE,
         return [event async for event in events]
 
 
+async def _drain(stream: AsyncIterator[Any], seen: list[Any]) -> None:
+    async for event in stream:
+        seen.append(event)
+
+
 def data(events: list[Any]) -> bytes:
     return b"".join(e.data for e in events if isinstance(e, ChatBytes))
 
@@ -280,9 +285,7 @@ async def test_complete_when_cancelled_then_upstream_is_closed_and_nothing_remem
 async def test_complete_when_cancelled_during_acceptance_then_it_is_not_undone(chat: Chat) -> None:
     chat.memory.delay = 0.3
     task = asyncio.create_task(ask(chat, body("x"), memory=MemoryMode.WRITE))
-    while not (chat.upstream.received and chat.upstream.received[0].answered):
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(chat.memory.entered.wait(), 5)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -381,10 +384,11 @@ async def test_stream_when_cut_midway_then_fault_after_the_bytes_and_nothing_rem
     chat: Chat, reply: Reply, raw: bool
 ) -> None:
     chat.upstream.will(reply)
-    seen = []
+    seen: list[Any] = []
+    stream = chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=raw)
+    seen.append(await anext(stream))
     with pytest.raises(Upstream):
-        async for event in chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=raw):
-            seen.append(event)
+        await _drain(stream, seen)
     assert b"[DONE]" not in data(seen)
     assert len(seen) >= 2
     assert chat.memory.said() == []

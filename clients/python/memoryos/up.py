@@ -365,6 +365,12 @@ def main(loaded: Loaded, config: str | None) -> int:
         loaded: The settings.
         config: The settings file named on the command line, or None.
     """
+    from memoryos.doctor import FAIL, check_parts  # late: it imports this module
+
+    if missing := [finding for finding in check_parts() if finding.state == FAIL]:
+        for finding in missing:
+            print(f"memoryos: the {finding.name} is {finding.text}; {finding.hint}", file=sys.stderr)
+        return 1
     env = environment(loaded, config, os.environ)
     if sys.stderr.isatty() and loaded.settings.log.format == "auto":
         env[f"{PREFIX}LOG__FORMAT"] = "text"

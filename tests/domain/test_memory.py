@@ -1,0 +1,178 @@
+"""The memory service on the real embedded stores, without a model: idempotency, replay, order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from memoryos_server.domain.core.caller import PERMISSIONS, Caller
+from memoryos_server.domain.core.conversation import NewTurn
+from memoryos_server.domain.core.faults import Exists, Invalid, NotFound
+from memoryos_server.domain.memory.pipeline import Pipeline
+from memoryos_server.domain.memory.service import MemoryService
+from memoryos_server.domain.ports import Subject
+from memoryos_server.domain.recall.analysis import Analysis
+from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.stores.embedded import EmbeddedStores
+from memoryos_server.stores.keyring import MasterKeys
+from memoryos_server.stores.manifest import Expected
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_client import socket_url
+from memoryos_server.stores.vectors_edge import EdgeVectors
+from memoryos_server.tools.embed.minilm import NoEmbedder
+from memoryos_server.tools.words import Words
+
+ANYBODY = Caller(tenant_id="default", permissions=PERMISSIONS, anonymous=True)
+NEVER = 3600.0
+
+
+@dataclass
+class Opened:
+    stores: EmbeddedStores
+    redis: RedisStore
+    vectors: EdgeVectors
+    pipeline: Pipeline
+    memory: MemoryService
+
+    async def subject(self, user: str) -> Subject:
+        return await self.redis.subjects.open("default", user)
+
+
+async def open_memory(stack: AsyncExitStack, home: Path, flush_interval: float) -> Opened:
+    stores = await stack.enter_async_context(EmbeddedStores(home / "data", {}))
+    keys = MasterKeys("", home / "keys", home / "data")
+    redis = await stack.enter_async_context(
+        RedisStore.connect(socket_url(stores.redis_socket), keys, Expected(analysis="1"))
+    )
+    vectors = await stack.enter_async_context(EdgeVectors(stores.vectors_socket, redis.subjects))
+    words = Words()
+    engine = RecallEngine(vectors, NoEmbedder("a test"), Analysis(words.stem, words.fold))
+    pipeline = Pipeline(redis.turns, redis.queue, vectors, engine, flush_interval=flush_interval, retry_interval=0.05)
+    await stack.enter_async_context(pipeline)
+
+    async def replay() -> None:
+        pipeline.restarted()
+
+    stores.on_restart("vectors", replay)
+    memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine)
+    return Opened(stores, redis, vectors, pipeline, memory)
+
+
+@pytest.fixture
+async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
+    async with AsyncExitStack() as stack:
+        yield await open_memory(stack, tmp_path, NEVER)
+
+
+async def found(opened: Opened, user: str, query: str) -> list[str]:
+    return [hit.turn.content for hit in (await opened.memory.retrieve(ANYBODY, user, query)).episodes]
+
+
+async def test_add_when_its_mark_is_a_day_gone_then_the_existing_episode_still_wins(opened: Opened) -> None:
+    turn = NewTurn(role="user", content="the first heron", event_id="e1")
+    first = await opened.memory.add(ANYBODY, "ann", turn)
+    # What the passing of two days does: every mark expires.
+    for key in await opened.redis.client.run("KEYS", "*:marks:*"):
+        await opened.redis.client.run("DEL", key)
+    again = await opened.memory.add(ANYBODY, "ann", turn)
+    assert (again.memory_id, again.duplicate) == (first.memory_id, True)
+    with pytest.raises(Exists) as raised:
+        await opened.memory.add(ANYBODY, "ann", replace(turn, content="the second heron"))
+    assert raised.value.reason == "event_id_conflict"
+    assert await found(opened, "ann", "heron") == ["the first heron"]
+
+
+async def test_entries_when_flushed_then_closed_and_not_before(opened: Opened, tmp_path: Path) -> None:
+    for n in range(3):
+        await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content=f"heron {n}"))
+    assert await opened.redis.queue.depth() == 3
+    await opened.pipeline.__aexit__()
+    assert await opened.redis.queue.depth() == 0
+
+
+async def test_vector_process_when_killed_before_a_flush_then_everything_is_indexed_again(opened: Opened) -> None:
+    for n in range(5):
+        await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content=f"heron {n}"))
+    os.kill(opened.stores.pids()["vectors"], signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                if len(await found(opened, "ann", "heron")) == 5:
+                    break
+            except Exception:  # noqa: S110  # the store is away for a moment
+                pass
+            await asyncio.sleep(0.05)
+    assert await opened.redis.queue.depth() == 5
+
+
+async def test_add_when_the_answer_to_the_acceptance_was_lost_then_the_repeat_makes_it_searchable(
+    opened: Opened,
+) -> None:
+    turn = NewTurn(role="user", content="a lost heron", event_id="e1")
+    kept = await opened.memory.add(ANYBODY, "ann", turn)
+    # The state after such a loss: accepted, its entry open, and nothing of it in the index.
+    await opened.vectors.delete_subject(await opened.subject("ann"))
+    opened.pipeline._unflushed.clear()
+    again = await opened.memory.add(ANYBODY, "ann", turn)
+    assert (again.memory_id, again.duplicate) == (kept.memory_id, True)
+    assert await found(opened, "ann", "heron") == ["a lost heron"]
+
+
+async def test_remember_when_one_of_two_conflicts_then_neither_is_kept(opened: Opened) -> None:
+    await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="a heron", event_id="e2"))
+    pair = [
+        NewTurn(role="user", content="another heron", event_id="e1"),
+        NewTurn(role="assistant", content="a different heron", event_id="e2"),
+    ]
+    with pytest.raises(Exists):
+        await opened.memory.remember("default", "ann", pair)
+    assert await found(opened, "ann", "heron") == ["a heron"]
+
+
+async def test_retrieve_when_as_of_is_given_then_only_what_was_said_by_then(opened: Opened) -> None:
+    for year in (2020, 2024):
+        said = NewTurn(role="user", content=f"heron of {year}", timestamp=datetime(year, 1, 1, tzinfo=UTC))
+        await opened.memory.add(ANYBODY, "ann", said)
+    answer = await opened.memory.retrieve(ANYBODY, "ann", "heron", as_of=datetime(2022, 1, 1, tzinfo=UTC))
+    assert [hit.turn.content for hit in answer.episodes] == ["heron of 2020"]
+    assert [turn.content for turn in answer.short_term] == ["heron of 2020"]
+
+
+async def test_history_when_the_id_is_anothers_or_unknown_then_not_found(opened: Opened) -> None:
+    kept = await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="a heron"))
+    assert [v.content for v in await opened.memory.history(ANYBODY, kept.memory_id)] == ["a heron"]
+    for who in (
+        replace(ANYBODY, named_user="ben"),
+        replace(ANYBODY, tenant_id="other"),
+        Caller(tenant_id="default", user_id="ben", permissions=frozenset({"memory"})),
+    ):
+        with pytest.raises(NotFound):
+            await opened.memory.history(who, kept.memory_id)
+    with pytest.raises(NotFound):
+        await opened.memory.history(ANYBODY, "no-such-id")
+
+
+@pytest.mark.parametrize(
+    ("turn", "param"),
+    [
+        (NewTurn(role="robot", content="x"), "role"),
+        (NewTurn(role="user", content=" "), "content"),
+        (NewTurn(role="user", content="x", event_id=""), "event_id"),
+        (NewTurn(role="user", content="x", name="\n"), "name"),
+    ],
+)
+async def test_add_when_a_field_is_malformed_then_named_and_nothing_kept(
+    opened: Opened, turn: NewTurn, param: str
+) -> None:
+    with pytest.raises(Invalid) as raised:
+        await opened.memory.add(ANYBODY, "ann", turn)
+    assert raised.value.param == param
+    assert await opened.redis.subjects.find("default", "ann") is None
