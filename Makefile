@@ -93,9 +93,9 @@ test-long: $(DEV) ## tests that take minutes
 	$(PYTEST) -m long
 
 .PHONY: bench
-bench: $(DEV) ## measure
-	@set -e; for main in bench/*/__main__.py; do name=$$(basename "$$(dirname "$$main")"); \
-		echo "== bench/$$name"; $(BIN)/python -m "bench.$$name"; done
+bench: $(DEV) ## measure; EVAL=directory with question sets for bench/recall
+	$(BIN)/python -m bench.recall $(EVAL)
+	$(BIN)/python -m bench.load
 
 .PHONY: audit
 audit: $(DEV) ## look for known vulnerabilities in what is installed (asks the network)

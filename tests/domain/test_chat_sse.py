@@ -13,7 +13,7 @@ from tests.upstream import delta, sse
 HOSTILE = (
     b"\xef\xbb\xbf: ping\r\n\r\n"
     b"event: message\rdata: one\r\r"
-    b"data:two\ndata:  three\n\n"
+    b"data:two\r\ndata:  three\r\n\r\n"
     b": comment\n: another\n\n"
     b"data\n\n" + "data: 你好 🙂\r\n\r\n".encode() + b"id: 7\nretry: 5\ndata: [DONE]\r\n\r\n"
 )

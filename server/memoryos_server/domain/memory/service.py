@@ -148,9 +148,17 @@ class MemoryService:
         if known := await self._known(subject, turns, made):
             return known
         draft = audit.draft()
-        accepted = await self._pipeline.accept(subject, made, draft.event if draft else None)
-        if draft is not None and not all(a.duplicate for a in accepted):
+        if draft is None:
+            accepted = await self._pipeline.accept(subject, made, None)
+        else:
+            # Taken while the write is under way: it may outlast the call, and the event must not be written twice.
             draft.taken = True
+            try:
+                accepted = await self._pipeline.accept(subject, made, draft.event)
+            except BaseException:
+                draft.taken = False
+                raise
+            draft.taken = not all(a.duplicate for a in accepted)
         return [Added(turn.event_id, a.memory_id, a.duplicate) for turn, a in zip(made, accepted, strict=True)]
 
     async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
