@@ -136,9 +136,8 @@ def _print(name: str, conversations: Sequence[Conversation], result: Result) -> 
 
 async def _ablate(memory: Memory, conversations: Sequence[Conversation], run: str) -> None:
     """Prints what is left when each part of the score is taken out, and words alone."""
-    from memoryos_server.domain.recall.scoring import Weights
-
     from bench.recall.engine import EngineMemory
+    from memoryos_server.domain.recall.scoring import Weights
 
     assert isinstance(memory, EngineMemory)
     names = [part.name for part in fields(Weights)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
+from bench.recall.sets import Line
 from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.ports import Embedder, Subject, Turn, Vectors
 from memoryos_server.domain.recall.analysis import Analysis
@@ -12,8 +13,6 @@ from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.domain.recall.scoring import Weights
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.tools.words import Words
-
-from bench.recall.sets import Line
 
 
 class Unsealed:

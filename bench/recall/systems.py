@@ -13,9 +13,9 @@ from typing import Protocol
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from memoryos.v1 import memory_service_pb2, memory_service_pb2_grpc, types_pb2
 
 from bench.recall.sets import Line
+from memoryos.v1 import memory_service_pb2, memory_service_pb2_grpc, types_pb2
 
 
 class Memory(Protocol):
@@ -91,10 +91,9 @@ async def in_process(models: Path, *, model: str = "minilm") -> AsyncIterator[Me
         models: Where built models are kept.
         model: `minilm`, or `none` for words alone.
     """
+    from bench.recall.engine import EngineMemory, Unsealed
     from memoryos_server.stores.vectors_edge import EdgeVectors
     from memoryos_server.tools.embed.minilm import open_embedder
-
-    from bench.recall.engine import EngineMemory, Unsealed
 
     async with contextlib.AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memoryos-")))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 from memoryos.settings import SettingsError, load
-
 from memoryos_server.commands import serve
 
 if __name__ == "__main__":

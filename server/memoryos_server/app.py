@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import uvloop
+
 from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
-
 from memoryos_server import operator
 from memoryos_server.domain.admin.keys import KeyService
 from memoryos_server.domain.chat.service import ChatService

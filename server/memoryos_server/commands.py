@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import Any
 
 from memoryos.settings import Loaded, SettingsError
-
 from memoryos_server import operator
 from memoryos_server.domain.core.faults import Fault
 

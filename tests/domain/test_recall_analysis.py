@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memoryos_server.domain.ports import Turn
 from memoryos_server.domain.recall import analysis
 from memoryos_server.domain.recall.analysis import Analysis

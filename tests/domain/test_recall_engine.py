@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from memoryos_server.domain.recall.engine import RecallEngine, turn_tokens
 
 from bench.recall.engine import EngineMemory, subject_of
 from bench.recall.sets import Line
 from bench.recall.systems import in_process
+from memoryos_server.domain.recall.engine import RecallEngine, turn_tokens
 
 START = datetime(2024, 3, 4, 9, tzinfo=UTC)
 SAID = [

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from memoryos_server.domain.ports import Candidate, Turn
 from memoryos_server.domain.recall.scoring import COSINE_FLOOR, Scored, Weights, rank
 

@@ -12,9 +12,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import memoryos
 import pytest
 
+import memoryos
 from tests.system import System
 
 

@@ -7,12 +7,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import memoryos
 import pytest
 from openai import OpenAI
-from tests.upstream import UpstreamProcess
 
+import memoryos
 from tests.system import System
+from tests.upstream import UpstreamProcess
 
 FACTS = [
     "My sister Ingrid keeps bees on a roof in Lisbon.",

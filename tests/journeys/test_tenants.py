@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import memoryos
-from memoryos import errors
 import pytest
 
+import memoryos
+from memoryos import errors
 from tests.system import System
 
 ADMIN = "admin-key-of-a-test-0123456789"

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
-from memoryos import schema
 
+from memoryos import schema
 from scripts.generate import ROOT, lay_dependencies
 
 BIN = Path(sys.executable).parent

@@ -3,9 +3,9 @@ from __future__ import annotations
 import re
 import tomllib
 
-import memoryos
 import pytest
 
+import memoryos
 from scripts.generate import ROOT
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")

@@ -9,9 +9,10 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import FileDescriptor
+from scratch.v1 import scratch_service_pb2
+
 from memoryos import schema
 from memoryos.v1 import options_pb2
-from scratch.v1 import scratch_service_pb2
 
 _numbers = itertools.count()
 

@@ -11,12 +11,12 @@ import grpc
 import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from scratch.v1 import scratch_service_pb2_grpc
+
 from memoryos_server.domain.core.faults import Exists
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
-from scratch.v1 import scratch_service_pb2_grpc
-
 from tests.scratch.serve import Scratch, run_scratch
 from tests.stores.redis_fixtures import EXPECTED, Valkey
 

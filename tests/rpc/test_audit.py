@@ -5,13 +5,13 @@ import io
 from datetime import UTC, datetime
 from typing import Any
 
+from scratch.v1 import scratch_service_pb2 as pb
+
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import AuditWriter
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.stores.redis import RedisStore
-from scratch.v1 import scratch_service_pb2 as pb
-
 from tests.rpc.conftest import bearer, client, failure
 from tests.rpc.test_calls import eventually
 from tests.scratch.serve import MemoryAudit, Scratch, run_scratch
@@ -89,7 +89,9 @@ async def test_denial_when_a_key_lacks_the_permission_then_its_tenants_chain_has
     ]
 
 
-async def test_denial_when_the_use_case_refuses_then_it_is_recorded_with_whose_data_was_meant(store: RedisStore) -> None:
+async def test_denial_when_the_use_case_refuses_then_it_is_recorded_with_whose_data_was_meant(
+    store: RedisStore,
+) -> None:
     log = MemoryAudit()
     async with (
         run_scratch(audit_log=log, auth_enabled=True, keys=store.keys) as running,

@@ -5,10 +5,10 @@ from typing import Any
 
 import grpc
 import pytest
-from memoryos_server.rpc.auth import peer_address
-from memoryos_server.stores.redis import RedisStore
 from scratch.v1 import scratch_service_pb2 as pb
 
+from memoryos_server.rpc.auth import peer_address
+from memoryos_server.stores.redis import RedisStore
 from tests.rpc.conftest import ADMIN, bearer, client, failure, lines, record
 from tests.scratch.serve import Scratch, run_scratch
 from tests.stores.redis_fixtures import Valkey
@@ -61,7 +61,16 @@ async def test_permission_when_a_key_calls_then_only_its_methods_answer(api: Any
 
 @pytest.mark.parametrize(
     "value",
-    [None, "", "Bearer", "Bearer ", "reader-0123456789", "Basic reader-0123456789", "Bearer nobody", "Bearer " + "x" * 5000],
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "reader-0123456789",
+        "Basic reader-0123456789",
+        "Bearer nobody",
+        "Bearer " + "x" * 5000,
+    ],
 )
 async def test_key_when_missing_malformed_or_unknown_then_unauthenticated(api: Any, value: str | None) -> None:
     metadata = [] if value is None else [("authorization", value)]
@@ -95,7 +104,10 @@ async def test_admin_key_when_it_names_a_tenant_then_it_acts_there(api: Any) -> 
 
 
 async def test_admin_key_when_empty_then_no_key_is_it(store: RedisStore) -> None:
-    async with run_scratch(auth_enabled=True, admin_key="", keys=store.keys) as running, client(running.address) as stub:
+    async with (
+        run_scratch(auth_enabled=True, admin_key="", keys=store.keys) as running,
+        client(running.address) as stub,
+    ):
         seen = await failure(stub.AdminThing(pb.AdminThingRequest(), metadata=[("authorization", "Bearer  ")]))
     assert seen.code is grpc.StatusCode.UNAUTHENTICATED
 

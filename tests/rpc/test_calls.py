@@ -104,9 +104,7 @@ async def test_request_id_when_malformed_then_another_one_is_made(stub: Any, bad
 
 
 async def test_request_id_when_the_call_fails_then_it_comes_back_too(stub: Any) -> None:
-    seen = await failure(
-        stub.FailThing(pb.FailThingRequest(fault="NotFound"), metadata=[("x-request-id", "mine-2")])
-    )
+    seen = await failure(stub.FailThing(pb.FailThingRequest(fault="NotFound"), metadata=[("x-request-id", "mine-2")]))
     assert seen.headers["x-request-id"] == "mine-2"
 
 
@@ -165,7 +163,9 @@ async def test_metrics_when_calls_end_then_they_are_counted_by_method_and_code(r
 async def test_metrics_when_a_call_is_under_way_then_it_is_in_flight(running: Scratch, stub: Any) -> None:
     call = stub.ExportThings(pb.ExportThingsRequest(count=100, note="slow"))
     await call.read()
-    assert 'memoryos_rpc_in_flight{method="/scratch.v1.ScratchService/ExportThings"} 1.0' in await running.metrics.text()
+    assert (
+        'memoryos_rpc_in_flight{method="/scratch.v1.ScratchService/ExportThings"} 1.0' in await running.metrics.text()
+    )
     call.cancel()
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from memoryos.v1 import system_service_pb2 as system
-from memoryos.v1 import system_service_pb2_grpc
 from scratch.v1 import scratch_service_pb2 as pb
 
+from memoryos.v1 import system_service_pb2 as system
+from memoryos.v1 import system_service_pb2_grpc
 from tests.rpc.conftest import client
 from tests.rpc.test_calls import eventually
 from tests.scratch.serve import SCRATCH, SYSTEM, Backend, Scratch, run_scratch

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import structlog
+
 from memoryos_server.rpc import logging as rpc_logging
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from google.api import field_behavior_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
 from memoryos_server.domain.core.faults import Invalid
 from memoryos_server.rpc.required import _check, _plan
 

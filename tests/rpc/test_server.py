@@ -10,11 +10,11 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from scratch.v1 import scratch_service_pb2 as pb
+
 from memoryos import schema
 from memoryos.settings import ServerSettings, SettingsError
 from memoryos_server.rpc.server import RpcServer
-from scratch.v1 import scratch_service_pb2 as pb
-
 from tests.rpc.conftest import client, failure
 from tests.rpc.test_calls import eventually
 from tests.scratch.serve import SCRATCH, SYSTEM, Scratch, run_scratch
@@ -32,7 +32,9 @@ async def test_stop_when_a_stream_is_under_way_then_it_ends_whole_and_its_finall
         assert running.servicer.finished == ["ExportThings"]
 
 
-async def test_stop_when_the_grace_is_over_then_the_call_is_cancelled_and_its_finally_ran_before_stop_returned() -> None:
+async def test_stop_when_the_grace_is_over_then_the_call_is_cancelled_and_its_finally_ran_before_stop_returned() -> (
+    None
+):
     async with run_scratch(grace_seconds=0.1) as running, client(running.address) as stub:
         call = stub.ExportThings(pb.ExportThingsRequest(count=1000, note="slow"))
         await call.read()
@@ -90,9 +92,7 @@ async def test_reflection_when_asked_then_it_lists_and_describes_the_services(ru
         listed, described = [answer async for answer in ask(iter(requests))]
     names = {each.name for each in listed.list_services_response.service}
     assert {SCRATCH, SYSTEM, "grpc.health.v1.Health", service} <= names
-    file = descriptor_pb2.FileDescriptorProto.FromString(
-        described.file_descriptor_response.file_descriptor_proto[0]
-    )
+    file = descriptor_pb2.FileDescriptorProto.FromString(described.file_descriptor_response.file_descriptor_proto[0])
     assert file.package == "memoryos.v1"
 
 
@@ -139,7 +139,10 @@ async def test_message_when_over_the_limit_then_it_is_refused() -> None:
 async def test_metrics_when_it_has_a_listener_then_prometheus_can_fetch_them() -> None:
     async with run_scratch(metrics_listen="127.0.0.1:0") as running, client(running.address) as stub:
         await stub.ProbeThing(pb.ProbeThingRequest())
-        async with aiohttp.ClientSession() as session, session.get(f"http://{running.metrics_address}/metrics") as answer:
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{running.metrics_address}/metrics") as answer,
+        ):
             text = await answer.text()
             assert answer.content_type == "text/plain"
     assert 'memoryos_rpc_requests_total{code="OK",method="/scratch.v1.ScratchService/ProbeThing"} 1.0' in text

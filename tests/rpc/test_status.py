@@ -5,11 +5,11 @@ from typing import Any
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
+from scratch.v1 import scratch_service_pb2 as pb
+
 from memoryos.v1 import error_reason_pb2
 from memoryos_server.domain.core import faults
 from memoryos_server.rpc import status
-from scratch.v1 import scratch_service_pb2 as pb
-
 from tests.rpc.conftest import failure
 from tests.scratch.serve import Scratch
 

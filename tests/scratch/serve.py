@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from scratch.v1 import scratch_service_pb2
+
 from memoryos import schema
 from memoryos.settings import ServerSettings
 from memoryos.v1 import system_service_pb2
@@ -23,8 +25,6 @@ from memoryos_server.rpc.interceptors import standard
 from memoryos_server.rpc.metrics import Metrics, MetricsListener
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
-from scratch.v1 import scratch_service_pb2
-
 from tests.scratch.servicer import ScratchServicer
 
 SCRATCH = "scratch.v1.ScratchService"

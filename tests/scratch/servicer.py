@@ -6,11 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from scratch.v1 import scratch_service_pb2 as pb
+
 from memoryos_server.domain.core import audit, faults
 from memoryos_server.domain.core.caller import caller
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.rpc.wrap import current_call
-from scratch.v1 import scratch_service_pb2 as pb
 
 
 class ScratchServicer:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from redis.asyncio import Redis
+
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports import SearchQuery
 from memoryos_server.stores.embedded import (
@@ -20,8 +22,6 @@ from memoryos_server.stores.embedded import (
     runtime_dir,
 )
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from redis.asyncio import Redis
-
 from tests.stores.embedded_fixtures import (
     DENSE,
     Keys,

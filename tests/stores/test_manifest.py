@@ -71,7 +71,11 @@ async def test_open_when_the_store_is_newer_or_cut_otherwise_then_is_refused(
     [
         (replace(EXPECTED, sealing=False), "sealing", ("on", "off")),
         (replace(EXPECTED, analysis="2"), "analysis", ("1", "2")),
-        (replace(EXPECTED, vectors={"dense": VectorModel("other", "ab" * 32, 384)}), "vector dense", ("minilm", "other")),
+        (
+            replace(EXPECTED, vectors={"dense": VectorModel("other", "ab" * 32, 384)}),
+            "vector dense",
+            ("minilm", "other"),
+        ),
         (replace(EXPECTED, vectors={"dense": replace(MINILM, dimension=256)}), "vector dense", ("384", "256")),
     ],
     ids=["sealing", "analysis", "model", "dimension"],

@@ -51,7 +51,9 @@ async def test_accept_when_the_store_is_full_then_is_down_and_nothing_is_written
     assert not (await store.turns.accept(ann, [said(ann, "e1")]))[0].duplicate
 
 
-async def test_run_when_the_store_is_stopped_but_not_gone_then_is_down_in_time(store: RedisStore, valkey: Valkey) -> None:
+async def test_run_when_the_store_is_stopped_but_not_gone_then_is_down_in_time(
+    store: RedisStore, valkey: Valkey
+) -> None:
     import signal
 
     assert valkey.process is not None

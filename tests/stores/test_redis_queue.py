@@ -54,7 +54,10 @@ async def test_open_entries_when_the_subject_was_erased_elsewhere_then_closes_an
         await erase(other, ann)
         new = await other.subjects.open("acme", "ann")
         await other.turns.accept(new, [said(new, "e9")])
-    assert {(e.subject.user_id, e.turn.event_id) async for e in store.queue.open_entries()} == {("bob", "e1"), ("ann", "e9")}
+    assert {(e.subject.user_id, e.turn.event_id) async for e in store.queue.open_entries()} == {
+        ("bob", "e1"),
+        ("ann", "e9"),
+    }
     assert await store.queue.depth() == 2
 
 

@@ -32,7 +32,9 @@ async def test_open_when_done_then_any_replica_finds_it_by_name_and_id(store: Re
     assert made.partition == partition_of(store.subjects.lookup("acme", "安 ann")).number
 
 
-async def test_open_when_many_call_on_two_replicas_at_once_then_one_subject(store: RedisStore, connect: Connect) -> None:
+async def test_open_when_many_call_on_two_replicas_at_once_then_one_subject(
+    store: RedisStore, connect: Connect
+) -> None:
     async with connect() as other:
         opened = await asyncio.gather(
             *(subjects.open("acme", "ann") for _ in range(16) for subjects in (store.subjects, other.subjects))

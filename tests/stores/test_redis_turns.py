@@ -172,7 +172,10 @@ async def test_accept_when_an_event_is_handed_in_then_it_is_recorded_once_with_t
 async def test_accept_when_the_answer_is_lost_then_answers_as_if_it_were_not(
     valkey: Valkey, master_keys: MasterKeys, tmp_path: Path
 ) -> None:
-    async with _losing_answers(valkey, tmp_path) as (url, lose), RedisStore.connect(url, master_keys, EXPECTED) as store:
+    async with (
+        _losing_answers(valkey, tmp_path) as (url, lose),
+        RedisStore.connect(url, master_keys, EXPECTED) as store,
+    ):
         ann = await store.subjects.open("acme", "ann")
         await store.turns.accept(ann, [said(ann, "e0")])
         lose(1)
@@ -190,7 +193,10 @@ async def test_accept_when_the_answer_is_lost_then_answers_as_if_it_were_not(
 async def test_open_when_the_answer_is_lost_then_gives_the_subject_that_was_made(
     valkey: Valkey, master_keys: MasterKeys, tmp_path: Path
 ) -> None:
-    async with _losing_answers(valkey, tmp_path) as (url, lose), RedisStore.connect(url, master_keys, EXPECTED) as store:
+    async with (
+        _losing_answers(valkey, tmp_path) as (url, lose),
+        RedisStore.connect(url, master_keys, EXPECTED) as store,
+    ):
         await store.subjects.open("acme", "bob")
         lose(1)
         ann = await store.subjects.open("acme", "ann")

@@ -47,7 +47,9 @@ def test_scope_when_partitions_differ_then_so_do_their_keys() -> None:
     assert len({Partition(number).queue for number in range(256)}) == 256
 
 
-@pytest.mark.parametrize("bad", ["", "07", "07" + "AB" * 15, "07" + "ab" * 16, "07}:x{p008" + "a" * 22, "08" + "ab" * 15])
+@pytest.mark.parametrize(
+    "bad", ["", "07", "07" + "AB" * 15, "07" + "ab" * 16, "07}:x{p008" + "a" * 22, "08" + "ab" * 15]
+)
 def test_partition_when_the_id_is_no_id_of_it_then_makes_no_key(bad: str) -> None:
     with pytest.raises(ValueError, match="not a subject id"):
         Partition(7).subject(bad)
@@ -112,11 +114,15 @@ async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are
 
 async def _use(store: RedisStore, user: str) -> Subject:
     subject = await store.subjects.open("acme", user)
-    event = AuditEvent(f"v-{user}", utc_now(), "memory.add", "acme", user, "memory/1", "AddMemory", "ok", "key_1", "::1")
+    event = AuditEvent(
+        f"v-{user}", utc_now(), "memory.add", "acme", user, "memory/1", "AddMemory", "ok", "key_1", "::1"
+    )
     await store.turns.accept(subject, [said(subject, "e1"), said(subject, "e2", "b")], event)
     await store.turns.recent(subject, 20)
     anonymous = AuditEvent(f"w-{user}", utc_now(), "denied", "acme", "", "", "AddMemory", "denied", "anonymous")
-    await store.audit.append([anonymous, AuditEvent(f"x-{user}", utc_now(), "read", "acme", user, "", "R", "ok", "key_1")])
+    await store.audit.append(
+        [anonymous, AuditEvent(f"x-{user}", utc_now(), "read", "acme", user, "", "R", "ok", "key_1")]
+    )
     key = ApiKey(f"key_{subject.id[:16]}", user, "acme", frozenset({"chat"}), "", utc_now(), None)
     await store.keys.create(f"secret-key-of-{user}", key)
     await store.keys.find(f"secret-key-of-{user}")

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports import SearchQuery, Subject
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
@@ -20,7 +21,6 @@ from memoryos_server.stores.embedded import ChildState
 from memoryos_server.stores.points import sparse
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.stores.vectors_edge import EdgeVectors
-
 from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, subject, turn, until
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
-from memoryos.v1 import options_pb2
 
+from memoryos.v1 import options_pb2
 from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent, begin, draft
 from memoryos_server.domain.core.caller import DEFAULT_USER, Caller
 from memoryos_server.domain.core.faults import Fault, Forbidden, Unauthenticated

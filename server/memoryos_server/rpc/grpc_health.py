@@ -74,9 +74,7 @@ class HealthBoard:
             await context.abort(grpc.StatusCode.NOT_FOUND, "There is no such service")
         return _Status(status=_SERVING if serving else _NOT_SERVING)
 
-    async def _watch(
-        self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
+    async def _watch(self, request: health_pb2.HealthCheckRequest, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         last = None
         while True:
             changed = self._changed

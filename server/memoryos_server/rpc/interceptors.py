@@ -13,8 +13,8 @@ import grpc
 import structlog
 from google.rpc import status_pb2
 from grpc_status import rpc_status
-from memoryos.schema import Method
 
+from memoryos.schema import Method
 from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.rpc import status

@@ -80,7 +80,9 @@ class MemoryServicer:
             ],
         )
 
-    async def GetMemoryHistory(self, request: pb.GetMemoryHistoryRequest, _context: _Context) -> pb.GetMemoryHistoryResponse:
+    async def GetMemoryHistory(
+        self, request: pb.GetMemoryHistoryRequest, _context: _Context
+    ) -> pb.GetMemoryHistoryResponse:
         """Lists the versions of one memory."""
         versions = await self._memory.history(caller(), request.memory_id)
         return pb.GetMemoryHistoryResponse(

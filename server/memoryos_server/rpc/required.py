@@ -13,8 +13,8 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
-from memoryos.schema import Method, required_fields
 
+from memoryos.schema import Method, required_fields
 from memoryos_server.domain.core.faults import Invalid
 from memoryos_server.rpc.wrap import Call
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
-from memoryos.v1 import system_service_pb2 as pb
 
+from memoryos.v1 import system_service_pb2 as pb
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.state import Mode, Serving
 

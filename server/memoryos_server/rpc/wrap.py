@@ -15,8 +15,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError, Message
-from memoryos.schema import Method
 
+from memoryos.schema import Method
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import Invalid, TooLarge
 
