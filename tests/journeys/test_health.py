@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.system import System
@@ -84,12 +85,11 @@ def test_health_when_the_server_is_gone_then_the_bridge_answers_alone(system: Sy
 
 def test_server_when_the_data_directory_is_taken_then_says_whose(system: System, tmp_path: Path) -> None:
     second = System(tmp_path / "second", {"MEMORYOS_DATA_DIR": str(system.data)})
+    assert system.server is not None
     try:
-        second.start(bridge=False)
-    except RuntimeError as error:
-        assert str(system.data) in str(error)
-        assert f"process {system.server.pid if system.server else None}" in str(error)
-    else:
+        with pytest.raises(RuntimeError, match=f"in use by process {system.server.pid}") as raised:
+            second.start(bridge=False)
+    finally:
         second.kill(group=True)
-        raise AssertionError("two servers on one data directory")
+    assert str(system.data) in str(raised.value)
     assert system.get("/health/status")[1]["mode"] == "ready"

@@ -1,1 +1,1 @@
-""""""
+"""The world outside the stores: models, providers, words."""

@@ -1,1 +1,1 @@
-""""""
+"""What every domain room needs: callers, faults, ids, text, time."""
