@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import memoryos
-from memoryos.settings import Loaded, Setting, Settings, SettingsError, known, load
+from memoryos.settings import Loaded, Setting, SettingsError, known, load, value_of
 
 GROUP = "memoryos.commands"
 """The entry points by which installed parts bring their sub-commands: `register(subparsers)`."""
@@ -67,14 +67,6 @@ def split_flags(arguments: Sequence[str], settings: Sequence[Setting]) -> tuple[
         else:
             flags[by_flag[name].name] = value
     return flags, config, rest
-
-
-def value_of(settings: Settings, name: str) -> Any:
-    """The value of a setting by its dotted name."""
-    found: Any = settings
-    for part in name.split("."):
-        found = getattr(found, part)
-    return found
 
 
 def _shown(value: Any) -> str:

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from memoryos.addresses import authority, reachable, taken
 from memoryos.settings import Loaded, Settings, SettingsError
-from memoryos.up import authority, reachable, taken
 
 OK, WARN, FAIL = "ok", "warning", "broken"
 PATIENCE = 3.0

@@ -255,6 +255,14 @@ class Loaded:
     warnings: tuple[str, ...]
 
 
+def value_of(settings: Settings, name: str) -> Any:
+    """The value of a setting by its dotted name."""
+    found: Any = settings
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
 def known(environ: Mapping[str, str] | None = None) -> list[Setting]:
     """Every setting, in the order of this module."""
     env = os.environ if environ is None else environ

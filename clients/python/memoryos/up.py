@@ -10,7 +10,6 @@ import asyncio
 import os
 import secrets
 import signal
-import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -20,8 +19,9 @@ from dataclasses import dataclass
 from typing import TextIO
 
 import memoryos
-from memoryos.cli import value_of
-from memoryos.settings import PREFIX, Loaded, Settings, SettingsError, known, split_address
+from memoryos.addresses import authority, reachable, taken
+from memoryos.doctor import FAIL, check_parts
+from memoryos.settings import PREFIX, Loaded, Settings, SettingsError, known, value_of
 
 # Runs between fork and the program, in an interpreter that loads next to nothing: on Linux the kernel then ends the
 # program when the supervisor dies, however it dies. The second look at the parent closes the gap before the request.
@@ -198,29 +198,6 @@ def environment(loaded: Loaded, config: str | None, environ: Mapping[str, str]) 
     return env
 
 
-def reachable(address: str, name: str) -> tuple[str, int]:
-    """Where a listener can be reached from here: one that listens everywhere is reached over loopback."""
-    host, port = split_address(address, name)
-    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104  # compared only
-
-
-def authority(host: str, port: int) -> str:
-    """host:port as a URL has it."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def taken(host: str, port: int) -> str | None:
-    """Why nothing can listen there, or None if it can."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
-
-
 def check_free(settings: Settings) -> None:
     """Looks whether all addresses are free: else another MemoryOS there could be taken for this one's readiness.
 
@@ -365,8 +342,6 @@ def main(loaded: Loaded, config: str | None) -> int:
         loaded: The settings.
         config: The settings file named on the command line, or None.
     """
-    from memoryos.doctor import FAIL, check_parts  # late: it imports this module
-
     if missing := [finding for finding in check_parts() if finding.state == FAIL]:
         for finding in missing:
             print(f"memoryos: the {finding.name} is {finding.text}; {finding.hint}", file=sys.stderr)

@@ -1,0 +1,30 @@
+"""Addresses of listeners, as those who call them need them."""
+
+from __future__ import annotations
+
+import socket
+
+from memoryos.settings import split_address
+
+
+def reachable(address: str, name: str) -> tuple[str, int]:
+    """Where a listener can be reached from here: one that listens everywhere is reached over loopback."""
+    host, port = split_address(address, name)
+    return {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host), port  # noqa: S104  # compared only
+
+
+def authority(host: str, port: int) -> str:
+    """host:port as a URL has it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def taken(host: str, port: int) -> str | None:
+    """Why nothing can listen there, or None if it can."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return error.strerror or str(error)
+    return None
