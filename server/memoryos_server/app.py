@@ -113,10 +113,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         Pipeline(redis.turns, redis.queue, vectors, engine, flush_interval=settings.memory.flush_interval_seconds)
     )
 
-    async def replay() -> None:
-        pipeline.restarted()
-
-    embedded.on_restart("vectors", replay)
+    vectors.on_reconnect(pipeline.restarted)
     memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine)
     upstream = None
     if settings.upstream.base_url:

@@ -13,14 +13,14 @@ from bench.recall.sets import load
 from bench.recall.systems import over_grpc
 from tests.system import System
 
-EVAL = Path(os.environ.get("MEMORYOS_EVAL", "eval"))
+EVAL = Path(os.environ.get("EVAL", "eval"))
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", ["locomo_dev", "memorybank_zh_dev"])
 async def test_recall_when_a_real_conversation_is_loaded_then_above_plain_bm25(shared: System, name: str) -> None:
     if not (EVAL / f"{name}.json").is_file():
-        pytest.skip(f"no evaluation set {name} in {EVAL}; MEMORYOS_EVAL names the folder")
+        pytest.skip(f"no evaluation set {name} in {EVAL}; EVAL names the folder")
     async with over_grpc(shared.grpc, "") as memory:
         result = await measure(memory, load(EVAL, name, 1), run=f"{uuid.uuid4()}-")
     print(f"{name}: ours {result.ours.line()} | plain BM25 {result.plain.line()}")

@@ -12,6 +12,7 @@ from memoryos_server.domain.core.caller import caller
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.rpc.convert import aware, optional, role_name, role_value, stamp
+from memoryos_server.rpc.wrap import current_call
 
 _Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -36,6 +37,7 @@ class MemoryServicer:
                 timestamp=aware(request, "timestamp"),
             ),
         )
+        current_call().degraded |= added.degraded
         return pb.AddMemoryResponse(event_id=added.event_id, memory_id=added.memory_id, duplicate=added.duplicate)
 
     async def RetrieveMemory(self, request: pb.RetrieveMemoryRequest, _context: _Context) -> pb.RetrieveMemoryResponse:
@@ -50,6 +52,7 @@ class MemoryServicer:
             as_of=aware(request, "as_of"),
             explain=request.explain,
         )
+        current_call().degraded |= found.degraded
         return pb.RetrieveMemoryResponse(
             episodes=[
                 types_pb2.Episode(

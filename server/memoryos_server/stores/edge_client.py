@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -73,10 +74,16 @@ class _Link(asyncio.Protocol):
 
 
 class EdgeClient:
-    """Calls operations of the vector process on a socket."""
+    """Calls operations of the vector process on a socket.
+
+    Attributes:
+        reconnected: Called each time the connection was made anew, before anything is sent on it.
+    """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
+        self.reconnected: Callable[[], None] = lambda: None
+        self._connections = 0
         self._link: _Link | None = None
         self._opening = asyncio.Lock()
         self._numbers = itertools.count(1)
@@ -120,4 +127,7 @@ class EdgeClient:
             async with self._opening:
                 if self._link is None or not self._link.alive:
                     _, self._link = await asyncio.get_running_loop().create_unix_connection(_Link, str(self._socket))
+                    self._connections += 1
+                    if self._connections > 1:
+                        self.reconnected()
         return self._link

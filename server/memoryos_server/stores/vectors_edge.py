@@ -7,7 +7,7 @@ Every read names its subject, and what is not the subject's is never given.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -56,6 +56,10 @@ class EdgeVectors:
     async def close(self) -> None:
         """Closes the connection."""
         await self._client.close()
+
+    def on_reconnect(self, follower: Callable[[], None]) -> None:
+        """Has `follower` called whenever the process may be another than before, ahead of the first request to it."""
+        self._client.reconnected = follower
 
     async def ping(self) -> None:
         """Returns if the process answers.

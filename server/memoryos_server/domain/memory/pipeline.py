@@ -61,6 +61,8 @@ class Pipeline:
         self._unflushed: list[tuple[int, Entry]] = []
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
         self._behind = asyncio.Event()
+        self._level = asyncio.Event()
+        self._level.set()
         self._replaying = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -69,7 +71,7 @@ class Pipeline:
         try:
             await self._replay()
         except BackendDown:
-            self._behind.set()
+            self._fall_behind()
         self._tasks = [asyncio.create_task(self._flush_forever()), asyncio.create_task(self._retry_forever())]
         return self
 
@@ -109,6 +111,22 @@ class Pipeline:
 
     def restarted(self) -> None:
         """Says that the searchable side may have lost what was not flushed."""
+        self._fall_behind()
+
+    @property
+    def behind(self) -> bool:
+        """Whether turns that were acknowledged may be missing from the searchable side for now."""
+        return not self._level.is_set()
+
+    async def catch_up(self, seconds: float) -> bool:
+        """Waits until nothing acknowledged is missing from the searchable side, at most `seconds`; whether that is so."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._level.wait()
+        return not self.behind
+
+    def _fall_behind(self) -> None:
+        self._level.clear()
         self._behind.set()
 
     def _forget(self, subject_id: str, task: asyncio.Task[None]) -> None:
@@ -137,7 +155,7 @@ class Pipeline:
                 await self._replay()  # kept by a call whose answer was lost: searchable, too, when this one returns
         except Fault as fault:
             log.warning("accepted turns wait to be indexed: %s", fault.message)
-            self._behind.set()
+            self._fall_behind()
         return accepted
 
     async def _index(self, entries: Sequence[Entry]) -> None:
@@ -175,7 +193,7 @@ class Pipeline:
             raise
         if any(seen != incarnation for seen, _ in covered):
             # The engine was restarted in between: those writes may be gone, their entries are still open.
-            self._behind.set()
+            self._fall_behind()
 
     async def _flush_forever(self) -> None:
         while True:
@@ -194,6 +212,8 @@ class Pipeline:
             try:
                 self._unflushed = []  # their entries are still open; indexing them again changes nothing
                 await self._replay()
+                if not self._behind.is_set():
+                    self._level.set()
             except Fault as fault:
                 log.warning("accepted turns still wait to be indexed: %s", fault.message)
                 self._behind.set()

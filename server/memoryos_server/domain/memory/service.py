@@ -21,16 +21,25 @@ from memoryos_server.domain.ports import Subject, Subjects, Turn, Turns, Vectors
 MAX_LIMIT = 1000
 SHORT_TERM = 20
 SETTLE_SECONDS = 0.1
+CATCH_UP_SECONDS = 2.0
 ROLES = ("user", "assistant", "system")
 
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Where a turn is kept."""
+    """Where a turn is kept.
+
+    Attributes:
+        event_id: The id given, or the one made.
+        memory_id: The kept turn's id.
+        duplicate: It was kept before; nothing was written.
+        degraded: It is durable but waits to become searchable, because a store is down.
+    """
 
     event_id: str
     memory_id: str
     duplicate: bool
+    degraded: bool = False
 
 
 class Ranked(Protocol):
@@ -73,11 +82,13 @@ class Retrieved:
         episodes: Best first.
         short_term: The newest turns, oldest first.
         calibration: How raw scores became 0..1; "" unless explained.
+        degraded: Something may be missing, because a store is down or just back.
     """
 
     episodes: Sequence[Ranked] = ()
     short_term: Sequence[Turn] = ()
     calibration: str = ""
+    degraded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +170,8 @@ class MemoryService:
                 draft.taken = False
                 raise
             draft.taken = not all(a.duplicate for a in accepted)
-        return [Added(turn.event_id, a.memory_id, a.duplicate) for turn, a in zip(made, accepted, strict=True)]
+        behind = self._pipeline.behind
+        return [Added(turn.event_id, a.memory_id, a.duplicate, behind) for turn, a in zip(made, accepted, strict=True)]
 
     async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
         # Idempotency marks last a day; after that an existing episode still wins and is never overwritten.
@@ -244,8 +256,9 @@ class MemoryService:
         if subject is None:
             return Retrieved()
         await self._pipeline.settle(subject, SETTLE_SECONDS)
-        found, recent = await asyncio.gather(
-            self._recall.recall(
+
+        async def search() -> Recalled:
+            return await self._recall.recall(
                 subject,
                 query,
                 limit,
@@ -253,9 +266,17 @@ class MemoryService:
                 max_tokens=max_tokens,
                 as_of=as_of,
                 explain=explain,
-            ),
-            self._turns.recent(subject, SHORT_TERM),
-            return_exceptions=True,
+            )
+
+        async def complete() -> Recalled:
+            found = await search()
+            # After a restart the searchable side lacks, for a moment, what was not durable there yet.
+            if self._pipeline.behind and await self._pipeline.catch_up(CATCH_UP_SECONDS):
+                found = await search()
+            return found
+
+        found, recent = await asyncio.gather(
+            complete(), self._turns.recent(subject, SHORT_TERM), return_exceptions=True
         )
         for result in (found, recent):
             if isinstance(result, BaseException) and not isinstance(result, BackendDown):
@@ -266,8 +287,9 @@ class MemoryService:
         if as_of is not None:
             short_term = [turn for turn in short_term if turn.timestamp <= as_of]
         if isinstance(found, BaseException):
-            return Retrieved((), short_term)
-        return Retrieved(found.ranked, short_term, found.calibration)
+            return Retrieved((), short_term, degraded=True)
+        degraded = isinstance(recent, BaseException) or self._pipeline.behind
+        return Retrieved(found.ranked, short_term, found.calibration, degraded)
 
     async def history(self, who: Caller, memory_id: str) -> list[Version]:
         """The versions of a memory, newest first. A turn has one: it is never changed.
