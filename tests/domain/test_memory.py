@@ -100,8 +100,8 @@ async def test_vector_process_when_killed_before_a_flush_then_everything_is_inde
         await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content=f"heron {n}"))
     os.kill(opened.stores.pids()["vectors"], signal.SIGKILL)
     async with asyncio.timeout(10):
-        while (answer := await opened.memory.retrieve(ANYBODY, "ann", "heron")).degraded:
-            await asyncio.sleep(0.002)  # noqa: ASYNC110  # what is awaited is what a caller sees
+        while (answer := await opened.memory.retrieve(ANYBODY, "ann", "heron")).degraded:  # noqa: ASYNC110  # a caller sees no event
+            await asyncio.sleep(0.002)
     # The first answer that is not marked as degraded is complete.
     assert len(answer.episodes) == 5
     assert await opened.redis.queue.depth() == 5
