@@ -67,7 +67,7 @@ class Writer:
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("victim", ["server", "bridge", "valkey", "edge", "group"])
 def test_kill_minus_nine_when_adding_then_every_acknowledged_event_is_there_once(system: System, victim: str) -> None:
-    writer = Writer(system, 1000 if victim == "group" else 500, http=victim == "bridge")
+    writer = Writer(system, 1000, http=victim == "bridge")
     thread = threading.Thread(target=writer.run)
     thread.start()
     assert writer.first.wait(60)
