@@ -75,7 +75,6 @@ class Child:
     ) -> None:
         self.name = name
         self.state = ChildState.DOWN
-        self.restarts = 0
         self._command = tuple(command)
         self._cwd = cwd
         self._ready = ready
@@ -86,8 +85,6 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._output: asyncio.Task[None] | None = None
         self._watcher: asyncio.Task[None] | None = None
-        self._followers: list[Callable[[], Awaitable[None]]] = []
-        self._following: asyncio.Task[None] | None = None
         self._last_words: deque[str] = deque(maxlen=12)
 
     @property
@@ -95,10 +92,6 @@ class Child:
         """The process id, or None while there is no process."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
-
-    def on_restart(self, follower: Callable[[], Awaitable[None]]) -> None:
-        """Has `follower` called each time the child is up again; one that raises is called again, ever less often."""
-        self._followers.append(follower)
 
     async def start(self) -> None:
         """Returns once the child is ready; from then on it is started again whenever it dies.
@@ -111,11 +104,10 @@ class Child:
 
     async def stop(self) -> None:
         """Ends the child with SIGTERM, after its time with SIGKILL. Idempotent."""
-        for task in (self._watcher, self._following):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait([task])
-        self._watcher = self._following = None
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.wait([self._watcher])
+        self._watcher = None
         await self._end()
 
     async def _spawn(self) -> None:
@@ -213,8 +205,6 @@ class Child:
             since = time.monotonic()
             status = await self._process.wait()
             self.state = ChildState.RESTARTING
-            if self._following is not None:
-                self._following.cancel()
             await self._let_go(self._process)
             if time.monotonic() - since > _STEADY_SECONDS:
                 backoff = _BACKOFF_SECONDS
@@ -228,19 +218,4 @@ class Child:
                 except (ChildFailedError, OSError) as error:
                     self.state = ChildState.DOWN
                     _log.error("%s", error)
-            self.restarts += 1
             _log.warning("%s is up again", self.name)
-            if self._followers:
-                self._following = asyncio.create_task(self._follow(), name=f"after a restart of {self.name}")
-
-    async def _follow(self) -> None:
-        for follower in self._followers:
-            backoff = _BACKOFF_SECONDS
-            while True:
-                try:
-                    await follower()
-                    break
-                except Exception:  # whatever it is: what must follow has not happened, and giving up would lose data
-                    _log.exception("what follows a restart of %s failed and is tried again", self.name)
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, _BACKOFF_MOST_SECONDS)

@@ -17,7 +17,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +36,8 @@ __all__ = ["ChildFailedError", "ChildState", "DataDirectoryInUseError", "Embedde
 
 Part = Literal["valkey", "vectors"]
 """A child's name."""
+
+PARTS: tuple[Part, ...] = ("valkey", "vectors")
 
 # The kernel's limit of a socket's path, its ending zero included: 108 on Linux, 104 elsewhere.
 _SOCKET_PATH_MOST = 103
@@ -177,7 +179,6 @@ class EmbeddedStores:
         self._runtime = runtime_dir(self._data_dir)
         self._lock: _Lock | None = None
         self._children: dict[Part, Child] = {}
-        self._followers: dict[Part, list[Callable[[], Awaitable[None]]]] = {"valkey": [], "vectors": []}
 
     @property
     def redis_socket(self) -> Path:
@@ -192,21 +193,11 @@ class EmbeddedStores:
     def states(self) -> dict[Part, ChildState]:
         """How each child is; `DOWN` before and after."""
         children = self._children
-        return {part: children[part].state if part in children else ChildState.DOWN for part in self._followers}
+        return {part: children[part].state if part in children else ChildState.DOWN for part in PARTS}
 
     def pids(self) -> dict[Part, int]:
         """The process ids of the children that run."""
         return {part: pid for part, child in self._children.items() if (pid := child.pid) is not None}
-
-    def on_restart(self, part: Part, follower: Callable[[], Awaitable[None]]) -> None:
-        """Has `follower` called each time a child died and is up again.
-
-        A vector process that died has lost what was not flushed: its follower replays the open entries of the
-        ledger. One that raises is called again, with growing pauses, and is cancelled if the child dies meanwhile.
-        """
-        self._followers[part].append(follower)
-        if part in self._children:
-            self._children[part].on_restart(follower)
 
     async def __aenter__(self) -> Self:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -220,9 +211,6 @@ class EmbeddedStores:
             self._children = {"valkey": self._valkey(lock.fd)}
             if self._dense is not None:
                 self._children["vectors"] = self._vectors(lock.fd, self._dense)
-            for part, child in self._children.items():
-                for follower in self._followers[part]:
-                    child.on_restart(follower)
             starts = [asyncio.ensure_future(child.start()) for child in self._children.values()]
             try:
                 await asyncio.gather(*starts)
