@@ -21,6 +21,12 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _VISIBLE = re.compile(r"[\x20-\x7e]*")
 
+# Metadata has little room, and a call with more of it fails without saying which was too long.
+_LONGEST_KEY = 1024
+_LONGEST_TENANT = 64
+_LONGEST_USER = 256 * 4 * 3
+"""256 characters of four bytes, percent-encoded."""
+
 
 def request_id(exchange: Exchange) -> str:
     """The client's `X-Request-ID`, or a new one if it is absent or malformed."""
@@ -64,17 +70,20 @@ class Forwarding:
         """
         pairs = [("x-request-id", exchange.request_id)]
         authorization = exchange.header("authorization")
-        # What is not visible ASCII is no key of ours: such a request is one without a key.
-        if authorization and _VISIBLE.fullmatch(authorization):
+        # What is not visible ASCII, or far too long, is no key of ours: such a request is one without a key.
+        if authorization and len(authorization) <= _LONGEST_KEY and _VISIBLE.fullmatch(authorization):
             pairs.append(("authorization", authorization))
         tenant = exchange.header("x-tenant-id")
         if tenant is not None:
-            if not _VISIBLE.fullmatch(tenant):
+            if len(tenant) > _LONGEST_TENANT or not _VISIBLE.fullmatch(tenant):
                 raise invalid("The header X-Tenant-ID must be 1 to 64 of A-Z a-z 0-9 . _ -", "X-Tenant-ID")
             pairs.append(("x-tenant-id", tenant))
         user = exchange.header("x-user-id")
         if user is not None:
-            pairs.append(("x-user-id", percent(user)))
+            encoded = percent(user)
+            if len(encoded) > _LONGEST_USER:
+                raise invalid("The header X-User-ID must have 1 to 256 characters", "X-User-ID")
+            pairs.append(("x-user-id", encoded))
         if self._secret:
             address = self.client_address(exchange)
             if address:

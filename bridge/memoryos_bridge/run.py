@@ -14,6 +14,7 @@ from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target
 from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
+from memoryos_bridge.heads import Heads
 
 
 def refuse_open(settings: Settings) -> None:
@@ -60,7 +61,7 @@ def serve(settings: Settings) -> int:
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=Heads,
             ws="none",
             lifespan="on",
             # The bridge reads forwarded addresses itself, and logs requests by route, never by path.

@@ -41,7 +41,7 @@ from memoryos_server.stores.embedded import (
     ChildFailedError,
     DataDirectoryInUseError,
     EmbeddedStores,
-    runtime_dir,
+    running_dir,
 )
 from memoryos_server.stores.keyring import KeyringError, MasterKeys
 from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel
@@ -66,7 +66,7 @@ class InUse(StartError):
 
 def operator_socket(settings: Settings) -> Path:
     """Where a running server takes commands of its operator."""
-    return runtime_dir(Path(settings.data_dir)) / "operator.sock"
+    return running_dir(Path(settings.data_dir)) / "operator.sock"
 
 
 def main(loaded: Loaded) -> None:
@@ -224,9 +224,9 @@ async def _stores(
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:
     if not settings.auth.enabled or settings.auth.admin_key:
         return
-    if not any("admin" in record.permissions for record in await keys.list()):
+    if not await keys.has_admin():
         raise SettingsError(
-            "auth.enabled is set but there is no admin key: set auth.admin_key (MEMORYOS_AUTH__ADMIN_KEY), "
+            "auth.enabled is set but there is no admin key that has not expired: set auth.admin_key (MEMORYOS_AUTH__ADMIN_KEY), "
             "or make one with `memoryos keys create --admin`"
         )
 

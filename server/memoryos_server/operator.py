@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import asdict
@@ -21,6 +22,8 @@ from memoryos_server.domain.admin.keys import KeyService, NewKey
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import Fault, Invalid
 from memoryos_server.domain.ports import ApiKey, AuditLog
+
+log = logging.getLogger(__name__)
 
 ACTOR = "operator"
 """Who audit events name for a change made on the machine itself."""
@@ -77,11 +80,17 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
             request = json.loads(await reader.readline())
             async for item in operator.run(request["command"], request["arguments"]):
                 writer.write(json.dumps({"item": item}).encode() + b"\n")
+                await writer.drain()  # a long answer must not gather here
             writer.write(b'{"end": true}\n')
         except Fault as fault:
             writer.write(json.dumps({"error": fault.message, "param": fault.param}).encode() + b"\n")
         except (ValueError, KeyError, TypeError):
             writer.write(b'{"error": "malformed command", "param": null}\n')
+        except ConnectionError:
+            pass  # nobody listens any more
+        except Exception:
+            log.exception("a command failed")
+            writer.write(b'{"error": "the command failed; the server\'s log says why", "param": null}\n')
         finally:
             with contextlib.suppress(ConnectionError):
                 await writer.drain()
@@ -106,20 +115,22 @@ async def call(socket: Path, command: str, arguments: Mapping[str, Any]) -> Asyn
     """The running server's answer to a command, item by item.
 
     Raises:
-        ConnectionError, FileNotFoundError: No server runs there.
-        Fault: The command failed.
+        ConnectionRefusedError, FileNotFoundError: No server runs there.
+        Fault: The command failed, or the server ended before it had answered.
     """
     reader, writer = await asyncio.open_unix_connection(str(socket))
     try:
         writer.write(json.dumps({"command": command, "arguments": dict(arguments)}).encode() + b"\n")
         await writer.drain()
-        while line := await reader.readline():
+        while (line := await reader.readline()).endswith(b"\n"):
             answer = json.loads(line)
             if "error" in answer:
                 raise Fault(answer["error"], param=answer["param"])
             if "end" in answer:
                 return
             yield answer["item"]
-        raise ConnectionError("the server stopped in the middle of its answer")
+        raise ConnectionResetError
+    except ConnectionError:
+        raise Fault("the server ended before it had answered; what was asked may have been done") from None
     finally:
         writer.close()

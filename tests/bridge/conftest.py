@@ -18,6 +18,7 @@ from memoryos.settings import BridgeSettings, LogSettings, Settings
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 from memoryos_bridge import logs
 from memoryos_bridge.app import create_app
+from memoryos_bridge.heads import Heads
 from tests.scratch.serve import Scratch, run_scratch
 
 SCRATCH = scratch_service_pb2.DESCRIPTOR
@@ -51,7 +52,7 @@ async def run_bridge(
         app,
         host="127.0.0.1",
         port=0,
-        http="httptools",
+        http=Heads,
         ws="none",
         lifespan="on",
         proxy_headers=False,

@@ -92,6 +92,17 @@ def test_percent_when_text_is_not_ascii_then_utf8_is_encoded() -> None:
     assert percent_utf8("a ä\r\n") == "a%20%C3%A4%0D%0A"
 
 
+async def test_header_when_far_too_long_then_it_is_named_and_a_key_is_none() -> None:
+    async with run_system() as system:
+        for name in ("X-User-ID", "X-Tenant-ID"):
+            answer = await system.http.get("/v1/models", headers={name: "x" * 20_000})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    key = "Bearer " + "k" * 20_000
+    assert Forwarding("", []).metadata(exchange(("authorization", key))) == (("x-request-id", "r"),)
+    longest = "%F0%9F%90%9D" * 256
+    assert ("x-user-id", longest) in Forwarding("", []).metadata(exchange(("x-user-id", longest)))
+
+
 async def test_server_when_the_secret_is_shared_then_it_believes_the_bridges_address() -> None:
     async with run_system(bridge={"secret": "s", "trusted_proxies": ("127.0.0.1",)}, bridge_secret="s") as system:
         await system.http.post("/v1/scratch/things", json={"name": "a"}, headers={"x-forwarded-for": "7.7.7.7"})

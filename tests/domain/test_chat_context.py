@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
@@ -83,6 +84,26 @@ def test_echoed_block_when_stripped_then_the_rest_stays() -> None:
     block = render([item("secret")], [], 2000)
     assert without_blocks(f"before {block.text}\nafter") == "before after"
     assert without_blocks("plain") == "plain"
+
+
+@pytest.mark.parametrize("echo", [OPEN, CLOSE, f"{OPEN}x{CLOSE} "])
+def test_echoed_block_when_there_are_many_then_time_grows_with_the_text_and_not_its_square(echo: str) -> None:
+    text = echo * (2_000_000 // len(echo))
+    began = time.monotonic()
+    stripped = without_blocks(text)
+    assert time.monotonic() - began < 2.0
+    assert stripped == ("" if OPEN in echo and CLOSE in echo else text)
+
+
+@pytest.mark.parametrize("sentence", ["some plain words ", "你好世界漢字", "élève où ça "])
+def test_block_when_memories_are_very_long_then_no_more_is_read_than_fits(sentence: str) -> None:
+    text = sentence * (100_000 // len(sentence))
+    items = [RecalledItem(f"m{i}", "episode", "user", text + str(i), THEN, 0.5) for i in range(30)]
+    began = time.monotonic()
+    block = render(items, ["?"], 2000)
+    assert time.monotonic() - began < 0.3
+    assert [item.id for item in block.items] == ["m0"]
+    assert 1900 < block.tokens <= 2000
 
 
 def test_blocks_when_idle_full_or_forgotten_then_gone() -> None:

@@ -116,6 +116,27 @@ async def test_call_when_rate_limited_for_long_then_not_retried_and_says_how_lon
     assert len(upstream.received) == 1
 
 
+@pytest.mark.parametrize(
+    ("header", "value", "seconds"),
+    [
+        ("retry-after-ms", "inf", None),
+        ("retry-after-ms", "nan", None),
+        ("retry-after-ms", "1e300", 86_400.0),
+        ("Retry-After", "9" * 40, 86_400.0),
+        ("Retry-After", "soon", None),
+    ],
+)
+async def test_call_when_the_wait_asked_for_is_absurd_then_it_is_bounded(
+    upstream: fake.Upstream, header: str, value: str, seconds: float | None
+) -> None:
+    limited = error_reply(429, **{header.replace("-", "_"): value})
+    upstream.will(limited, limited, limited)
+    async with provider(upstream) as llm:
+        with pytest.raises(UpstreamRejected) as caught:
+            await llm.complete(BODY)
+    assert caught.value.retry_after == seconds
+
+
 async def test_call_when_rate_limited_shortly_then_waits_as_told(upstream: fake.Upstream) -> None:
     upstream.will(error_reply(429, retry_after_ms="300"), json_reply("ok"))
     async with provider(upstream) as llm:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from memoryos.settings import MemorySettings
+from memoryos_server.domain.chat import service as service_module
 from memoryos_server.domain.chat.context import CLOSE, OPEN
 from memoryos_server.domain.chat.model import (
     ChatBytes,
@@ -21,7 +23,14 @@ from memoryos_server.domain.chat.model import (
 from memoryos_server.domain.chat.service import ChatService
 from memoryos_server.domain.chat.sse import Piece
 from memoryos_server.domain.core.caller import Caller
-from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid, Upstream, UpstreamRejected
+from memoryos_server.domain.core.faults import (
+    BackendDown,
+    DeadlineExceeded,
+    Forbidden,
+    Invalid,
+    Upstream,
+    UpstreamRejected,
+)
 from tests.domain.chat_support import ANYONE, Chat, ListMemory, open_chat
 from tests.upstream import Die, Gate, Reply, completion, delta, error_reply, json_reply, sse, stream_reply
 
@@ -113,6 +122,70 @@ async def test_complete_when_turn_goes_on_then_nothing_is_remembered_yet(chat: C
     answer = await ask(chat, body("weather?"))
     assert chat.memory.said() == []
     assert (answer.memory.remembered, answer.memory.event_id, answer.finish_reason) == ("false", "", finish)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tool_call_when_it_ends_with_stop_then_the_turn_is_still_remembered_once(
+    chat: Chat, stream: bool
+) -> None:
+    calls = [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    user = {"role": "user", "content": "Is it raining?"}
+    if stream:
+        first = [delta(None, tool_calls=calls), delta(None, "stop")]
+        chat.upstream.will(Reply(content_type="text/event-stream", body=sse(*first)), stream_reply("No."))
+        report = (await flow(chat, body(messages=[user], stream=True)))[-1].memory
+    else:
+        chat.upstream.will(json_reply(None, "stop", tool_calls=calls), json_reply("No."))
+        report = (await ask(chat, body(messages=[user]))).memory
+    assert (report.remembered, report.event_id, chat.memory.said()) == ("false", "", [])
+    loop = [user, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "tool_call_id": "c", "content": "dry"}]
+    if stream:
+        await flow(chat, body(messages=loop, stream=True))
+    else:
+        await ask(chat, body(messages=loop))
+    assert chat.memory.said() == [("user", "Is it raining?"), ("assistant", "No.")]
+
+
+async def test_complete_when_the_answer_holds_no_choice_then_no_event_is_named(chat: Chat) -> None:
+    chat.upstream.will(Reply(body=[b'{"error":{"message":"in a 200"}}']))
+    answer = await ask(chat, body("hello"))
+    assert (answer.memory.remembered, answer.memory.event_id, chat.memory.said()) == ("false", "", [])
+
+
+async def test_builtin_when_memory_takes_too_long_then_deadline(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "BUILTIN_RECALL_SECONDS", 0.05)
+    chat.memory.delay = 5.0
+    with pytest.raises(DeadlineExceeded):
+        await ask(chat, body("Who keeps bees?", model="memoryos/recall"))
+
+
+@pytest.mark.parametrize("model", ["fake-1", "memoryos/recall"])
+async def test_chat_when_memories_are_very_long_then_other_chats_go_on(chat: Chat, model: str) -> None:
+    for number in range(30):
+        chat.memory.say(f"蜜蜂 {number} " + "蜂蜜很甜。" * 15_000)
+    found = await chat.memory.recall("default", "default_user", "蜜蜂", limit=30)
+
+    async def at_once(*_: object, **__: object) -> object:
+        return found
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr(chat.memory, "recall", at_once)
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            since = time.monotonic()
+            await asyncio.sleep(0.005)
+            longest = max(longest, time.monotonic() - since)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        await ask(chat, body("蜜蜂", model=model), memory=MemoryMode.READ)
+    finally:
+        ticking.cancel()
+        monkey.undo()
+    assert longest < 0.25
 
 
 async def test_tool_loop_when_memory_changed_meanwhile_then_same_block_byte_for_byte(chat: Chat) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -10,12 +11,14 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.core.conversation import NewTurn
-from memoryos_server.domain.core.faults import Exists, Invalid, NotFound
+from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Subject
@@ -170,3 +173,67 @@ async def test_add_when_a_field_is_malformed_then_named_and_nothing_kept(
         await opened.memory.add(ANYBODY, "ann", turn)
     assert raised.value.param == param
     assert await opened.redis.subjects.find("default", "ann") is None
+
+
+def drafted() -> audit.Draft:
+    event = audit.AuditEvent(
+        "id", datetime.now(UTC), "memory.add", "default", "ann", "", "AddMemory", "ok", "anonymous"
+    )
+    return audit.begin(event)
+
+
+async def recorded(opened: Opened) -> list[str]:
+    return [event.outcome async for event in opened.redis.audit.tail(None, 10)]
+
+
+async def test_audit_when_the_caller_leaves_midway_then_only_the_write_records_itself(opened: Opened) -> None:
+    await opened.subject("ann")
+    draft = drafted()
+    call = asyncio.create_task(opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="a heron")))
+    async with asyncio.timeout(5):
+        while not opened.pipeline._pending:  # noqa: ASYNC110  # the moment that is looked for has no event
+            await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await opened.pipeline.settle(await opened.subject("ann"), 5)
+    assert draft.taken
+    assert await recorded(opened) == ["ok"]
+
+
+async def test_audit_when_an_event_is_repeated_then_the_draft_says_so(opened: Opened) -> None:
+    turn = NewTurn(role="user", content="a heron", event_id="e1")
+    await opened.memory.add(ANYBODY, "ann", turn)
+    draft = drafted()
+    await opened.memory.add(ANYBODY, "ann", turn)  # found in the index
+    assert (draft.taken, draft.event and draft.event.outcome) == (False, "duplicate")
+    await opened.vectors.delete_subject(await opened.subject("ann"))
+    draft = drafted()
+    await opened.memory.add(ANYBODY, "ann", turn)  # found by its mark
+    assert (draft.taken, draft.event and draft.event.outcome) == (False, "duplicate")
+    assert await recorded(opened) == []
+
+
+@pytest.mark.parametrize("part", ["vectors", "valkey"])
+async def test_calls_when_a_store_hangs_then_end_well_within_their_deadline(opened: Opened, part: Any) -> None:
+    turn = NewTurn(role="user", content="a heron", event_id="e1")
+    await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="an egret"))
+    os.kill(opened.stores.pids()[part], signal.SIGSTOP)
+    try:
+        for _ in range(2):  # the first finds out, the second knows
+            async with asyncio.timeout(7):
+                answer = await opened.memory.retrieve(ANYBODY, "ann", "heron")
+            assert answer.degraded
+        async with asyncio.timeout(2):
+            if part == "vectors":
+                assert (await opened.memory.add(ANYBODY, "ann", turn)).degraded
+            else:
+                with pytest.raises(BackendDown):
+                    await opened.memory.add(ANYBODY, "ann", turn)
+    finally:
+        os.kill(opened.stores.pids()[part], signal.SIGCONT)
+    async with asyncio.timeout(10):
+        while "a heron" not in await found(opened, "ann", "heron"):
+            with contextlib.suppress(BackendDown):
+                await opened.memory.add(ANYBODY, "ann", turn)
+            await asyncio.sleep(0.05)

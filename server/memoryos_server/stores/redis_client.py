@@ -6,6 +6,7 @@ Works with any Redis (6.2 or later) or Valkey: only commands that both have. Not
 from __future__ import annotations
 
 import asyncio
+import builtins
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ _CONNECTIONS = 64
 _CONNECT_SECONDS = 2.0
 _REPLY_SECONDS = 3.0
 _WAIT_FOR_CONNECTION_SECONDS = 5.0
+_SILENT_SECONDS = 0.3
 
 # Answers of a store that is there but keeps nothing now: full, failing over, unable to persist. redis-py has types for
 # some of them, and takes their first word away; the others keep it.
@@ -65,7 +67,8 @@ class Client:
     """Runs commands; says `BackendDown` when the store cannot.
 
     A command is sent once more after a broken connection, never after a timeout: so every command used must be safe to
-    repeat.
+    repeat. A store that let a command run out of time hangs: until it answers one again, commands wait for it only
+    briefly, so that the waits of a call do not add up beyond its deadline.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`.
@@ -93,6 +96,7 @@ class Client:
             decode_responses=False,
         )
         self._digests: dict[str, str] = {}
+        self._silent = False
 
     async def aclose(self) -> None:
         """Closes every connection."""
@@ -106,7 +110,7 @@ class Client:
         Raises:
             BackendDown: The store does not answer, or cannot serve now.
         """
-        with _translated():
+        async with self._answering():
             return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped in redis-py
 
     async def batch(self, commands: Sequence[tuple[Any, ...]], *, atomic: bool = False) -> list[Any]:
@@ -121,11 +125,10 @@ class Client:
         """
         if not commands:
             return []
-        with _translated():
-            async with self._redis.pipeline(transaction=atomic) as pipeline:
-                for command in commands:
-                    pipeline.execute_command(*command)
-                return await pipeline.execute()
+        async with self._answering(), self._redis.pipeline(transaction=atomic) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            return await pipeline.execute()
 
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
         """The raw answer of a script.
@@ -142,6 +145,18 @@ class Client:
         loaded = await self.run("SCRIPT LOAD", script.text)
         self._digests[script.name] = loaded.decode() if isinstance(loaded, bytes) else str(loaded)
         return await self.run("EVALSHA", self._digests[script.name], len(keys), *keys, *args)
+
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        try:
+            with _translated():
+                async with asyncio.timeout(_SILENT_SECONDS if self._silent else None):
+                    yield
+        except BackendDown as fault:
+            # The built-in one is the short wait's, the other redis-py's.
+            self._silent = isinstance(fault.__cause__, (builtins.TimeoutError, TimeoutError))
+            raise
+        self._silent = False
 
     @contextlib.asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[Subscription]:

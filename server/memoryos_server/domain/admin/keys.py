@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from memoryos_server.domain.core.audit import AuditEvent
-from memoryos_server.domain.core.caller import PERMISSIONS
+from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent
+from memoryos_server.domain.core.caller import ANY_TENANT, PERMISSIONS, check_tenant
 from memoryos_server.domain.core.faults import Exists, Invalid, NotFound
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, ApiKeys, AuditLog
 
-ANY_TENANT = "*"
-TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
 CHOSEN = re.compile(r"(?!key_)[A-Za-z0-9._~-]{16,256}")
 
 
@@ -57,8 +55,8 @@ class KeyService:
             Exists: The chosen key is there already.
         """
         check_id(new.user_id, "user_id")
-        if new.tenant_id != ANY_TENANT and not TENANT.fullmatch(new.tenant_id):
-            raise Invalid("tenant_id must be 1..64 of letters, digits and ._-, or *", param="tenant_id")
+        if new.tenant_id != ANY_TENANT:
+            check_tenant(new.tenant_id, "tenant_id")
         permissions = frozenset(new.permissions)
         if not permissions:
             raise Invalid("permissions must not be empty", param="permissions")
@@ -98,20 +96,34 @@ class KeyService:
         """Every key, oldest first."""
         return await self._keys.list()
 
+    async def has_admin(self) -> bool:
+        """Whether there is a key with the permission `admin` that has not expired."""
+        now = utc_now()
+        return any(
+            "admin" in record.permissions and (record.expires_at is None or record.expires_at > now)
+            for record in await self._keys.list()
+        )
+
     async def revoke(self, key_or_id: str, actor: str) -> ApiKey:
         """Removes a key, at once on every replica.
 
         Raises:
             NotFound: There is no such key.
         """
-        record = await self._keys.revoke(key_or_id)
+        # The store takes keys and ids; a key is never one of the ids listed.
+        record = next((each for each in await self._keys.list() if each.id == key_or_id), None)
+        record = record or await self._keys.find(key_or_id)
         if record is None:
+            raise NotFound("There is no such key", param="key")
+        await self._record("key.revoke", record, actor, "intent")
+        if await self._keys.revoke(key_or_id) is None:
+            await self._record("key.revoke", record, actor, "failed")  # somebody else was first
             raise NotFound("There is no such key", param="key")
         await self._record("key.revoke", record, actor, "ok")
         return record
 
     async def _record(self, event_type: str, record: ApiKey, actor: str, outcome: str) -> None:
-        tenant = record.tenant_id if record.tenant_id != ANY_TENANT else "_system"
+        tenant = record.tenant_id if record.tenant_id != ANY_TENANT else SYSTEM_TENANT
         event = AuditEvent(
             id=uuid7(),
             timestamp=utc_now(),

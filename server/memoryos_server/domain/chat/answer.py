@@ -6,12 +6,30 @@ import json
 from dataclasses import replace
 
 from memoryos_server.domain.chat.model import MemoryReport
-from memoryos_server.domain.chat.remembering import NOT_AN_END
+
+NOT_AN_END = frozenset({"tool_calls", "function_call"})
+"""Finish reasons after which the turn goes on."""
 
 
-def settled(report: MemoryReport, remembered: bool, finish_reason: str) -> MemoryReport:
-    """The report at the end of an answer. A turn that goes on is remembered at its end, under that request's id."""
-    if finish_reason in NOT_AN_END:
+def goes_on(finish_reason: str, message: object) -> bool:
+    """Whether the turn goes on after an answer, or a chunk of one.
+
+    A forced tool call ends with `stop`, and so does every one of some providers: the calls themselves count too.
+    """
+    calls = isinstance(message, dict) and (message.get("tool_calls") or message.get("function_call"))
+    return finish_reason in NOT_AN_END or bool(calls)
+
+
+def settled(report: MemoryReport, remembered: bool, *, ends: bool) -> MemoryReport:
+    """The report after an answer.
+
+    Args:
+        report: The report before it.
+        remembered: Whether the turn is known to be kept.
+        ends: Whether the answer ends the turn. One that goes on is remembered at its end, under that request's id; of one
+            that failed nothing is.
+    """
+    if not ends:
         return replace(report, remembered="false", event_id="")
     return replace(report, remembered="true" if remembered else "false")
 

@@ -69,9 +69,9 @@ def words(text: str) -> set[str]:
     """The words of a text that tell something: case folded, a plural's s cut off, pairs of CJK characters."""
     found: set[str] = set()
     run: list[str] = []
-    for token in _WORD.findall(text.casefold()):
+    for token in set(_WORD.findall(text.casefold())):
         plain = []
-        for char in token:
+        for char in () if token.isascii() else token:
             if is_cjk(char):
                 run.append(char)
                 continue
@@ -80,7 +80,7 @@ def words(text: str) -> set[str]:
             plain.append(char)
         found |= _pairs(run)
         run = []
-        word = "".join(plain)
+        word = token if token.isascii() else "".join(plain)
         if word and word not in _COMMON:
             found.add(word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word)
     return found

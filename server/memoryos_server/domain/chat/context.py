@@ -34,7 +34,6 @@ MIN_EXCERPT_TOKENS = 120
 CACHE_SECONDS = 600.0
 CACHE_SIZE = 1024
 
-_BLOCK = re.compile(re.escape(OPEN) + r".*?" + re.escape(CLOSE) + r"\s*", re.DOTALL)
 _BLANKS = re.compile(r"\s+")
 _BRACKETS = {"<": "‹", ">": "›", "＜": "‹", "＞": "›", "﹤": "‹", "﹥": "›"}
 
@@ -92,6 +91,8 @@ def render(items: Iterable[RecalledItem], present: Iterable[str], budget: int) -
     chosen: list[RecalledItem] = []
     left = budget - FRAME_TOKENS
     for item in sorted(items, key=lambda i: -i.score):
+        if left < MIN_EXCERPT_TOKENS and len(item.content) > _chars(left):
+            continue
         text = normalise(item.content)
         if not text or text in seen or text in there:
             continue
@@ -109,7 +110,14 @@ def render(items: Iterable[RecalledItem], present: Iterable[str], budget: int) -
 
 def without_blocks(text: str) -> str:
     """The text without memory blocks that somebody echoed, so that memory does not feed on itself."""
-    return _BLOCK.sub("", text) if OPEN in text else text
+    # Not a pattern with `.*?`: on many openings without an end it would take the square of the text's length.
+    kept: list[str] = []
+    at = 0
+    while (start := text.find(OPEN, at)) >= 0 and (end := text.find(CLOSE, start)) >= 0:
+        kept.append(text[at:start])
+        blank = _BLANKS.match(text, end + len(CLOSE))
+        at = blank.end() if blank else end + len(CLOSE)
+    return "".join((*kept, text[at:]))
 
 
 def normalise(text: str) -> str:
@@ -130,18 +138,24 @@ def _line(item: RecalledItem, content: str, *, cut: bool) -> str:
 
 def _fit(item: RecalledItem, left: int) -> str | None:
     """The memory's line in at most `left` tokens, cut if it must be and may be; else None."""
-    line = _line(item, item.content, cut=False)
+    # Of a long memory no more is looked at than could go in.
+    keep = min(len(item.content), _chars(left))
+    line = _line(item, item.content[:keep], cut=False)
     cost = estimate_tokens(line)
-    if cost <= left:
+    if cost <= left and keep == len(item.content):
         return line
     if left < MIN_EXCERPT_TOKENS:
         return None
-    keep = len(item.content)
     while cost > left and keep > 20:
         keep = min(keep - 1, int(keep * left / cost))
         line = _line(item, item.content[:keep].rstrip() + "…", cut=True)
         cost = estimate_tokens(line)
     return line if cost <= left else None
+
+
+def _chars(tokens: int) -> int:
+    """More characters than so many tokens can hold, whatever they are."""
+    return max(0, 4 * tokens)
 
 
 def _defused(text: str) -> str:

@@ -16,9 +16,6 @@ from memoryos_server.domain.core.faults import Exists, Fault
 from memoryos_server.domain.core.ids import derived_uuid, uuid7
 from memoryos_server.domain.core.text import MAX_TEXT
 
-NOT_AN_END = frozenset({"tool_calls", "function_call"})
-"""Finish reasons after which the turn goes on."""
-
 MAX_SESSIONS = 10_000
 
 _log = logging.getLogger(__name__)

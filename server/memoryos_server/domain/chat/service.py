@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from memoryos_server.domain.chat import builtin
-from memoryos_server.domain.chat.answer import parsed, settled, spliced
+from memoryos_server.domain.chat.answer import goes_on, parsed, settled, spliced
 from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
 from memoryos_server.domain.chat.context import Block, Blocks, items_of, render
 from memoryos_server.domain.chat.model import (
@@ -25,8 +25,9 @@ from memoryos_server.domain.chat.model import (
     MemoryMode,
     MemoryReport,
     ModelInfo,
+    Recollection,
 )
-from memoryos_server.domain.chat.remembering import NOT_AN_END, Remembered, Remembering, Sessions, plan, turns_of
+from memoryos_server.domain.chat.remembering import Remembered, Remembering, Sessions, plan, turns_of
 from memoryos_server.domain.chat.request import ChatBody, parse_body
 from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, text_of
 from memoryos_server.domain.core.caller import Caller
@@ -120,7 +121,7 @@ class ChatService:
             Forbidden: The caller may not act for the user.
             UpstreamRejected: The provider refused the request.
             Upstream: The provider failed.
-            DeadlineExceeded: The provider took too long.
+            DeadlineExceeded: The provider took too long; or the built-in model was asked and memory did.
             BackendDown: The built-in model was asked and memory does not answer.
         """
         ready = await self._prepare(who, request, stream=False)
@@ -135,8 +136,7 @@ class ChatService:
         content = text_of(message.get("content")) if isinstance(message, dict) else ""
         finish = choice.get("finish_reason")
         reason = finish if isinstance(finish, str) else ""
-        remembered = bool(choice) and await self._remember(ready, content, reason)
-        report = settled(ready.report, remembered, reason)
+        report = await self._settled(ready, content, ends=bool(choice) and not goes_on(reason, message))
         body = answer.body if ready.memory_off else spliced(answer.body, value, report)
         return ChatAnswer(body, answer.content_type, content, reason, report)
 
@@ -184,14 +184,14 @@ class ChatService:
         yield ChatFinished(report)
 
     async def _finished(self, ready: _Prepared, tee: Tee) -> MemoryReport:
-        good = not tee.error and not tee.broken
-        remembered = good and await self._remember(ready, tee.content, tee.finish_reason)
-        return settled(ready.report, remembered, tee.finish_reason)
+        return await self._settled(ready, tee.content, ends=not (tee.error or tee.broken or tee.goes_on))
 
-    async def _remember(self, ready: _Prepared, content: str, finish_reason: str) -> bool:
-        if ready.keep is None or finish_reason in NOT_AN_END:
-            return False
-        return await self._remembering.remember(ready.keep, turns_of(ready.keep, content, self._now()))
+    async def _settled(self, ready: _Prepared, content: str, *, ends: bool) -> MemoryReport:
+        """The report after an answer; the turn is handed to memory if the answer ends it."""
+        remembered = False
+        if ends and ready.keep is not None:
+            remembered = await self._remembering.remember(ready.keep, turns_of(ready.keep, content, self._now()))
+        return settled(ready.report, remembered, ends=ends)
 
     async def _source(self, ready: _Prepared) -> AsyncGenerator[bytes, None]:
         if ready.quoted is not None:
@@ -257,7 +257,8 @@ class ChatService:
         try:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
                 found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
-            block = render(items_of(query, found), _texts(body), self._options.inject_tokens)
+                # In a thread: long texts take long to compare, and other chats are streaming meanwhile.
+                block = await asyncio.to_thread(_rendered, query, found, body, self._options.inject_tokens)
         except Fault as fault:
             _log.warning("chat goes on without memory: %s", fault.reason)
             return None
@@ -271,9 +272,13 @@ class ChatService:
         query = _query(body.question_text)
         if not query:
             return builtin.answer("", (), readable=True)
-        async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
-            found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
-        return builtin.answer(query, items_of(query, found), readable=True)
+        try:
+            async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
+                found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
+                # In a thread, as in `_block`.
+                return await asyncio.to_thread(_quoted, query, found)
+        except TimeoutError:
+            raise DeadlineExceeded("Memory did not answer in time") from None
 
     def _rendering(self, body: ChatBody) -> builtin.Rendering:
         cost = sum(estimate_tokens(text) for text in _texts(body))
@@ -334,6 +339,14 @@ def _query(text: str) -> str:
 
 def _quote_nothing(body: ChatBody) -> Quoted:
     return builtin.answer(body.question_text, (), readable=False)
+
+
+def _rendered(query: str, found: Recollection, body: ChatBody, budget: int) -> Block:
+    return render(items_of(query, found), _texts(body), budget)
+
+
+def _quoted(query: str, found: Recollection) -> Quoted:
+    return builtin.answer(query, items_of(query, found), readable=True)
 
 
 def _texts(body: ChatBody) -> list[str]:

@@ -10,6 +10,8 @@ import json
 import re
 from dataclasses import dataclass
 
+from memoryos_server.domain.chat.answer import goes_on
+
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """The longest event that is read; a longer one is passed over."""
 
@@ -146,6 +148,7 @@ class Tee:
     Attributes:
         finish_reason: Choice 0's, "" while unknown.
         usage: The last `usage` object seen, or None.
+        goes_on: The turn goes on after this answer.
         done: `[DONE]` was seen.
         error: The message of an error event inside the stream, or None.
         broken: The copy could not be read to its end; nothing here says anything about the answer.
@@ -153,6 +156,7 @@ class Tee:
 
     def __init__(self) -> None:
         self.finish_reason = ""
+        self.goes_on = False
         self.usage: dict[str, object] | None = None
         self.error: str | None = None
         self.broken = False
@@ -229,6 +233,7 @@ class Tee:
         finish = choice.get("finish_reason")
         reason = finish if isinstance(finish, str) else ""
         self.finish_reason = reason or self.finish_reason
+        self.goes_on = self.goes_on or goes_on(reason, delta)
         self._size += len(content)
         if self._size > MAX_CONTENT_CHARS:
             self.broken = True

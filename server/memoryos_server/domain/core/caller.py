@@ -6,19 +6,41 @@ domain.
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from memoryos_server.domain.core.audit import SYSTEM_TENANT
 from memoryos_server.domain.core.faults import Forbidden, Invalid
 from memoryos_server.domain.core.text import check_id
 
 DEFAULT_USER = "default_user"
 """The user with auth off when nobody is named. It does not exist with auth on."""
 
+DEFAULT_TENANT = "default"
+"""The tenant when nobody names one."""
+
+ANY_TENANT = "*"
+"""The tenant of keys that may name any."""
+
+_TENANT = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
 PERMISSIONS = frozenset(
     {"chat", "memory", "memory.read", "memory.write", "graph", "multimodal", "security", "wiki", "admin", "act_as"}
 )
 """What a key may hold."""
+
+
+def check_tenant(value: str, param: str) -> str:
+    """Gives the tenant's name back.
+
+    Raises:
+        Invalid: It is malformed or reserved.
+    """
+    # The chain of unauthenticated events is nobody's tenant, and dots alone would walk a directory tree.
+    if not _TENANT.fullmatch(value) or value in (SYSTEM_TENANT, ".", ".."):
+        raise Invalid(f"{param} must have 1..64 letters, digits, dots, hyphens or underscores", param=param)
+    return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
@@ -156,9 +156,10 @@ class MemoryService:
             _check(new)
         subject = await self._subjects.open(tenant_id, user_id)
         made = [_turn(subject, new) for new in turns]
-        if known := await self._known(subject, turns, made):
-            return known
         draft = audit.draft()
+        if known := await self._known(subject, turns, made):
+            _say_repeated(draft)
+            return known
         if draft is None:
             accepted = await self._pipeline.accept(subject, made, None)
         else:
@@ -166,10 +167,12 @@ class MemoryService:
             draft.taken = True
             try:
                 accepted = await self._pipeline.accept(subject, made, draft.event)
-            except BaseException:
+            except Exception:  # not a cancellation: that leaves the write to end, and to record itself
                 draft.taken = False
                 raise
-            draft.taken = not all(a.duplicate for a in accepted)
+            if all(a.duplicate for a in accepted):
+                draft.taken = False
+                _say_repeated(draft)
         behind = self._pipeline.behind
         return [Added(turn.event_id, a.memory_id, a.duplicate, behind) for turn, a in zip(made, accepted, strict=True)]
 
@@ -310,6 +313,11 @@ class MemoryService:
         owner = await self._vectors.owner(memory_id)
         subject = await self._subjects.by_id(owner) if owner else None
         return subject if subject and subject.tenant_id == who.tenant_id else None
+
+
+def _say_repeated(draft: audit.Draft | None) -> None:
+    if draft is not None and draft.event is not None:
+        draft.event = replace(draft.event, outcome="duplicate")
 
 
 def _check(new: NewTurn) -> None:

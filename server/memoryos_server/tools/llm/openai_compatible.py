@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import random
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from memoryos_server.domain.ports import ProviderAnswer
 RETRIES = 2
 BACKOFF_SECONDS = 0.25
 LONGEST_WAIT_SECONDS = 8.0
+LONGEST_RETRY_AFTER_SECONDS = 86_400.0
 MODELS_SECONDS = 60.0
 MODELS_FAILED_SECONDS = 15.0
 MODELS_TIMEOUT_SECONDS = 5.0
@@ -329,18 +331,19 @@ def _status(status: int) -> dict[str, str]:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that the provider asks to wait, or None."""
+    """Seconds that the provider asks to wait, at most a day, or None."""
     try:
         if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-        value = headers.get("Retry-After")
-        if value is None:
+            seconds = float(milliseconds) / 1000
+        elif (value := headers.get("Retry-After")) is None:
             return None
-        if value.strip().replace(".", "", 1).isdigit():
-            return float(value)
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
+        elif value.strip().replace(".", "", 1).isdigit():
+            seconds = float(value)
+        else:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError, OverflowError):
         return None
+    return min(max(0.0, seconds), LONGEST_RETRY_AFTER_SECONDS) if math.isfinite(seconds) else None
 
 
 def _error_of(body: bytes) -> dict[str, object]:

@@ -1,0 +1,70 @@
+"""API keys as use cases, on a real store."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from memoryos_server.domain.admin.keys import KeyService, NewKey
+from memoryos_server.domain.core.faults import Invalid, NotFound
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import ApiKey
+from memoryos_server.stores.keyring import MasterKeys
+from memoryos_server.stores.redis import RedisStore
+from tests.stores.redis_fixtures import EXPECTED, Valkey
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[RedisStore]:
+    directory = tmp_path / "valkey"
+    directory.mkdir()
+    valkey = Valkey(directory)
+    valkey.start()
+    try:
+        async with RedisStore.connect(valkey.url, MasterKeys("", tmp_path / "keys"), EXPECTED) as opened:
+            yield opened
+    finally:
+        valkey.stop()
+        valkey.remove()
+
+
+async def recorded(store: RedisStore) -> list[tuple[str, str]]:
+    return [(event.event_type, event.outcome) async for event in store.audit.tail(None, 20)]
+
+
+@pytest.mark.parametrize("by_id", [True, False])
+async def test_revoke_when_done_then_intent_and_outcome_are_recorded(store: RedisStore, by_id: bool) -> None:
+    keys = KeyService(store.keys, store.audit)
+    key, record = await keys.create(NewKey("ann", "acme", ["chat"]), "operator")
+    assert (await keys.revoke(record.id if by_id else key, "operator")).id == record.id
+    assert await store.keys.find(key) is None
+    assert await recorded(store) == [
+        ("key.create", "intent"),
+        ("key.create", "ok"),
+        ("key.revoke", "intent"),
+        ("key.revoke", "ok"),
+    ]
+    with pytest.raises(NotFound):
+        await keys.revoke(record.id if by_id else key, "operator")
+
+
+@pytest.mark.parametrize("tenant", ["_system", ".", "..", "", "a b", "a" * 65])
+async def test_create_when_the_tenant_is_reserved_or_malformed_then_refused(store: RedisStore, tenant: str) -> None:
+    keys = KeyService(store.keys, store.audit)
+    with pytest.raises(Invalid) as raised:
+        await keys.create(NewKey("ann", tenant, ["chat"]), "operator")
+    assert raised.value.param == "tenant_id"
+    assert await keys.list() == []
+
+
+async def test_admin_when_the_only_key_has_expired_then_there_is_none(store: RedisStore) -> None:
+    keys = KeyService(store.keys, store.audit)
+    now = utc_now()
+    old = ApiKey("key_0", "ann", "*", frozenset({"admin"}), "", now, now - timedelta(seconds=1))
+    await store.keys.create("x" * 20, old)
+    assert not await keys.has_admin()
+    await keys.create(NewKey("ann", "*", ["admin"], expires_at=now + timedelta(hours=1)), "operator")
+    assert await keys.has_admin()
