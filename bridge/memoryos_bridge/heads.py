@@ -81,7 +81,8 @@ class Heads(HttpToolsProtocol):
             f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
             f"X-Request-ID: {uuid.uuid4().hex}\r\nConnection: close\r\n\r\n"
         )
-        # Amid the answer to an earlier request there is no place for another.
-        if self.cycle is None or self.cycle.response_complete:
+        # Amid an answer there is no place for another.
+        cycle = self.cycle
+        if not self.pipeline and (cycle is None or cycle.response_complete or not cycle.response_started):
             self.transport.write(head.encode("ascii") + body)
         self.transport.close()

@@ -30,6 +30,7 @@ async def sent(system: System, *pieces: bytes) -> tuple[bytes, dict[str, Any]]:
         b"\x16\x03\x01\x02\r\n\r\n",
         b"FOO /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n",
         b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST /v1/models HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n{}",
         b"GET /v1/\xc3\xa9 HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
 )

@@ -108,7 +108,7 @@ def test_names_when_chinese_then_matches_within_the_sentence() -> None:
 @given(st.text(max_size=200))
 def test_analysis_when_given_any_text_then_every_weight_is_positive_and_bounded(text: str) -> None:
     assert all(0 < w < analysis.K1 + 1 for w in ANALYSIS.document(turn(text)).values())
-    assert all(w == 1.0 and term for term, w in ANALYSIS.question(text).terms.items())
+    assert all(0 < w <= 1 and term for term, w in ANALYSIS.question(text).terms.items())
 
 
 @given(st.text(alphabet="abc 你好吗电影01.@-", min_size=1, max_size=60))

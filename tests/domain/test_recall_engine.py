@@ -121,3 +121,21 @@ async def test_recall_when_asked_for_another_subject_then_finds_none_of_ann(memo
 async def test_recall_when_asked_twice_then_answers_the_same(engine: RecallEngine) -> None:
     first = await engine.recall(subject_of("ann"), "What breed is Rufus?", 10, explain=True)
     assert await engine.recall(subject_of("ann"), "What breed is Rufus?", 10, explain=True) == first
+
+
+async def texts_for(memory: EngineMemory, said: list[str], question: str) -> list[str]:
+    await memory.add("ben", [line(n, "", text, user_day=n) for n, text in enumerate(said)])
+    found = await memory.engine.recall(subject_of("ben"), question, 10)
+    return [one.turn.content for one in found.ranked]
+
+
+async def test_recall_when_the_question_was_asked_before_then_the_fact_comes_first(memory: EngineMemory) -> None:
+    said = ["I take my coffee black, without sugar.", *["How do I take my coffee?"] * 3]
+    assert (await texts_for(memory, said, "How do I take my coffee?"))[0] == said[0]
+
+
+@pytest.mark.parametrize(("question", "answer"), [("茶", "我喜欢喝绿茶"), ("我开什么车？", "我的车是蓝色的本田")])
+async def test_recall_when_chinese_words_have_one_character_then_they_are_found(
+    memory: EngineMemory, question: str, answer: str
+) -> None:
+    assert (await texts_for(memory, ["我喜欢喝绿茶", "我的车是蓝色的本田", "今天天气不错"], question))[0] == answer

@@ -35,7 +35,7 @@ def ranked(
     named: Callable[[str], bool] = lambda name: False,
     quoted: Callable[[str], bool] = lambda text: False,
 ) -> list[Scored]:
-    return rank(candidates, named, quoted, Weights())
+    return rank(candidates, Weights(), named=named, quoted=quoted)
 
 
 def events(found: Sequence[Scored]) -> list[str]:

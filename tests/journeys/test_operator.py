@@ -16,7 +16,7 @@ from tests.system import System
 
 def test_keys_when_the_shell_has_another_runtime_directory_then_the_server_is_found(system: System) -> None:
     # Short, for else its sockets would lie in /tmp after all.
-    with tempfile.TemporaryDirectory(prefix="mos-", dir="/tmp") as other:  # noqa: S108
+    with tempfile.TemporaryDirectory(prefix="mos-", dir="/tmp") as other:
         made = system.cli("keys", "create", "--user", "ann", XDG_RUNTIME_DIR=other).stdout
     assert made.split()[0] in system.cli("keys", "list").stdout
 

@@ -31,6 +31,9 @@ FRAME_TOKENS = estimate_tokens(f"{OPEN}\n{PREAMBLE}\n{CLOSE}")
 MIN_EXCERPT_TOKENS = 120
 """A memory that does not fit whole is cut to the room that is left, if that is at least this much."""
 
+END_CHARS = 2000
+"""Of a long text, this much of its beginning and of its end is searched for, or looked at for shared words."""
+
 CACHE_SECONDS = 600.0
 CACHE_SIZE = 1024
 
@@ -70,7 +73,7 @@ def items_of(query: str, found: Recollection) -> list[RecalledItem]:
     known = {item.id for item in items}
     asked = words(query)
     for turn in reversed(found.short_term):
-        shared = len(asked & words(turn.content))
+        shared = len(asked & words(ends_of(turn.content)))
         if turn.id not in known and shared:
             score = 0.5 * shared / len(asked)
             items.append(RecalledItem(turn.id, "short_term", turn.role, turn.content, turn.timestamp, score))
@@ -118,6 +121,11 @@ def without_blocks(text: str) -> str:
         blank = _BLANKS.match(text, end + len(CLOSE))
         at = blank.end() if blank else end + len(CLOSE)
     return "".join((*kept, text[at:]))
+
+
+def ends_of(text: str) -> str:
+    """The text, of a long one its beginning and its end: what it is about stands there."""
+    return text if len(text) <= 2 * END_CHARS else f"{text[:END_CHARS]}\n{text[-END_CHARS:]}"
 
 
 def normalise(text: str) -> str:
@@ -212,11 +220,12 @@ def _key(tenant_id: str, user_id: str, conversation: str) -> tuple[str, str, byt
 
 def split_long(text: str, most: int) -> Sequence[str]:
     """The text in pieces of at most `most` characters, cut behind a blank where one is near; joined they are the text."""
-    pieces = []
-    while len(text) > most:
-        window = text[most - min(2000, most // 2) : most]
-        blank = max(window.rfind("\n"), window.rfind(" "), window.rfind("。"))
-        at = most - len(window) + blank + 1 if blank >= 0 else most
-        pieces.append(text[:at])
-        text = text[at:]
-    return [*pieces, text]
+    pieces, start = [], 0
+    while len(text) - start > most:
+        end = start + most
+        near = end - min(2000, most // 2)
+        blank = max(text.rfind("\n", near, end), text.rfind(" ", near, end), text.rfind("。", near, end))
+        end = blank + 1 if blank >= 0 else end
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]

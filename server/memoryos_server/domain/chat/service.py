@@ -13,7 +13,7 @@ from datetime import datetime
 from memoryos_server.domain.chat import builtin
 from memoryos_server.domain.chat.answer import goes_on, parsed, settled, spliced
 from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
-from memoryos_server.domain.chat.context import Block, Blocks, items_of, render
+from memoryos_server.domain.chat.context import Block, Blocks, ends_of, items_of, render
 from memoryos_server.domain.chat.model import (
     ChatAnswer,
     ChatBytes,
@@ -42,9 +42,6 @@ RECALL_LIMIT = 30
 
 BUILTIN_RECALL_SECONDS = 5.0
 """How long the built-in model waits for memory, which is all it has."""
-
-QUERY_CHARS = 2000
-"""Of a long question, this much of its beginning and of its end is searched for."""
 
 LINGER_AFTER_FINISH_SECONDS = 5.0
 LINGER_AFTER_DONE_SECONDS = 1.0
@@ -333,8 +330,7 @@ def _owner(who: Caller, user_id: str, label: str) -> str | None:
 
 
 def _query(text: str) -> str:
-    text = text.encode("utf-8", "replace").decode().strip()
-    return text if len(text) <= 2 * QUERY_CHARS else f"{text[:QUERY_CHARS]}\n{text[-QUERY_CHARS:]}"
+    return ends_of(text.strip()).encode("utf-8", "replace").decode()
 
 
 def _quote_nothing(body: ChatBody) -> Quoted:

@@ -1,7 +1,7 @@
 """From text to weighted terms: the lexical half of recall.
 
 The terms of a turn are what its words, speaker and date say; a store adds how rare each term is among the subject's
-turns (IDF) and sums products. English is stemmed, Chinese, Japanese and Korean go by pairs of characters, ids and
+turns (IDF) and sums products. English is stemmed, Chinese, Japanese and Korean go by characters and pairs, ids and
 addresses stay whole beside their parts. Stemming and folding are handed in, because they need dictionaries.
 """
 
@@ -24,6 +24,7 @@ AVERAGE_LENGTH = 24.0
 """The length, in terms, at which weights are neither raised nor lowered. Fixed: a weight, once kept, never changes."""
 
 # What an occurrence in a field counts, against 1 in the text itself.
+SIGN_WEIGHT = 0.3  # a single CJK character
 NAME_WEIGHT = 1.0
 CAPTION_WEIGHT = 1.0
 DATE_WEIGHT = 1.0
@@ -101,20 +102,24 @@ class Analysis:
         parts = [(folded, 1.0)] if caption is None else [(folded[: caption.start()], 1.0), (caption[1], CAPTION_WEIGHT)]
         for text, weight in (*parts, (self._fold(turn.name), NAME_WEIGHT)):
             for term in self._terms(text):
-                counts[term] = counts.get(term, 0.0) + weight
-                length += 1
+                counts[term] = counts.get(term, 0.0) + weight * _worth(term)
+                length += not _is_sign(term)
         for term in date_terms(turn.timestamp):
             counts[term] = counts.get(term, 0.0) + DATE_WEIGHT
         norm = K1 * (1 - B + B * length / AVERAGE_LENGTH)
         return {term: tf * (K1 + 1) / (tf + norm) for term, tf in counts.items()}
 
     def question(self, text: str) -> Question:
-        """The terms of a question, each weighing 1 however often it is said, dates included."""
+        """The terms of a question, each counting once however often it is said, dates included."""
         folded = self._fold(text)
-        terms = dict.fromkeys(self._terms(folded), 1.0) | dict.fromkeys(_asked_dates(folded), 1.0)
+        terms = {term: _worth(term) for term in self._terms(folded)} | dict.fromkeys(_asked_dates(folded), 1.0)
         if not terms:  # nothing but stop words: then they are what is asked for
             terms = {self._stem(word): 1.0 for word in _PART.findall(folded)}
         return Question(terms, folded, _words(folded))
+
+    def tells(self, question: Question, content: str) -> bool:
+        """Whether a text says more than the question does: it has a term that the question has not."""
+        return any(term not in question.terms for term in self._terms(self._fold(content)))
 
     def names(self, question: Question, name: str) -> bool:
         """Whether a question names a speaker: by any word of the name, or, in CJK, the name as it stands."""
@@ -156,11 +161,18 @@ def _runs(token: str) -> Iterator[tuple[str, bool]]:
             start = i
 
 
+def _is_sign(term: str) -> bool:
+    return len(term) == 1 and is_cjk(term)
+
+
+def _worth(term: str) -> float:
+    """What an occurrence of a term counts: a single CJK character says less than a word or a pair."""
+    return SIGN_WEIGHT if _is_sign(term) else 1.0
+
+
 def _pairs(run: str) -> Iterator[str]:
-    if len(run) == 1:
-        if run not in _CJK_STOP:
-            yield run
-        return
+    """Single characters, because many a word has but one, and pairs, because most have two."""
+    yield from (sign for sign in run if sign not in _CJK_STOP)
     for i in range(len(run) - 1):
         if run[i] not in _CJK_STOP or run[i + 1] not in _CJK_STOP:
             yield run[i : i + 2]

@@ -6,11 +6,12 @@ module fetches, calibrates, and packs into a budget. Must not know of stores or 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from memoryos_server.domain.core.text import estimate_tokens
+from memoryos_server.domain.core.text import estimate_tokens, is_cjk
 from memoryos_server.domain.ports import Embedder, IndexedTurn, SearchQuery, Subject, Turn, Vectors
 from memoryos_server.domain.recall.analysis import Analysis, Question
 from memoryos_server.domain.recall.scoring import Scored, Weights, rank
@@ -113,7 +114,11 @@ class RecallEngine:
             subject, SearchQuery(question.terms, dense, max(limit, CANDIDATES), as_of)
         )
         scored = rank(
-            candidates, lambda name: self._analysis.names(question, name), _quotes(question, query), self._weights
+            candidates,
+            self._weights,
+            named=lambda name: self._analysis.names(question, name),
+            quoted=_quotes(question, query),
+            tells=lambda content: self._analysis.tells(question, content),
         )
         if not scored:
             return Recalled()
@@ -137,12 +142,17 @@ class RecallEngine:
         """How sure it is that the best turns have to do with the question at all, 0..1.
 
         Words and meaning are taken as independent grounds: the share of the question's terms that a turn has, and its
-        cosine. The best of the first few turns counts.
+        cosine. In a script without blanks, where meaning has no say, the root of the share stands for both: a
+        question's pairs of characters are seldom all in its answer. The best of the first few turns counts.
         """
         best = 0.0
+        asked = sum(question.terms.values()) or 1.0
+        in_pairs = not any(one.cosine for one in scored) and any(map(is_cjk, question.folded))
         for one in scored[:_JUDGED]:
             terms = self._analysis.document(one.turn)
-            words = sum(1 for term in question.terms if term in terms) / max(1, len(question.terms))
+            words = sum(weight for term, weight in question.terms.items() if term in terms) / asked
+            if in_pairs:
+                words = math.sqrt(words)
             meaning = min(1.0, max(0.0, (one.cosine - _LOW) / (_HIGH - _LOW)))
             best = max(best, 1 - (1 - words) * (1 - meaning))
         return best

@@ -39,6 +39,7 @@ class Weights:
         session: The best session's evidence, which is the mean of its two best turns'.
         speaker: Of the sum so far, for a turn whose speaker the question names.
         question: Of the sum so far, taken off a turn that itself only asks.
+        echo: The same, in its stead, for one that asks nothing but the question: it finds itself and answers nothing.
         quoted: A turn that has the question word for word.
     """
 
@@ -49,6 +50,7 @@ class Weights:
     session: float = 0.6
     speaker: float = 0.2
     question: float = 0.15
+    echo: float = 0.9
     quoted: float = 2.0
 
 
@@ -70,7 +72,12 @@ class Scored:
 
 
 def rank(
-    candidates: Sequence[Candidate], named: Callable[[str], bool], quoted: Callable[[str], bool], weights: Weights
+    candidates: Sequence[Candidate],
+    weights: Weights,
+    *,
+    named: Callable[[str], bool] = lambda name: False,
+    quoted: Callable[[str], bool] = lambda content: False,
+    tells: Callable[[str], bool] = lambda content: True,
 ) -> list[Scored]:
     """The candidates that have something to say, best first; of equals, the newer first.
 
@@ -78,9 +85,10 @@ def rank(
 
     Args:
         candidates: What the legs found.
+        weights: What the parts are worth.
         named: Whether the question names a speaker.
         quoted: Whether a text has the question word for word.
-        weights: What the parts are worth.
+        tells: Whether a text says more than the question does.
     """
     order = sorted(candidates, key=lambda c: _place(c.turn))
     lexical = _against_best([c.scores.get(LEXICAL, 0.0) for c in order])
@@ -113,10 +121,12 @@ def rank(
         if speakers.get(turn.name):
             parts.append(("speaker", weights.speaker * total))
             total += weights.speaker * total
-        if asks[i]:
+        echo = asks[i] and not tells(turn.content)
+        if echo:
+            parts.append(("echo", -weights.echo * total))
+        elif asks[i]:
             parts.append(("question", -weights.question * total))
-            total -= weights.question * total
-        if quoted(turn.content):
+        if quoted(turn.content) and not echo:
             parts.append(("quoted", weights.quoted))
         raw = sum(value for _, value in parts)
         if raw > 0:
