@@ -224,7 +224,11 @@ async def _stores(
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:
     if not settings.auth.enabled or settings.auth.admin_key:
         return
-    if not await keys.has_admin():
+    try:
+        there = await keys.has_admin()
+    except BackendDown as fault:
+        raise StartError(fault.message) from fault
+    if not there:
         raise SettingsError(
             "auth.enabled is set but there is no admin key that has not expired: set auth.admin_key (MEMORYOS_AUTH__ADMIN_KEY), "
             "or make one with `memoryos keys create --admin`"

@@ -5,6 +5,7 @@ It knows channels and errors; what a call is made of stands in `memoryos.calls`,
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from memoryos import calls, model, schema
 from memoryos.errors import from_rpc
 from memoryos.model import answer  # `chat` has a parameter called model
+from memoryos.settings import CLIENT_KEY
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 
 
@@ -29,7 +31,7 @@ class Client:
 
     Args:
         address: host:port of the gRPC server.
-        api_key: The key; None with auth off.
+        api_key: The key; None: the environment's MEMORYOS_API_KEY, if there is one.
         user_id: Whose memory it is where a call does not say; None: the key's user.
         tenant_id: The tenant; None: the key's.
         tls: Whether to speak TLS, trusting the system's authorities.
@@ -49,7 +51,7 @@ class Client:
         timeout: float | None = None,
     ) -> None:
         """Makes the channel; it connects when it is first used."""
-        self._identity = calls.Identity(api_key, user_id, tenant_id)
+        self._identity = calls.Identity(api_key or os.environ.get(CLIENT_KEY), user_id, tenant_id)
         self._timeout = timeout
         if credentials is None and tls:
             credentials = grpc.ssl_channel_credentials()

@@ -116,6 +116,14 @@ def check_directories(settings: Settings) -> Iterator[Finding]:
         )
     if not settings.security.master_key and keys.is_dir() and keys.stat().st_mode & 0o077:
         yield Finding("key directory", WARN, f"others may enter {keys}", f"chmod 700 {keys}")
+    kept = data / "valkey"
+    if not settings.security.master_key and kept.is_dir() and any(kept.iterdir()) and not any(keys.glob("*.key")):
+        yield Finding(
+            "master key",
+            FAIL,
+            f"there is data in {data}, but no key in {keys}: it cannot be read",
+            "put the key back, or set security.key_dir or security.master_key",
+        )
     existing = next(parent for parent in (data, *data.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     if free < 1 << 30:

@@ -9,7 +9,6 @@ environment, the environment over the file. Secrets have no flag; `<NAME>_FILE` 
 from __future__ import annotations
 
 import ipaddress
-import math
 import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 PREFIX = "MEMORYOS_"
+
+_MOST = 2**31 - 1
+"""The largest number a setting may be: beyond it some store or system call would refuse it later, half-way."""
+
+CLIENT_KEY = "MEMORYOS_API_KEY"
+"""Where clients find their API key if they are given none. It is no setting of a server."""
+
+_OTHERS = frozenset({"MEMORYOS_CONFIG", CLIENT_KEY})
 
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -304,7 +311,7 @@ def _parse(item: Setting, value: Any, source: str) -> Any:
             if isinstance(value, bool) or (item.kind is int and isinstance(value, float)):
                 raise ValueError
             number = item.kind(value)
-            if number < 0 or not math.isfinite(number):
+            if not 0 <= number <= _MOST:  # neither inf nor nan
                 raise ValueError
             return number
         if item.kind == tuple[str, ...]:
@@ -363,7 +370,7 @@ def load(
     by_env = {item.env: item for item in items.values()}
     warnings = []
     for name in env:
-        if not name.startswith(PREFIX) or name in by_env or name == "MEMORYOS_CONFIG":
+        if not name.startswith(PREFIX) or name in by_env or name in _OTHERS:
             continue
         plain = name.removesuffix("_FILE")
         if plain in by_env and by_env[plain].secret:

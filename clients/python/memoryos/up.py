@@ -181,8 +181,13 @@ async def _line(stream: asyncio.StreamReader) -> bytes:
         return await stream.readexactly(over.consumed)
 
 
-def environment(loaded: Loaded, config: str | None, environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment that gives both processes the settings `loaded` holds, and one secret between them."""
+def environment(
+    loaded: Loaded, config: str | None, environ: Mapping[str, str], *, quiet: bool = False
+) -> dict[str, str]:
+    """The environment that gives both processes the settings `loaded` holds, and one secret between them.
+
+    With `quiet` they log warnings only, unless a level is set: on a terminal a line per call would bury everything else.
+    """
     by_name = {item.name: item for item in known(environ)}
     names = {item.env for item in by_name.values()} | {f"{item.env}_FILE" for item in by_name.values()}
     # Names that are no settings have been warned of once, here.
@@ -193,6 +198,8 @@ def environment(loaded: Loaded, config: str | None, environ: Mapping[str, str]) 
         if source.startswith("flag "):
             value = value_of(loaded.settings, name)
             env[by_name[name].env] = ",".join(value) if isinstance(value, tuple) else str(value)
+    if quiet and loaded.sources["log.level"] == "default":
+        env[by_name["log.level"].env] = "warning"
     if not loaded.settings.bridge.secret:
         env[by_name["bridge.secret"].env] = secrets.token_hex(32)
     return env
@@ -213,7 +220,11 @@ def check_free(settings: Settings) -> None:
         if not address or address.startswith("unix:"):
             continue
         if problem := taken(*reachable(address, name)):
-            raise SettingsError(f"{name}: cannot listen on {address}: {problem}")
+            flag = "--" + name.replace(".", "-").replace("_", "-")
+            raise SettingsError(
+                f"{name}: cannot listen on {address}: {problem}; if that is another MemoryOS (`memoryos doctor` "
+                f"tells), stop it, or choose another address with {flag} HOST:PORT"
+            )
 
 
 async def _listens(address: str) -> bool:
@@ -271,7 +282,7 @@ def welcome(loaded: Loaded) -> str:
             "Try:",
             f"  curl {url}/v1/memory/add{key} -H 'Content-Type: application/json' \\",
             """    -d '{"user_id": "ann", "role": "user", "content": "I take my coffee black."}'""",
-            "Ctrl-C stops it.",
+            "Ctrl-C stops it. `--log-level info` shows every call.",
         ]
     )
 
@@ -346,7 +357,7 @@ def main(loaded: Loaded, config: str | None) -> int:
         for finding in missing:
             print(f"memoryos: the {finding.name} is {finding.text}; {finding.hint}", file=sys.stderr)
         return 1
-    env = environment(loaded, config, os.environ)
+    env = environment(loaded, config, os.environ, quiet=sys.stderr.isatty())
     if sys.stderr.isatty() and loaded.settings.log.format == "auto":
         env[f"{PREFIX}LOG__FORMAT"] = "text"
     try:

@@ -271,21 +271,16 @@ class MemoryService:
                 explain=explain,
             )
 
-        async def complete() -> Recalled:
-            found = await search()
-            # After a restart the searchable side lacks, for a moment, what was not durable there yet.
-            if self._pipeline.behind and await self._pipeline.catch_up(CATCH_UP_SECONDS):
-                found = await search()
-            return found
-
-        found, recent = await asyncio.gather(
-            complete(), self._turns.recent(subject, SHORT_TERM), return_exceptions=True
-        )
+        found, recent = await asyncio.gather(search(), self._turns.recent(subject, SHORT_TERM), return_exceptions=True)
         for result in (found, recent):
             if isinstance(result, BaseException) and not isinstance(result, BackendDown):
                 raise result
         if isinstance(found, BaseException) and isinstance(recent, BaseException):
             raise found
+        both = not isinstance(found, BaseException) and not isinstance(recent, BaseException)
+        if both and self._pipeline.behind and await self._pipeline.catch_up(CATCH_UP_SECONDS):
+            # After a restart the searchable side lacked, for a moment, what was not durable there yet.
+            found = await search()
         short_term = [] if isinstance(recent, BaseException) else recent
         if as_of is not None:
             short_term = [turn for turn in short_term if turn.timestamp <= as_of]
