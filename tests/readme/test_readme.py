@@ -22,6 +22,7 @@ import pytest
 
 from memoryos.schema import load
 from memoryos.settings import known
+from memoryos.settings import load as load_settings
 from scripts.generate import ROOT
 from tests.clients.supervised import Up
 
@@ -32,6 +33,7 @@ KINDS = {
     "sh run grpcurl",
     "sh run auth",
     "sh settings",
+    "toml settings",
     "sh keys",
     "sh make",
     "python run",
@@ -151,6 +153,15 @@ def test_provider_when_exported_as_shown_then_both_settings_are_set(reader: Read
     rows = {row["name"]: row for row in json.loads(reader.run(Block(block.line, "sh", command)))}
     assert rows["upstream.base_url"]["value"] == "https://api.openai.com/v1"
     assert rows["upstream.api_key"]["value"] == "********"
+
+
+def test_settings_file_when_written_as_shown_then_it_is_read(tmp_path: Path) -> None:
+    (block,) = [b for b in BLOCKS if b.kind == "toml settings"]
+    file = tmp_path / "memoryos.toml"
+    file.write_text(block.text)
+    loaded = load_settings({"HOME": "/h"}, config=file)
+    assert loaded.settings.auth.enabled
+    assert loaded.settings.server.listen == "127.0.0.1:50052"
 
 
 def test_readme_when_followed_from_top_to_bottom_then_everything_works(reader: Reader) -> None:

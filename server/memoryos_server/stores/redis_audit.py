@@ -103,11 +103,12 @@ class RedisAudit:
             # Only a partition whose read part ends within the newest may still hold one of them.
             floor = newest[0][0][0] if len(newest) == limit else 0
             wanted = [reading for reading in readings if not reading.done and reading.oldest >= floor]
-        for _, record, who in newest:
+        # Reads are written up to a second later than they happened: shown in the order in which things happened.
+        for _, record, who in sorted(newest, key=lambda item: (item[1]["ts"], item[1]["id"])):
             yield await self._event(record, who)
 
     def stored(self, event: AuditEvent, sealer: Sealer | None = None, subject_id: str = "") -> tuple[bytes, bytes]:
-        """An event as it is stored, and who it is about: sealed for a known subject, else nothing but keyed hashes."""
+        """An event as it is stored, and who it is about: sealed for a known subject; of others keyed hashes."""
         record: dict[str, Any] = {
             "id": event.id,
             "ts": (event.timestamp - _EPOCH) // timedelta(microseconds=1),
@@ -125,7 +126,10 @@ class RedisAudit:
             record["address"] = self._secrets.hash("address", event.address)
         if sealer is None:
             record["resource"] = event.resource
-            return orjson.dumps(record), b""
+            if event.user_id or not event.address:
+                return orjson.dumps(record), b""
+            # An address without a person: a bad key's, say. There is no person's key to seal it under.
+            return orjson.dumps(record), self._secrets.seal("audit", event.id, event.address.encode())
         record["subject"] = subject_id
         # A resource may name what the person chose, such as a session: hence sealed with the rest.
         who = orjson.dumps([event.user_id, event.address, event.resource])
@@ -154,6 +158,8 @@ class RedisAudit:
             if sealer is not None:
                 with contextlib.suppress(SealBroken):  # sealed under a key that an erasure destroyed
                     user_id, address, resource = orjson.loads(sealer.open(record["id"], who))
+        elif who:
+            address = self._secrets.open("audit", record["id"], who).decode()
         return AuditEvent(
             id=record["id"],
             timestamp=_EPOCH + timedelta(microseconds=record["ts"]),

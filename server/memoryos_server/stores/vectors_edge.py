@@ -6,6 +6,7 @@ Every read names its subject, and what is not the subject's is never given.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ _DEADLINE_SECONDS = 5.0
 _FLUSH_SECONDS = 60.0
 # The process does one request at a time: small ones let others in between, and no frame comes near its limit.
 _POINTS_PER_REQUEST = 128
+# A term costs a keyed hash, 1.5 us: more than this many would hold up everybody else and are hashed in a thread.
+_TERMS_AT_ONCE = 3_000
 _BYTES_PER_REQUEST = 4 * 1024 * 1024
 
 
@@ -82,7 +85,10 @@ class EdgeVectors:
             return int((await self._call("ping"))["incarnation"])
         sealer = await self._sealers.sealer(subject)
         took: set[int] = set()
-        for piece in _pieces(subject, turns, sealer):
+        pieces: Iterable[list[Mapping[str, Any]]] = _pieces(subject, turns, sealer)
+        if sum(len(turn.terms) for turn in turns) > _TERMS_AT_ONCE:
+            pieces = await asyncio.to_thread(list, pieces)
+        for piece in pieces:
             took.add(await self._call("insert", piece))
             if len(took) > 1:
                 raise BackendDown("The vector store was restarted midway")

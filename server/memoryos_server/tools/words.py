@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import unicodedata
 
 import Stemmer
@@ -10,19 +11,26 @@ from opencc import OpenCC
 from memoryos_server.domain.core.text import is_cjk
 
 
-class Words:
-    """`stem` and `fold`, with their dictionaries loaded (some 15 ms). Not for several threads at once."""
+class _Tools(threading.local):
+    """The libraries' objects; they are not for several threads."""
 
     def __init__(self) -> None:
-        """Loads the dictionaries."""
-        self._stemmer = Stemmer.Stemmer("english")
-        self._simplify = OpenCC("t2s")
+        self.stemmer = Stemmer.Stemmer("english")
+        self.simplify = OpenCC("t2s")
+
+
+class Words:
+    """`stem` and `fold`. Each thread that uses them loads the dictionaries for itself (some 15 ms, once)."""
+
+    def __init__(self) -> None:
+        """Loads the dictionaries of this thread."""
+        self._tools = _Tools()
 
     def stem(self, word: str) -> str:
         """The stem of a lower-case English word; other words come back nearly as they are."""
-        return str(self._stemmer.stemWord(word))
+        return str(self._tools.stemmer.stemWord(word))
 
     def fold(self, text: str) -> str:
         """The text in one form for comparing: NFKC, lower case, simplified characters."""
         text = unicodedata.normalize("NFKC", text).casefold()
-        return str(self._simplify.convert(text)) if any(map(is_cjk, text)) else text
+        return str(self._tools.simplify.convert(text)) if any(map(is_cjk, text)) else text

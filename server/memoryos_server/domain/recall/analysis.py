@@ -77,7 +77,7 @@ class Question:
 
 
 class Analysis:
-    """Turns text into terms. Not for several threads at once, as its tools are not."""
+    """Turns text into terms. For several threads if its tools are."""
 
     def __init__(self, stem: Callable[[str], str], fold: Callable[[str], str]) -> None:
         """Keeps its tools.

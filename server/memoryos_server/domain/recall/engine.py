@@ -6,18 +6,28 @@ module fetches, calibrates, and packs into a budget. Must not know of stores or 
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from memoryos_server.domain.core.text import estimate_tokens, is_cjk
-from memoryos_server.domain.ports import Embedder, IndexedTurn, SearchQuery, Subject, Turn, Vectors
+from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn, Vectors
 from memoryos_server.domain.recall.analysis import Analysis, Question
 from memoryos_server.domain.recall.scoring import Scored, Weights, rank
 
+_T = TypeVar("_T")
+
 CANDIDATES = 200
 """How many turns each leg finds at least."""
+
+LONG_CHARS = 5_000
+"""The text, some 5 ms of analysis, up to which it is read at once."""
+
+READ_SHARE = 20
+"""Of all candidates' text about this share is analysed for a ranking."""
 
 TURN_TOKENS = 8
 """What a turn costs in a budget besides its text and name: its time, role and separators."""
@@ -63,7 +73,7 @@ class RecallEngine:
     Args:
         vectors: The searchable side of memory.
         embedder: Meaning; may know no vectors at all.
-        analysis: Words.
+        analysis: Words; used by several threads.
         weights: What the parts of a score are worth.
     """
 
@@ -79,9 +89,10 @@ class RecallEngine:
     async def index(self, turns: Sequence[Turn]) -> list[IndexedTurn]:
         """The turns with what search needs, in order."""
         vectors = await self._embedder.embed([turn.content for turn in turns])
-        return [
-            IndexedTurn(turn, self._analysis.document(turn), dense) for turn, dense in zip(turns, vectors, strict=True)
-        ]
+        documents = await _aside(
+            sum(len(turn.content) for turn in turns), lambda: [self._analysis.document(turn) for turn in turns]
+        )
+        return [IndexedTurn(*indexed) for indexed in zip(turns, documents, vectors, strict=True)]
 
     async def recall(
         self,
@@ -108,21 +119,15 @@ class RecallEngine:
         Raises:
             BackendDown: The searchable side does not answer.
         """
-        question = self._analysis.question(query)
+        question = await _aside(len(query), lambda: self._analysis.question(query))
         (dense,) = await self._embedder.embed([query])
         candidates = await self._vectors.search(
             subject, SearchQuery(question.terms, dense, max(limit, CANDIDATES), as_of)
         )
-        scored = rank(
-            candidates,
-            self._weights,
-            named=lambda name: self._analysis.names(question, name),
-            quoted=_quotes(question, query),
-            tells=lambda content: self._analysis.tells(question, content),
-        )
+        read = sum(len(candidate.turn.content) for candidate in candidates)
+        scored, confidence = await _aside(read / READ_SHARE, lambda: self._judge(question, query, candidates))
         if not scored:
             return Recalled()
-        confidence = self._confidence(question, scored)
         best = scored[0].raw
         ranked: list[Ranked] = []
         budget = max_tokens
@@ -137,6 +142,16 @@ class RecallEngine:
                 budget -= cost
             ranked.append(Ranked(one.turn, score, dict(one.parts), one.raw) if explain else Ranked(one.turn, score))
         return Recalled(ranked, _calibration(confidence, best) if explain else "")
+
+    def _judge(self, question: Question, query: str, candidates: Sequence[Candidate]) -> tuple[Sequence[Scored], float]:
+        scored = rank(
+            candidates,
+            self._weights,
+            named=lambda name: self._analysis.names(question, name),
+            quoted=_quotes(question, query),
+            tells=lambda content: self._analysis.tells(question, content),
+        )
+        return scored, self._confidence(question, scored)
 
     def _confidence(self, question: Question, scored: Sequence[Scored]) -> float:
         """How sure it is that the best turns have to do with the question at all, 0..1.
@@ -156,6 +171,11 @@ class RecallEngine:
             meaning = min(1.0, max(0.0, (one.cosine - _LOW) / (_HIGH - _LOW)))
             best = max(best, 1 - (1 - words) * (1 - meaning))
         return best
+
+
+async def _aside(chars: float, work: Callable[[], _T]) -> _T:
+    """The result of `work`, done in another thread if so much text would hold up everybody else."""
+    return work() if chars <= LONG_CHARS else await asyncio.to_thread(work)
 
 
 def _quotes(question: Question, query: str) -> Callable[[str], bool]:
