@@ -149,7 +149,7 @@ def test_builtin_when_known_then_quotes_with_date_and_says_so() -> None:
 
 def test_builtin_when_chinese_then_answers_in_chinese() -> None:
     quoted = answer("我的狗叫什么名字?", [item("我的狗叫旺财。我住在上海。")], readable=True)
-    assert "2026-02-18,你说:「我的狗叫旺财。」" in quoted.text
+    assert "2026-02-18，你说：「我的狗叫旺财。」" in quoted.text
     assert "上海" not in quoted.text
 
 
@@ -157,3 +157,27 @@ def test_builtin_when_nothing_is_known_then_says_so() -> None:
     assert "nothing in memory" in answer("Who am I?", [], readable=True).text
     assert "没有" in answer("我是谁?", [], readable=True).text
     assert "off" in answer("Who am I?", [item("I am Ada")], readable=False).text
+
+
+def test_builtin_when_told_something_then_says_noted() -> None:
+    held = [item("My car is blue", 0.6)]
+    assert answer("My wifi is slow.", held, readable=True, kept=True).text.startswith("Noted")
+    assert answer("我喜欢喝绿茶", held, readable=True, kept=True).text.startswith("已记下")
+    assert "My car is blue" in answer("What colour is my car?", held, readable=True, kept=True).text
+
+
+def test_builtin_when_asked_for_everything_then_quotes_the_newest() -> None:
+    recent = [item("I live in Porto", number=2), item("What do you know?", number=3), item("I keep bees", number=1)]
+    quoted = answer("What do you know about me?", [], readable=True, recent=recent, kept=True)
+    assert [one.content for one in quoted.items] == ["I live in Porto", "I keep bees"]
+
+
+def test_builtin_when_a_sentence_has_abbreviations_then_it_is_quoted_whole() -> None:
+    text = "I work as a nurse at St. Mary's. My favourite author is Ursula K. Le Guin."
+    assert "nurse at St. Mary's." in answer("Where do I work?", [item(text)], readable=True).text
+    assert "Ursula K. Le Guin." in answer("Who is my favourite author?", [item(text)], readable=True).text
+
+
+def test_builtin_when_no_word_is_shared_then_quotes_what_is_meant() -> None:
+    assert "Lisbon" in answer("Where do I live?", [item("I moved to Lisbon in May", 0.23)], readable=True).text
+    assert "nothing in memory" in answer("Where do I live?", [item("Rex is a dog", 0.1)], readable=True).text

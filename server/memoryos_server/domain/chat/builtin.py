@@ -12,7 +12,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from memoryos_server.domain.chat.model import RecalledItem
@@ -21,10 +21,18 @@ from memoryos_server.domain.core.text import estimate_tokens, is_cjk
 RECALL_MODEL = "memoryos/recall"
 MAX_QUOTES = 3
 MAX_QUOTE_CHARS = 400
-MEANT = 0.5
+MEANT = 0.2
 """The relevance from which a memory is quoted although it shares no word with the question."""
 
-_BETWEEN = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
+# The end of a sentence; not after an initial or an abbreviation ("St. Mary's", "Ursula K. Le Guin", "e.g.").
+_BETWEEN = re.compile(
+    r"(?<!\b[A-Za-z]\.)(?<!\b(?:St|Dr|Mr|Ms|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|etc)\.)(?<!\bProf\.)(?<=[.!?])\s+|(?<=[。！？])|\n+"
+)
+_ASKS = re.compile(
+    r"^\s*(?:tell|remind|list|show|summari[sz]e|give|find|describe|name)\b|什么|哪|谁|几|多少|怎么|为何|告诉|提醒",
+    re.IGNORECASE,
+)
+_TELLS = re.compile(r"\b(i|i'm|i've|i'll|i'd|my|mine|we|our)\b|[我咱俺]", re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 _QUESTION = re.compile(
     r"^\s*(who|whom|whose|what|which|when|where|why|how|do|does|did|is|are|was|were|can|could|will|would|should|have|has)\b",
@@ -34,21 +42,26 @@ _COMMON = frozenset(
     _WORD.findall(
         "a am an and are as at be been but by can could did do does for from had has have he her his how i if in is it its me "
         "my no not of on or our she so that the their them they this to us was we were what when where which who whom whose "
-        "why will with would you your tell know about remember please s t m re ve d ll"
+        "why will with would you your tell know about remember please everything anything all summarize summarise told said s t m "
+        "re ve d ll"
     )
 )
 _COMMON_CJK = frozenset("的了吗呢我你他她是在有和么什请问吧啊哪谁")
 _OFF = (
     "Memory is off for this request, so memoryos/recall has nothing to quote.",
-    "本次请求未启用记忆,memoryos/recall 没有可引用的内容。",
+    "本次请求未启用记忆，memoryos/recall 没有可引用的内容。",
 )
 _NOTHING = (
     "I have nothing in memory about this yet. (memoryos/recall only quotes memory; no language model was used.)",
-    "记忆中没有与此相关的内容。(memoryos/recall 只引用记忆,不使用语言模型。)",
+    "记忆中没有与此相关的内容。（memoryos/recall 只引用记忆，不使用语言模型。）",
+)
+_NOTED = (
+    "Noted. (memoryos/recall remembers what you tell it and quotes it when you ask; no language model was used.)",
+    "已记下。（memoryos/recall 会记住你说的话，并在你提问时引用；未使用语言模型。）",
 )
 _HEADING = (
     "From memory (memoryos/recall only quotes memory; no language model was used):",
-    "以下内容引自记忆(memoryos/recall 只引用记忆,不使用语言模型):",
+    "以下内容引自记忆（memoryos/recall 只引用记忆，不使用语言模型）：",
 )
 
 
@@ -92,25 +105,45 @@ def _pairs(run: Sequence[str]) -> set[str]:
     return {a + b for a, b in pairwise(run) if not {a, b} <= _COMMON_CJK}
 
 
-def answer(question: str, items: Sequence[RecalledItem], *, readable: bool) -> Quoted:
+def answer(
+    question: str,
+    items: Sequence[RecalledItem],
+    *,
+    readable: bool,
+    recent: Sequence[RecalledItem] = (),
+    kept: bool = False,
+) -> Quoted:
     """Quotes the sentences of memory that fit a question best.
+
+    Who tells something is told that it was noted; who asks for everything ("What do you know about me?") gets the newest.
 
     Args:
         question: The last user message; its script decides the answer's language.
         items: What was recalled.
         readable: Whether memory could be asked; False where the request or the caller has it off.
+        recent: What was said last, newest first.
+        kept: Whether the message is going to be remembered.
     """
     chinese = any(is_cjk(c) for c in question)
     if not readable:
         return Quoted(_OFF[chinese], ())
-    chosen = _best(words(question), items)
+    asks = is_question(question) or bool(_ASKS.search(question))
+    if kept and not asks and _TELLS.search(question):
+        return Quoted(_NOTED[chinese], ())
+    asked = words(question)
+    if asked or not asks:
+        chosen = _best(asked, items)
+    else:
+        chosen = _best(set(), [replace(item, score=1.0) for item in recent if item.role == "user"])
     if not chosen:
-        return Quoted(_NOTHING[chinese], ())
+        return Quoted((_NOTED if kept and not asks else _NOTHING)[chinese], ())
     lines = [_HEADING[chinese]]
     for item, sentence in chosen:
         date = item.timestamp.strftime("%Y-%m-%d")
         if chinese:
-            lines.append(f"- {date},{ {'user': '你', 'assistant': '助手'}.get(item.role, item.role) }说:「{sentence}」")
+            lines.append(
+                f"- {date}，{ {'user': '你', 'assistant': '助手'}.get(item.role, item.role) }说：「{sentence}」"
+            )
         else:
             said = {"user": "you", "assistant": "the assistant"}.get(item.role, item.role)
             lines.append(f"- {date}, {said} said: “{sentence}”")

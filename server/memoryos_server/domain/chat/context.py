@@ -80,6 +80,14 @@ def items_of(query: str, found: Recollection) -> list[RecalledItem]:
     return items
 
 
+def newest_of(found: Recollection) -> list[RecalledItem]:
+    """The short-term memory, newest first."""
+    return [
+        RecalledItem(turn.id, "short_term", turn.role, turn.content, turn.timestamp, 0.0)
+        for turn in reversed(found.short_term)
+    ]
+
+
 def render(items: Iterable[RecalledItem], present: Iterable[str], budget: int) -> Block:
     """The block of the best memories that fit.
 

@@ -13,7 +13,7 @@ from datetime import datetime
 from memoryos_server.domain.chat import builtin
 from memoryos_server.domain.chat.answer import goes_on, parsed, settled, spliced
 from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
-from memoryos_server.domain.chat.context import Block, Blocks, ends_of, items_of, render
+from memoryos_server.domain.chat.context import Block, Blocks, ends_of, items_of, newest_of, render
 from memoryos_server.domain.chat.model import (
     ChatAnswer,
     ChatBytes,
@@ -216,7 +216,9 @@ class ChatService:
             await self._check_model(body.model)
         block, quoted, degraded = Block(), None, False
         if built_in:
-            quoted = await self._quote(who.tenant_id, owner, body) if reads and owner else _quote_nothing(body)
+            quoted = (
+                await self._quote(who.tenant_id, owner, body, kept=writes) if reads and owner else _quote_nothing(body)
+            )
             block = Block("", quoted.items, sum(estimate_tokens(item.content) for item in quoted.items))
         elif reads and owner:
             found = await self._block(who.tenant_id, owner, body)
@@ -265,7 +267,7 @@ class ChatService:
         self._blocks.put(tenant_id, owner, body.conversation, block)
         return block
 
-    async def _quote(self, tenant_id: str, owner: str, body: ChatBody) -> Quoted:
+    async def _quote(self, tenant_id: str, owner: str, body: ChatBody, *, kept: bool) -> Quoted:
         query = _query(body.question_text)
         if not query:
             return builtin.answer("", (), readable=True)
@@ -273,7 +275,7 @@ class ChatService:
             async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
                 found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
                 # In a thread, as in `_block`.
-                return await asyncio.to_thread(_quoted, query, found)
+                return await asyncio.to_thread(_quoted, query, found, kept)
         except TimeoutError:
             raise DeadlineExceeded("Memory did not answer in time") from None
 
@@ -341,8 +343,8 @@ def _rendered(query: str, found: Recollection, body: ChatBody, budget: int) -> B
     return render(items_of(query, found), _texts(body), budget)
 
 
-def _quoted(query: str, found: Recollection) -> Quoted:
-    return builtin.answer(query, items_of(query, found), readable=True)
+def _quoted(query: str, found: Recollection, kept: bool) -> Quoted:
+    return builtin.answer(query, items_of(query, found), readable=True, recent=newest_of(found), kept=kept)
 
 
 def _texts(body: ChatBody) -> list[str]:
