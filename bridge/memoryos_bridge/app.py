@@ -59,7 +59,7 @@ def create_app(
     *,
     log: FilteringBoundLogger | None = None,
 ) -> FastAPI:
-    """The bridge as an ASGI application; its lifespan owns the channel to the server.
+    """The bridge as an ASGI application; its lifespan owns the channel to the server, `state.remote`.
 
     Args:
         settings: The settings.
@@ -81,6 +81,7 @@ def create_app(
             gate = Gate(settings, remote)
             app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check)]
             await remote.info()
+            app.state.remote = remote
             yield
         finally:
             await remote.close()

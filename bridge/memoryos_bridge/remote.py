@@ -158,7 +158,11 @@ async def _unless_gone(watch: Watch, call: Any) -> Any:
         return await call
     except asyncio.CancelledError:
         task = asyncio.current_task()
+        if task and task.cancelling():
+            raise
         # The watch cancels the call, not this task: only then is it the client who left.
-        if watch.gone and not (task and task.cancelling()):
+        if watch.gone:
             raise ClientGone from None
-        raise
+        # The channel was closed under the call: the bridge is stopping and its patience is over.
+        nothing = grpc.aio.Metadata()
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "The bridge is stopping") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 import signal
+import socket
 
 import grpc
 import uvicorn
+from fastapi import FastAPI
 
 from memoryos.settings import Settings, SettingsError, is_loopback, split_address
 from memoryos.v1 import system_service_pb2 as system
@@ -15,6 +18,30 @@ from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target
 from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
 from memoryos_bridge.heads import Heads
+
+_LAST_WORDS_SECONDS = 2
+
+
+class _Server(uvicorn.Server):
+    """Ends what is still under way when the grace is over as an error that clients understand, not as a cut connection."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_seconds: float) -> None:
+        super().__init__(config)
+        self._app = app
+        self._grace_seconds = grace_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops taking connections and waits for those that are there."""
+        ending = asyncio.create_task(self._end_calls())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+            await asyncio.wait([ending])
+
+    async def _end_calls(self) -> None:
+        await asyncio.sleep(self._grace_seconds)
+        await self._app.state.remote.close()
 
 
 def refuse_open(settings: Settings) -> None:
@@ -55,7 +82,7 @@ def serve(settings: Settings) -> int:
     root = logging.getLogger()
     root.addHandler(logs.Forward(log))
     root.setLevel(logging.INFO)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             host=host,
@@ -69,8 +96,11 @@ def serve(settings: Settings) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_graceful_shutdown=math.ceil(settings.bridge.grace_seconds),
-        )
+            # What was told to end after the grace has this long to say so.
+            timeout_graceful_shutdown=math.ceil(settings.bridge.grace_seconds) + _LAST_WORDS_SECONDS,
+        ),
+        app,
+        settings.bridge.grace_seconds,
     )
     log.info("bridge_starting", listen=settings.bridge.listen, server=target(settings))
     for number in (signal.SIGTERM, signal.SIGINT):
