@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -171,7 +172,9 @@ def _operation(
         made["description"] = f"{text} Needs the permission `{method.permission}`.".strip()
     fragment = _CUSTOM.get(method.path) if method.rest.custom else None
     if fragment is not None:
-        return made | fragment
+        made |= copy.deepcopy(fragment)
+        _exemplify(made, method)
+        return made
     if method.rest.custom:
         return made | {"responses": {"200": {"description": "The answer."}}}
     binding = Binding(codec, method, route)
@@ -183,8 +186,15 @@ def _operation(
         made["parameters"] = parameters
     if binding.body:
         made["requestBody"] = _body(method, route, binding, codec, schemas)
+        _exemplify(made, method)
     made["responses"] = _responses(method, route, codec, schemas)
     return made
+
+
+def _exemplify(operation: dict[str, Any], method: Method) -> None:
+    """Gives the request body the example that the proto has."""
+    if method.rest.example and "requestBody" in operation:
+        operation["requestBody"]["content"]["application/json"]["example"] = json.loads(method.rest.example)
 
 
 def _parameter(field: FieldCodec, where: str, schemas: _Schemas, method: Method) -> dict[str, Any]:

@@ -153,3 +153,15 @@ def test_chinese_when_told_then_found(shared: System) -> None:
         shared.post("/v1/memory/add", {"user_id": user, "role": "user", "content": text})
     _, found, _ = shared.post("/v1/memory/retrieve", {"user_id": user, "query": "我的狗叫什麼?"})
     assert found["episodes"][0]["content"] == "我的狗叫豆豆"
+
+
+def test_documentation_when_its_examples_are_sent_as_they_stand_then_they_work(shared: System) -> None:
+    paths = shared.get("/openapi.json")[1]["paths"]
+    sent = 0
+    for path, operations in paths.items():
+        for verb, operation in operations.items():
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                status, answer, _ = shared.call(verb.upper(), path, content["example"])
+                assert status == 200, (path, answer)
+                sent += 1
+    assert sent >= 3

@@ -260,6 +260,7 @@ class Rest(_message.Message):
     STATUS_WHEN_FIELD_NUMBER: _builtins.int
     WHEN_UNREACHABLE_FIELD_NUMBER: _builtins.int
     CUSTOM_FIELD_NUMBER: _builtins.int
+    EXAMPLE_FIELD_NUMBER: _builtins.int
     envelope: Global___Envelope.ValueType
     """envelope wraps the answer."""
     success_code: _builtins.int
@@ -276,6 +277,8 @@ class Rest(_message.Message):
     """max_body_bytes is the largest accepted body. Default 10 MiB."""
     custom: _builtins.bool
     """custom marks a route whose HTTP shape is not ours (OpenAI's, Prometheus's): a hand-written module serves it."""
+    example: _builtins.str
+    """example is a request body as JSON text, for the documentation; a test sends it."""
     @_builtins.property
     def status_when(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusWhen]:
         """status_when gives other HTTP statuses to some answers."""
@@ -296,10 +299,11 @@ class Rest(_message.Message):
         status_when: _abc.Iterable[Global___StatusWhen] | None = ...,
         when_unreachable: _abc.Iterable[Global___FieldValue] | None = ...,
         custom: _builtins.bool = ...,
+        example: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom", b"custom", "envelope", b"envelope", "max_body_bytes", b"max_body_bytes", "message", b"message", "status_when", b"status_when", "stream", b"stream", "success_code", b"success_code", "success_false", b"success_false", "when_unreachable", b"when_unreachable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custom", b"custom", "envelope", b"envelope", "example", b"example", "max_body_bytes", b"max_body_bytes", "message", b"message", "status_when", b"status_when", "stream", b"stream", "success_code", b"success_code", "success_false", b"success_false", "when_unreachable", b"when_unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
