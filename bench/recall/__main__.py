@@ -93,7 +93,7 @@ async def measure(
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.recall", description="Measures recall beside plain BM25.")
-    parser.add_argument("directory", type=Path, help="where the sets are, as *.json")
+    parser.add_argument("directory", type=Path, nargs="?", default=Path("eval"), help="where the sets are, as *.json")
     parser.add_argument("--sets", help="comma-separated names (default: all)")
     parser.add_argument("--conversations", type=int, metavar="N", help="only the first N of each set")
     parser.add_argument("--address", help="host:port of a system that runs already (default: one is started)")

@@ -109,11 +109,11 @@ def test_deadline_when_none_is_given_then_it_is_the_methods_own(client: Client, 
 
 
 def test_deadline_when_it_passes_then_the_call_ends_with_it(client: Client, script: Script) -> None:
-    script.failures = [lambda context: time.sleep(0.5)]
+    script.failures = [lambda context: time.sleep(2.0)]
     started = time.monotonic()
     with pytest.raises(errors.DeadlineExceeded):
         client.retrieve("coffee?", timeout=0.2)
-    assert time.monotonic() - started < 0.45
+    assert time.monotonic() - started < 1.5
 
 
 def test_retry_when_unavailable_then_the_same_ids_are_sent_again(client: Client, script: Script) -> None:

@@ -101,7 +101,7 @@ def test_block_when_memories_are_very_long_then_no_more_is_read_than_fits(senten
     items = [RecalledItem(f"m{i}", "episode", "user", text + str(i), THEN, 0.5) for i in range(30)]
     began = time.monotonic()
     block = render(items, ["?"], 2000)
-    assert time.monotonic() - began < 0.3
+    assert time.monotonic() - began < 1.0
     assert [item.id for item in block.items] == ["m0"]
     assert 1900 < block.tokens <= 2000
 

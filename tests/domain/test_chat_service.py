@@ -180,12 +180,14 @@ async def test_chat_when_memories_are_very_long_then_other_chats_go_on(chat: Cha
             longest = max(longest, time.monotonic() - since)
 
     ticking = asyncio.create_task(tick())
+    began = time.monotonic()
     try:
         await ask(chat, body("蜜蜂", model=model), memory=MemoryMode.READ)
     finally:
         ticking.cancel()
         monkey.undo()
-    assert longest < 0.25
+    # Read on the loop, all of it would be one pause; a busy machine stretches both alike.
+    assert longest < max(0.25, 0.5 * (time.monotonic() - began))
 
 
 async def test_tool_loop_when_memory_changed_meanwhile_then_same_block_byte_for_byte(chat: Chat) -> None:
@@ -497,7 +499,7 @@ async def test_stream_when_closed_by_the_reader_then_upstream_is_closed_and_noth
     (request,) = chat.upstream.received
     await asyncio.wait_for(request.closed.wait(), 1)
     assert request.closed_at is not None
-    assert request.closed_at - left < 0.1
+    assert request.closed_at - left < 0.5
     assert chat.memory.said() == []
 
 

@@ -149,4 +149,4 @@ def test_rank_when_there_are_400_candidates_then_takes_milliseconds() -> None:
         begin = time.perf_counter()
         ranked(many, named=lambda name: True)
         times.append(time.perf_counter() - begin)
-    assert min(times) < 0.02  # some 3 ms; the bound forgives a busy machine
+    assert min(times) < 0.1  # some 3 ms; the bound forgives a busy machine
