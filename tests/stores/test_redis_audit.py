@@ -42,6 +42,24 @@ async def test_append_when_the_person_is_known_then_the_event_comes_back_whole(
         assert await tail(other, "acme", 10) == events
 
 
+async def test_append_when_a_batch_is_sent_again_then_it_is_not_written_twice(store: RedisStore) -> None:
+    await store.subjects.open("acme", "ann")
+    events = [event(number=0), event(number=1), event("stranger", number=2)]
+    await store.audit.append(events)
+    await store.audit.append(events)
+    assert [found.id for found in await tail(store, "acme", 10)] == [one.id for one in events]
+
+
+async def test_append_when_a_key_is_damaged_then_the_event_is_written_without_its_person(
+    store: RedisStore, connect: Connect
+) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    await store.client.run("HSET", Partition(ann.partition).keyring, ann.id, b"damaged")
+    async with connect() as other:
+        await other.audit.append([event(), event("", number=1)])
+        assert [found.user_id for found in await tail(other, "acme", 10)] == ["", ""]
+
+
 async def test_append_when_the_person_is_unknown_then_no_subject_is_made_and_no_name_is_kept(store: RedisStore) -> None:
     denied = event("stranger")
     await store.audit.append([denied])

@@ -204,7 +204,7 @@ class AuditLog(Protocol):
     """The outbox of recorded events, per tenant, append-only."""
 
     async def append(self, events: Sequence[AuditEvent]) -> None:
-        """Records events durably, in order."""
+        """Records events durably, in order. The same events given again, after an error, are not recorded twice."""
 
     def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
         """The newest events of a tenant (None: of all), oldest of them first."""

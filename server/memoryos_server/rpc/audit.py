@@ -72,6 +72,7 @@ class AuditWriter:
         self._metrics = metrics
         self._logger = logger
         self._delay, self._retry, self._most, self._drain = delay, retry, most, drain
+        self._again = 0
         self._pending: deque[_Pending] = deque()
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -134,7 +135,9 @@ class AuditWriter:
                 except TimeoutError:
                     pass
             self._hurry.clear()
-            batch = [self._pending.popleft() for _ in range(min(_BATCH, len(self._pending)))]
+            # One that failed is sent again as it was, so that the log can tell it is the same.
+            batch = [self._pending.popleft() for _ in range(min(self._again or _BATCH, len(self._pending)))]
+            self._again = 0
             if not self._pending:
                 self._some.clear()
             if self._closing:
@@ -154,6 +157,7 @@ class AuditWriter:
                 for item in batch:
                     self._release(item, False)
                 self._pending.extendleft(reversed(batch))
+                self._again = len(batch)
                 self._some.set()
                 await asyncio.sleep(self._retry)
                 continue

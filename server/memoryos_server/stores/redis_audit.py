@@ -9,7 +9,8 @@ read or a denial makes no subject. Nothing is removed here; chaining and archivi
 from __future__ import annotations
 
 import contextlib
-import os
+import hashlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,14 @@ import orjson
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.ports import Subject
+from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Manifest
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
 from memoryos_server.stores.sealing import SealBroken, Sealer
+
+_log = logging.getLogger(__name__)
 
 _BATCH_LIFE = 600
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -69,23 +73,37 @@ class RedisAudit:
         self._subjects = subjects
 
     async def append(self, events: Sequence[AuditEvent]) -> None:
-        """Records events durably, in order within a partition.
+        """Records events durably, in order within a partition. The same events given again are not written again.
 
         Raises:
             BackendDown: The store does not answer. Some of several partitions' events may have been written.
         """
         batches: dict[int, list[bytes]] = {}  # event and who in turn
+        names: dict[int, list[str]] = {}
         for event in events:
-            subject = await self._subjects.find(event.tenant_id, event.user_id) if event.user_id else None
-            sealer = await self._sealer(subject) if subject else None
-            if subject is not None and sealer is not None:
-                batches.setdefault(subject.partition, []).extend(self.stored(event, sealer, subject.id))
-            else:
-                batches.setdefault(self._home(event.tenant_id).number, []).extend(self.stored(event))
-        for number, stored in batches.items():
+            about = await self._about(event)
+            number = about[0].partition if about else self._home(event.tenant_id).number
+            stored = self.stored(event, about[1], about[0].id) if about else self.stored(event)
+            batches.setdefault(number, []).extend(stored)
+            names.setdefault(number, []).append(event.id)
+        for number, stored_events in batches.items():
             partition = Partition(number)
-            keys = [partition.audit, partition.audit_batch(os.urandom(8).hex())]
-            await self._client.script(_APPEND, keys, [_BATCH_LIFE, *stored])
+            # The same events make the same batch, so that one that is sent again after an error is not written twice.
+            batch = hashlib.blake2b("".join(names[number]).encode(), digest_size=8).hexdigest()
+            keys = [partition.audit, partition.audit_batch(batch)]
+            await self._client.script(_APPEND, keys, [_BATCH_LIFE, *stored_events])
+
+    async def _about(self, event: AuditEvent) -> tuple[Subject, Sealer] | None:
+        """Who an event is about; None if nobody known, or if his key is damaged: the event is written all the same."""
+        if not event.user_id:
+            return None
+        try:
+            subject = await self._subjects.find(event.tenant_id, event.user_id)
+            sealer = await self._sealer(subject) if subject else None
+        except (SealBroken, KeyringError) as error:
+            _log.error("an audit event is written without its person, whose key does not open: %s", error)
+            return None
+        return (subject, sealer) if subject and sealer else None
 
     async def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
         """The newest events of a tenant (None: of all), oldest of them first.
