@@ -12,7 +12,12 @@ from tests.system import System
 
 def canary() -> str:
     """A random word without any prefix shared with others; letters only, so that analysis keeps it whole."""
-    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(20))
+    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(26))
+
+
+def core(word: str) -> bytes:
+    """What is searched for: compression may write a word's ends as part of something that stood elsewhere."""
+    return word[4:-4].encode()
 
 
 @pytest.mark.parametrize("sealing", ["true", "false"])
@@ -55,12 +60,10 @@ def test_canaries_when_told_through_every_door_then_only_unsealed_files_hold_the
     for word in (*texts.values(), user, session, name, event):
         for store, raw in stores.items():
             if sealing == "true":
-                assert word.encode() not in raw, f"{store} holds a canary"
+                assert core(word) not in raw, f"{store} holds a canary"
     if sealing == "false":
-        for word in texts.values():
-            for store, raw in stores.items():
-                assert word.encode() in raw, f"the search does not work in {store}"
+        for store, raw in stores.items():
+            # One of three may be hidden by compression, which stores four characters that came before by reference.
+            assert sum(core(word) in raw for word in texts.values()) >= 2, f"the search does not work in {store}"
     rest = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and not p.is_relative_to(system.data))
-    assert all(word.encode() not in rest for word in (*texts.values(), user, session, name, event)), (
-        "a log holds a canary"
-    )
+    assert all(core(word) not in rest for word in (*texts.values(), user, session, name, event)), "a log holds a canary"
