@@ -92,13 +92,14 @@ async def in_process(models: Path, *, model: str = "minilm") -> AsyncIterator[Me
         model: `minilm`, or `none` for words alone.
     """
     from bench.recall.engine import EngineMemory, Unsealed
+    from memoryos.settings import EmbeddingSettings
     from memoryos_server.stores.vectors_edge import EdgeVectors
-    from memoryos_server.tools.embed.minilm import open_embedder
+    from memoryos_server.tools.embed.opening import open_embedder
 
     async with contextlib.AsyncExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memoryos-")))
         embedder = await stack.enter_async_context(
-            open_embedder(model, models, progress=lambda line: print(line, file=sys.stderr))
+            open_embedder(EmbeddingSettings(model=model), models, progress=lambda line: print(line, file=sys.stderr))
         )
         vectors = [part for name, size in embedder.names.items() for part in ("--vector", f"{name}={size}")]
         socket = home / "s"

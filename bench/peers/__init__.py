@@ -1,0 +1,1 @@
+"""MemoryOS beside a peer, in one run on one machine."""

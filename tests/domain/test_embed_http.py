@@ -1,0 +1,136 @@
+"""The embedder over HTTP, against a server on loopback that speaks OpenAI's dialect."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from memoryos.settings import EmbeddingSettings
+from memoryos_server.domain.core.faults import BackendDown, UpstreamRejected
+from memoryos_server.tools.embed.http import BATCH, NAME, HttpEmbedder
+from memoryos_server.tools.embed.identity import NoEmbedder
+from memoryos_server.tools.embed.opening import open_embedder
+
+
+@dataclass
+class Provider:
+    """What the fake does and what it was asked."""
+
+    url: str = ""
+    status: int = 200
+    body: bytes | None = None
+    refuses: str = "\x00"
+    asked: list[dict[str, object]] = field(default_factory=list)
+    keys: list[str | None] = field(default_factory=list)
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    state = Provider()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.asked.append(request)
+            state.keys.append(self.headers["Authorization"])
+            refused = any(state.refuses in text for text in request["input"])
+            # Out of order, as the dialect allows: the index counts.
+            rows = [{"index": i, "embedding": [float(len(text)), 4.0, 0.0]} for i, text in enumerate(request["input"])][
+                ::-1
+            ]
+            body = state.body if state.body is not None else json.dumps({"data": rows}).encode()
+            self.send_response(400 if refused else state.status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    state.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def options(provider: Provider, dimension: int = 0) -> EmbeddingSettings:
+    return EmbeddingSettings(
+        provider="http", model="tiny", base_url=provider.url, api_key="k", dimension=dimension, max_chars=10
+    )
+
+
+async def test_embed_when_many_texts_then_unit_vectors_in_order_and_in_batches(provider: Provider) -> None:
+    async with open_embedder(options(provider), Path("unused")) as embedder:
+        assert embedder.names == {NAME: 3}  # asked of the provider
+        vectors = await embedder.embed(["abc"] + ["ab" * 50] * BATCH)
+    assert vectors[0][NAME] == pytest.approx([0.6, 0.8, 0.0])
+    assert vectors[1][NAME] == vectors[-1][NAME]
+    assert [len(str(text)) for text in provider.asked[1]["input"]][:2] == [3, 10]  # type: ignore[index,call-overload]
+    assert len(provider.asked) == 3
+    assert set(provider.keys) == {"Bearer k"}
+
+
+async def test_embed_when_the_provider_is_out_of_breath_then_it_counts_as_down(provider: Provider) -> None:
+    async with open_embedder(options(provider, 3), Path("unused")) as embedder:
+        for provider.status in (401, 429, 500, 503):
+            with pytest.raises(BackendDown):
+                await embedder.embed(["abc"])
+        provider.status, provider.body = 200, b'{"data": [{"index": 0, "embedding": [0, 0, 0]}]}'
+        with pytest.raises(BackendDown):
+            await embedder.embed(["abc"])
+
+
+async def test_embed_when_a_text_is_refused_then_that_is_told_apart(provider: Provider) -> None:
+    provider.refuses = "bad"
+    async with open_embedder(options(provider, 3), Path("unused")) as embedder:
+        with pytest.raises(UpstreamRejected):
+            await embedder.embed(["a bad one"])
+        assert await embedder.embed(["fine"])
+
+
+async def test_embed_when_the_provider_changes_its_dimension_then_nothing_is_mixed(provider: Provider) -> None:
+    async with open_embedder(options(provider, 4), Path("unused")) as embedder:
+        with pytest.raises(BackendDown, match="dimension"):
+            await embedder.embed(["abc"])
+
+
+async def test_open_when_the_dimension_cannot_be_learned_then_words_alone_and_said_so(provider: Provider) -> None:
+    provider.status = 503
+    async with open_embedder(options(provider), Path("unused")) as embedder:
+        assert isinstance(embedder, NoEmbedder)
+        assert "embedding.dimension" in embedder.status()
+
+
+async def test_identity_when_model_or_dimension_differ_then_the_fingerprint_does(provider: Provider) -> None:
+    prints = set()
+    for model, dimension in (("a", 3), ("b", 3), ("a", 4)):
+        made = EmbeddingSettings(provider="http", model=model, base_url=provider.url, dimension=dimension)
+        async with open_embedder(made, Path("unused")) as embedder:
+            assert isinstance(embedder, HttpEmbedder)
+            prints.add(embedder.identity.fingerprint)
+    assert len(prints) == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (EmbeddingSettings(provider="http", base_url="http://127.0.0.1:1", model=""), "embedding.model"),
+        (EmbeddingSettings(provider="http", model="m"), "embedding.base_url"),
+        (EmbeddingSettings(model="bge"), "embedding.model"),
+        (EmbeddingSettings(provider="fastembed"), "embedding.model"),
+    ],
+)
+async def test_open_when_a_setting_is_missing_then_it_is_named(given: EmbeddingSettings, names: str) -> None:
+    with pytest.raises(ValueError, match=names):
+        async with open_embedder(given, Path("unused")):
+            pass
