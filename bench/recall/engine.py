@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Protocol
 
 from bench.recall.sets import Line
 from memoryos_server.domain.core.ids import derived_uuid
-from memoryos_server.domain.ports import Embedder, Subject, Turn, Vectors
+from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.domain.recall.scoring import Weights
@@ -23,19 +24,33 @@ class Unsealed:
         return Sealer(hashlib.sha256(subject.id.encode()).digest(), subject.tenant_id, subject.id, sealing=False)
 
 
+class Searchable(Protocol):
+    """What recall needs of a vector store."""
+
+    async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> int:
+        """As `domain.ports.Vectors`."""
+
+    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
+        """As `domain.ports.Vectors`."""
+
+    async def get(self, subject: Subject, ids: Sequence[str]) -> list[Turn]:
+        """As `domain.ports.Vectors`."""
+
+
 class EngineMemory:
     """The recall engine over a vector store."""
 
-    def __init__(self, vectors: Vectors, embedder: Embedder, weights: Weights | None = None) -> None:
+    def __init__(self, vectors: Searchable, embedder: Embedder, weights: Weights | None = None) -> None:
         """Builds the engine."""
         words = Words()
         self.vectors = vectors
-        self._embedder = embedder
-        self.engine = RecallEngine(vectors, embedder, Analysis(words.stem, words.fold), weights)
+        self.embedder = embedder
+        self.analysis = Analysis(words.stem, words.fold)
+        self.engine = RecallEngine(vectors, embedder, self.analysis, weights)
 
     def weighing(self, weights: Weights) -> EngineMemory:
         """The same memory, ranked otherwise."""
-        return EngineMemory(self.vectors, self._embedder, weights)
+        return EngineMemory(self.vectors, self.embedder, weights)
 
     async def add(self, user: str, lines: Sequence[Line]) -> None:
         """Indexes a user's turns."""
@@ -49,8 +64,9 @@ class EngineMemory:
                 name=line.name,
                 content=line.text,
                 timestamp=line.time,
+                seq=place,
             )
-            for line in lines
+            for place, line in enumerate(lines, 1)
         ]
         await self.vectors.insert(subject, await self.engine.index(turns))
 

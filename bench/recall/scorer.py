@@ -47,6 +47,18 @@ class Tally:
         """Counts what of a question's evidence is inside a budget."""
         self.budgets[budget] = self.budgets.get(budget, 0.0) + share(asked.evidence, packed)
 
+    def merge(self, other: Tally) -> None:
+        """Counts another tally's questions, too."""
+        self.questions += other.questions
+        self.at5 += other.at5
+        self.at10 += other.at10
+        self.ndcg += other.ndcg
+        for kind, (count, share_of) in other.kinds.items():
+            n, total = self.kinds.get(kind, (0, 0.0))
+            self.kinds[kind] = (n + count, total + share_of)
+        for budget, total in other.budgets.items():
+            self.budgets[budget] = self.budgets.get(budget, 0.0) + total
+
     def line(self) -> str:
         """The averages in one line, in percent."""
         n = max(1, self.questions)

@@ -7,7 +7,8 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from bench.recall.sets import Line
 from memoryos.v1 import memory_service_pb2, memory_service_pb2_grpc, types_pb2
+from memoryos_server.domain.ports import Embedder
 
 
 class Memory(Protocol):
@@ -81,6 +83,31 @@ async def whole_system() -> AsyncIterator[Memory]:
                 yield memory
         finally:
             await asyncio.to_thread(system.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """Options of the local embedder."""
+
+    model: str
+    provider: str = "local"
+    base_url: str = ""
+    api_key: str = field(default="", repr=False)
+    dimension: int = 0
+    max_chars: int = 0
+    threads: int = 1
+
+
+def local_embedder(model: str, models: Path) -> AbstractAsyncContextManager[Embedder]:
+    """The local embedder: `minilm`, or `none` for words alone.
+
+    Args:
+        model: Which.
+        models: Where built models are kept.
+    """
+    from memoryos_server.tools.embed.opening import open_embedder
+
+    return open_embedder(_Local(model), models, progress=lambda line: print(line, file=sys.stderr))
 
 
 @asynccontextmanager

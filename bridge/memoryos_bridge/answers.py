@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,6 +18,29 @@ from memoryos_bridge.codec import Codec
 from memoryos_bridge.scalars import Misfit, show_time
 
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    """A field that comes in pieces.
+
+    Attributes:
+        path: The REST names that lead to it.
+        text: It is a string, else an array.
+        outermost: The proto name of the first field of the path, if one can tell whether a message holds it; else "".
+    """
+
+    path: list[str]
+    text: bool
+    outermost: str
+
+    def take(self, shown: Any) -> bytes:
+        """The piece of it that a message brings, as it stands between the quotes or brackets."""
+        for name in self.path:
+            shown = shown.get(name) if isinstance(shown, dict) else None
+        if self.text:
+            return orjson.dumps(shown)[1:-1] if isinstance(shown, str) else b""
+        return b",".join(orjson.dumps(item) for item in shown) if isinstance(shown, list) else b""
 
 
 class Answer:
@@ -52,17 +76,19 @@ class Answer:
         for name in _PLACE.findall(method.rest.message):
             if name not in self._response.by_proto and name not in self._request.by_proto:
                 raise SchemaError(f"{method.path}: rest.message names {{{name}}}, which neither message has")
-        self._stream = self._stream_path()
+        self._streams = [self._stream(path) for path in method.rest.stream]
 
-    def _stream_path(self) -> list[str]:
-        names, codec = [], self._response
-        for part in self._method.rest.stream.split(".") if self._method.rest.stream else ():
+    def _stream(self, path: str) -> _Stream:
+        names, codec, text, outermost = [], self._response, False, None
+        for part in path.split("."):
             field = codec.by_proto[part]
+            outermost = outermost or field.field
             names.append(field.name)
+            text = not field.field.is_repeated
             codec = field.message or codec
-        if self._body and names and names[0] != self._body:
+        if outermost is None or (self._body and names[0] != self._body):
             raise SchemaError(f"{self._method.path}: rest.stream is outside of response_body")
-        return names
+        return _Stream(names, text, outermost.name if outermost.has_presence else "")
 
     def _message(self, shown: Mapping[str, Any], request: Message) -> dict[str, str]:
         template = self._rest.message
@@ -82,10 +108,10 @@ class Answer:
 
     def _wrap(self, shown: dict[str, Any], request: Message) -> Any:
         message = self._message(shown, request)
+        if self._data:
+            return self._head | {"data": shown[self._body] if self._body else shown} | message
         if self._body:
             return shown[self._body]
-        if self._data:
-            return self._head | {"data": shown} | message
         # The envelope comes first; a field of the same name in the response wins, so that a partial outcome can say so.
         return self._head | message | shown
 
@@ -117,10 +143,11 @@ class Answer:
     async def pieces(
         self, first: Message | None, rest: AsyncIterator[Message], request: Message
     ) -> AsyncGenerator[bytes, None]:
-        """A stream as one JSON document: the first message's fields, then the items of the named field as they come."""
-        shown = self._response.encode(first if first is not None else self._method.response_class())
-        items = self._take(shown)
-        path = self._stream
+        """A stream as one JSON document: the first message's fields, then the named field's value as it comes."""
+        message = first if first is not None else self._method.response_class()
+        shown = self._response.encode(message)
+        stream = next((s for s in self._streams if s.outermost and message.HasField(s.outermost)), self._streams[0])
+        path = stream.path
         if self._body:
             opened, closed = self._open(shown, path[1:] if len(path) > 1 else [], bare=len(path) == 1)
         else:
@@ -128,26 +155,22 @@ class Answer:
             # As in `_wrap`: the response's own field wins.
             document = head | ({"data": shown} if self._data else shown)
             opened, closed = self._open(document, ["data", *path] if self._data else path)
-        yield opened + b",".join(orjson.dumps(item) for item in items)
-        empty = not items
+        begin, end, between = (b'"', b'"', b"") if stream.text else (b"[", b"]", b",")
+        piece = stream.take(shown)
+        yield opened + begin + piece
+        empty = not piece
         async for response in rest:
-            items = self._take(self._response.encode(response))
-            if items:
-                yield (b"" if empty else b",") + b",".join(orjson.dumps(item) for item in items)
+            piece = stream.take(self._response.encode(response))
+            if piece:
+                yield (b"" if empty else between) + piece
                 empty = False
-        yield closed
-
-    def _take(self, shown: dict[str, Any]) -> list[Any]:
-        found: Any = shown
-        for name in self._stream:
-            found = found.get(name) if isinstance(found, dict) else None
-        return found if isinstance(found, list) else []
+        yield end + closed
 
     def _open(self, document: dict[str, Any], path: list[str], *, bare: bool = False) -> tuple[bytes, bytes]:
-        """What stands before and after the items: at every level the named field is moved to the end."""
+        """What stands before and after the named field's value: at every level the field is moved to the end."""
         if bare:
-            return b"[", b"]"
-        opened, closed = b"", b"]"
+            return b"", b""
+        opened, closed = b"", b""
         level: dict[str, Any] = document[self._body] if self._body else document
         for depth, name in enumerate(path):
             inner = level.get(name)
@@ -157,7 +180,7 @@ class Answer:
             closed += b"}"
             if depth < len(path) - 1:
                 level = inner if isinstance(inner, dict) else {}
-        return opened + b"[", closed
+        return opened, closed
 
 
 def show_time_now() -> str:

@@ -125,6 +125,7 @@ class Exchange:
                 413,
                 f"The body is larger than {limit} bytes",
                 "too_large",
+                details="Send less at a time; `memoryos import FILE` brings in files of any size",
                 headers={"Connection": "close"},
             )
         return b"".join(chunks)

@@ -231,7 +231,7 @@ def _responses(method: Method, route: Route, codec: Codec, schemas: _Schemas) ->
         extra["success"] = {"type": "boolean", "const": True}
     if method.rest.message:
         extra["message"] = {"type": "string"}
-    if not route.response_body and envelope == options_pb2.ENVELOPE_SUCCESS_DATA:
+    if envelope == options_pb2.ENVELOPE_SUCCESS_DATA:
         extra["data"] = schema
         schema = {"type": "object", "required": list(extra), "properties": extra}
     elif not route.response_body and extra:

@@ -7,9 +7,11 @@ that fails half-way leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,8 +22,26 @@ from memoryos.settings import Loaded, Settings, SettingsError
 from memoryos_server import operator
 from memoryos_server.domain.admin.keys import KeyService
 from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.core import faultpoints
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.manage.service import SegmentService
+from memoryos_server.domain.memories.extract import Extraction
+from memoryos_server.domain.memories.extracting import Extracting
+from memoryos_server.domain.memories.notes import ChatNotes
+from memoryos_server.domain.memories.sameness import Sameness
+from memoryos_server.domain.memories.search import Finder
+from memoryos_server.domain.memories.service import MemoriesService
+from memoryos_server.domain.memory import heat
+from memoryos_server.domain.memory.deadletters import DeadLetters
+from memoryos_server.domain.memory.derived import DerivedRecall
+from memoryos_server.domain.memory.digest import Digester
+from memoryos_server.domain.memory.extraction import extract_memories
+from memoryos_server.domain.memory.gist_llm import LlmSummariser
+from memoryos_server.domain.memory.knowledge import Knowledge
 from memoryos_server.domain.memory.pipeline import Pipeline
+from memoryos_server.domain.memory.reindexing import Reindexer
+from memoryos_server.domain.memory.said import SaidService
+from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
@@ -33,8 +53,11 @@ from memoryos_server.rpc.auth import Auth
 from memoryos_server.rpc.chat_servicer import ChatServicer
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.interceptors import standard
+from memoryos_server.rpc.memories_servicer import MemoriesServicer
 from memoryos_server.rpc.memory_servicer import MemoryServicer
 from memoryos_server.rpc.metrics import Metrics, MetricsListener
+from memoryos_server.rpc.queue_servicer import QueueServicer
+from memoryos_server.rpc.segment_servicer import SegmentServicer
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
 from memoryos_server.stores.embedded import (
@@ -48,7 +71,9 @@ from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorMo
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from memoryos_server.tools.embed.minilm import LocalEmbedder, open_embedder
+from memoryos_server.tools.embed.identity import IdentifiedEmbedder
+from memoryos_server.tools.embed.opening import open_embedder
+from memoryos_server.tools.embed.shared import SharedEmbedder
 from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
 from memoryos_server.tools.words import Words
 
@@ -82,6 +107,10 @@ def main(loaded: Loaded) -> None:
 async def run(loaded: Loaded) -> None:
     """As `main`, on the loop that runs."""
     settings = loaded.settings
+    try:
+        faultpoints.arm(os.environ.get(faultpoints.ENVIRONMENT, ""))
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     logger = rpc_logging.configure(settings.log.level, settings.log.format)
     stop = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -93,33 +122,85 @@ async def run(loaded: Loaded) -> None:
 
 
 async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoundLogger) -> None:
-    embedder = await stack.enter_async_context(
-        open_embedder(
-            settings.embedding.model,
-            Path(settings.embedding.cache_dir),
-            threads=settings.embedding.threads,
-            progress=_progress,
+    try:
+        embedder = await stack.enter_async_context(
+            open_embedder(settings.embedding, Path(settings.embedding.cache_dir), progress=_progress)
         )
-    )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
     logger.info("embedder", status=embedder.status())
     # The children are started before gRPC has threads, and by the thread that lives as long as the server.
     embedded, redis = await stack.enter_async_context(_stores(settings, embedder))
     for note in redis.manifest.notes:
         logger.warning("store", note=note)
-    vectors = await stack.enter_async_context(EdgeVectors(embedded.vectors_socket, redis.subjects))
-    words = Words()
-    engine = RecallEngine(vectors, embedder, Analysis(words.stem, words.fold))
-    pipeline = await stack.enter_async_context(
-        Pipeline(redis.turns, redis.queue, vectors, engine, flush_interval=settings.memory.flush_interval_seconds)
+    vectors = await stack.enter_async_context(
+        EdgeVectors(embedded.vectors_socket, redis.subjects, analysis=ANALYSIS_VERSION)
     )
-
-    vectors.on_reconnect(pipeline.restarted)
-    memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine)
+    words = Words()
+    analysis = Analysis(words.stem, words.fold)
+    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
     upstream = None
     if settings.upstream.base_url:
         upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
-    chat = ChatService(memory, upstream, settings.memory)
+    knowledge = Knowledge(vectors, engine, words.fold, analysis.text)
+    model = settings.memory.consolidation_model
+    summariser = LlmSummariser(upstream, model, analysis.text, words.fold) if upstream and model else None
+    consolidator = Consolidator(
+        vectors,
+        engine,
+        Language(words.fold, words.stem, analysis.text),
+        knowledge,
+        summariser=summariser,
+        idle=timedelta(seconds=settings.memory.session_idle_seconds),
+    )
+    pipeline = Pipeline(
+        redis.turns,
+        redis.queue,
+        vectors,
+        engine,
+        analysis.text,
+        redis.heat,
+        digest=Digester(vectors, engine, knowledge, words.fold, words.stem),
+        consolidation=consolidator,
+        mode=settings.memory.pipeline,
+        flush_interval=settings.memory.flush_interval_seconds,
+    )
+    reindexer = Reindexer(
+        vectors,
+        redis.subjects,
+        engine,
+        analysis=ANALYSIS_VERSION,
+        embeds=bool(embedder.names),
+        progress=_progress,
+    )
+
+    def reconnected() -> None:
+        pipeline.restarted()
+        reindexer.again()
+
+    vectors.on_reconnect(reconnected)
+    await stack.enter_async_context(pipeline)
+    await stack.enter_async_context(reindexer)
+    keeper = await stack.enter_async_context(heat.HeatKeeper(redis.heat))
+    derived = DerivedRecall(vectors, engine, knowledge)
+    memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine, derived=derived, heat=keeper)
+    segments = SegmentService(redis.subjects, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
+    finder = Finder(vectors, engine)
+    extraction = Extraction(
+        lambda messages, said_at: extract_memories(messages, said_at=said_at, fold=words.fold), upstream, model
+    )
+    extracting = Extracting(redis.subjects, vectors, pipeline, finder, extraction, Sameness(words.fold, words.stem))
+    notes = ChatNotes(redis.subjects, vectors, pipeline, finder, keeper)
+    chat = ChatService(memory, upstream, settings.memory, notes=notes)
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
+
+    def forget(tenant_id: str, user_id: str) -> None:
+        chat.forget(tenant_id, user_id)
+        knowledge.forget_user(tenant_id, user_id)
+
+    memories = MemoriesService(redis.subjects, vectors, pipeline, finder, keeper, forget=forget)
+    said = SaidService(redis.subjects, redis.turns, vectors, pipeline, rebuild=consolidator, forget=forget)
+    letters = DeadLetters(redis.queue)
 
     key_service = KeyService(redis.keys, redis.audit)
     await _check_first_key(settings, key_service)
@@ -151,7 +232,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         ),
         audit=Audit(writer),
     )
-    await stack.enter_async_context(operator.serve(Operator(key_service, redis.audit), operator_socket(settings)))
+    await stack.enter_async_context(
+        operator.serve(Operator(key_service, redis.audit, letters), operator_socket(settings))
+    )
     await stack.enter_async_context(
         RpcServer(
             settings.server,
@@ -163,7 +246,10 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                     serving=health, metrics=metrics, auth_enabled=settings.auth.enabled
                 ),
                 "memoryos.v1.ChatService": ChatServicer(chat),
-                "memoryos.v1.MemoryService": MemoryServicer(memory),
+                "memoryos.v1.SegmentService": SegmentServicer(segments),
+                "memoryos.v1.MemoryService": MemoryServicer(memory, said),
+                "memoryos.v1.QueueService": QueueServicer(letters),
+                "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
             },
             around=around,
             serving=health,
@@ -183,12 +269,12 @@ async def open_operator(settings: Settings) -> AsyncIterator[Operator]:
         StartError: The stores cannot be opened.
     """
     async with _stores(settings, None) as (_, redis):
-        yield Operator(KeyService(redis.keys, redis.audit), redis.audit)
+        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue))
 
 
 @asynccontextmanager
 async def _stores(
-    settings: Settings, embedder: LocalEmbedder | None
+    settings: Settings, embedder: IdentifiedEmbedder | None
 ) -> AsyncIterator[tuple[EmbeddedStores, RedisStore]]:
     """The embedded stores; without an embedder only the Redis side."""
     vectors = {}
@@ -201,7 +287,11 @@ async def _stores(
         try:
             keys = MasterKeys(settings.security.master_key, settings.security.key_dir, data)
             embedded = await stack.enter_async_context(
-                EmbeddedStores(data, dict(embedder.names) if embedder is not None else None)
+                EmbeddedStores(
+                    data,
+                    dict(embedder.names) if embedder is not None else None,
+                    fingerprint=embedder.identity.fingerprint if embedder is not None else "",
+                )
             )
             redis = await stack.enter_async_context(
                 RedisStore.connect(
@@ -210,6 +300,8 @@ async def _stores(
                     expected,
                     short_term_turns=settings.memory.short_term_turns,
                     short_term_ttl_seconds=settings.memory.short_term_ttl_seconds,
+                    session_idle_seconds=settings.memory.session_idle_seconds,
+                    holder="embedded",  # the data directory's lock lets nobody else in
                 )
             )
         except DataDirectoryInUseError as error:

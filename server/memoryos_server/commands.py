@@ -1,4 +1,4 @@
-"""The sub-commands that the server brings to `memoryos`: serve, keys, audit."""
+"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue."""
 
 from __future__ import annotations
 
@@ -88,6 +88,13 @@ def _show_event(item: Mapping[str, Any]) -> str:
     ).rstrip()
 
 
+def _show_letter(item: Mapping[str, Any]) -> str:
+    return (
+        f"{item['id']}  {item['failed_at']}  tenant={item.get('tenant_id', '-')}  user={item.get('user_id', '-')}"
+        f"  {item['kind']}  event={item['event_id'] or '-'}  tries={item['attempts']}  {item['reason']}"
+    ).rstrip()
+
+
 def _create(args: argparse.Namespace) -> int:
     permissions = "admin" if args.admin else args.permissions
     arguments = {
@@ -106,7 +113,7 @@ def _time(text: str) -> datetime:
 
 
 def register(subparsers: Any) -> None:
-    """Adds serve, keys and audit."""
+    """Adds serve, keys, audit and queue."""
     sub = subparsers.add_parser("serve", help="run the gRPC server with its stores")
     sub.set_defaults(run=lambda args: serve(args.loaded))
 
@@ -132,5 +139,29 @@ def register(subparsers: Any) -> None:
     tail.set_defaults(
         run=lambda args: _run(args, "audit.tail", {"limit": args.limit, "tenant_id": args.tenant_id}, _show_event)
     )
-    for parser in (create, listing, revoke, tail):
+    letters = subparsers.add_parser("queue", help="see, replay and discard dead letters")
+    letters.set_defaults(run=lambda args: _run(args, "queue.list", {"tenant_id": None}, _show_letter), json=False)
+    letter = letters.add_subparsers()
+    seen = letter.add_parser("list", help="what was given up, oldest first")
+    seen.add_argument("--tenant", dest="tenant_id", help="of one tenant only")
+    seen.set_defaults(run=lambda args: _run(args, "queue.list", {"tenant_id": args.tenant_id}, _show_letter))
+    replay = letter.add_parser("replay", help="give dead letters back to the workers")
+    which = replay.add_mutually_exclusive_group(required=True)
+    which.add_argument("id", nargs="?", default="", help="the dead letter")
+    which.add_argument("--all", action="store_true", help="every dead letter")
+    replay.add_argument("--tenant", dest="tenant_id", help="with --all: of one tenant only")
+    replay.set_defaults(
+        run=lambda args: _run(
+            args,
+            "queue.replay",
+            {"id": args.id, "all": args.all, "tenant_id": args.tenant_id},
+            lambda item: f"replayed: {item['replayed']}",
+        )
+    )
+    discard = letter.add_parser("discard", help="drop a dead letter for good")
+    discard.add_argument("id", help="the dead letter")
+    discard.set_defaults(
+        run=lambda args: _run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
+    )
+    for parser in (create, listing, revoke, tail, seen, replay, discard):
         parser.add_argument("--json", action="store_true", help="one JSON object a line")

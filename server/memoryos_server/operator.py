@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from memoryos_server.domain.admin.keys import KeyService, NewKey
-from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent
 from memoryos_server.domain.core.faults import Fault, Invalid
-from memoryos_server.domain.ports import ApiKey, AuditLog
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.deadletters import DeadLetters
+from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
 
 log = logging.getLogger(__name__)
 
@@ -32,9 +35,10 @@ ACTOR = "operator"
 class Operator:
     """Runs one command on open stores."""
 
-    def __init__(self, keys: KeyService, audit: AuditLog) -> None:
+    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters) -> None:
         self._keys = keys
         self._audit = audit
+        self._letters = letters
 
     async def run(self, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The command's answer, item by item.
@@ -54,8 +58,29 @@ class Operator:
         elif command == "audit.tail":
             async for event in self._audit.tail(arguments.get("tenant_id"), int(arguments["limit"])):
                 yield _event(event)
+        elif command == "queue.list":
+            async for letter in self._letters.all(arguments.get("tenant_id")):
+                yield _letter(letter)
+        elif command == "queue.replay":
+            if arguments["all"]:
+                count = await self._letters.requeue_all(arguments.get("tenant_id"))
+            else:
+                await self._letters.requeue(arguments["id"], None)
+                count = 1
+            await self._record("queue.requeue", arguments["id"])
+            yield {"replayed": count}
+        elif command == "queue.discard":
+            await self._letters.discard(arguments["id"], None)
+            await self._record("queue.discard", arguments["id"])
+            yield {"discarded": arguments["id"]}
         else:
             raise Invalid(f"unknown command {command}", param="command")
+
+    async def _record(self, event_type: str, letter_id: str) -> None:
+        resource = f"queue/{letter_id}" if letter_id else "queue"
+        await self._audit.append(
+            [AuditEvent(uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, "ok", ACTOR)]
+        )
 
 
 def _time(text: str | None) -> datetime | None:
@@ -65,6 +90,12 @@ def _time(text: str | None) -> datetime | None:
 def _key(record: ApiKey) -> dict[str, Any]:
     shown = asdict(record) | {"permissions": sorted(record.permissions)}
     return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in shown.items()}
+
+
+def _letter(letter: DeadLetter) -> dict[str, Any]:
+    shown = {name: value for name, value in asdict(letter).items() if name != "subject"}
+    whose = {"tenant_id": letter.subject.tenant_id, "user_id": letter.subject.user_id} if letter.subject else {}
+    return {**shown, **whose, "failed_at": letter.failed_at.isoformat()}
 
 
 def _event(event: AuditEvent) -> dict[str, Any]:

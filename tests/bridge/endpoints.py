@@ -208,6 +208,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memory/manage/tags",
         {"status": "ok", "message": "Tags added successfully"},
         ALICE | {"segment_id": "<segment_id>", "tags": ["home"]},
+        built=True,
     ),
     Endpoint(
         18,
@@ -215,6 +216,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memory/manage/search/tags",
         {"status": "ok", "count": int, "segments": [SEGMENT]},
         ALICE | {"tags": ["home"], "limit": 5},
+        built=True,
     ),
     Endpoint(
         19,
@@ -226,6 +228,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "data": {"user_id": str, "exported_at": TIME, "segment_count": int, "segments": [SEGMENT]},
         },
         ALICE | {"format": "json"},
+        built=True,
     ),
     Endpoint(
         20,
@@ -233,6 +236,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memory/manage/import",
         {"status": "ok", "imported": 1},
         ALICE | {"segments": [{"summary": "She sails on Sundays", "tags": ["sport"], "memory_type": "qa"}]},
+        built=True,
     ),
     Endpoint(
         21,
@@ -247,6 +251,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ],
         },
         ALICE | {"segment_id": "<segment_id>"},
+        built=True,
     ),
     Endpoint(
         22,
@@ -497,6 +502,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memories",
         {"success": True, "data": MEMORY},
         {"content": "Answers come in French", "memory_type": "rule", "importance": 0.8},
+        built=True,
     ),
     Endpoint(
         54,
@@ -504,10 +510,11 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memories",
         {"success": True, "data": {"memories": [MEMORY], "total": int, "page": int, "page_size": int}},
         query={"memory_type": "rule", "page": "1", "page_size": "20"},
+        built=True,
     ),
-    Endpoint(55, "GET", "/v1/memories/{id}", {"success": True, "data": MEMORY}),
-    Endpoint(56, "PATCH", "/v1/memories/{id}", {"success": True, "data": MEMORY}, {"importance": 0.6}),
-    Endpoint(57, "DELETE", "/v1/memories/{id}", {"success": True, "data": {"id": str, "deleted": True}}),
+    Endpoint(55, "GET", "/v1/memories/{id}", {"success": True, "data": MEMORY}, built=True),
+    Endpoint(56, "PATCH", "/v1/memories/{id}", {"success": True, "data": MEMORY}, {"importance": 0.6}, built=True),
+    Endpoint(57, "DELETE", "/v1/memories/{id}", {"success": True, "data": {"id": str, "deleted": True}}, built=True),
     Endpoint(
         58,
         "POST",
@@ -517,6 +524,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "data": {"results": [{"id": str, "content": str, "memory_type": str, "importance": float, "score": float}]},
         },
         {"query": "language", "top_k": 3, "min_similarity": 0.2, "memory_type": "rule"},
+        built=True,
     ),
     Endpoint(
         59,
@@ -524,10 +532,35 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/memories/extract",
         {"success": True, "data": {"memories": [MEMORY], "skipped": int}},
         {"messages": [{"role": "user", "content": "We write Rust and deploy on Fridays"}], "deduplicate": True},
+        built=True,
     ),
-    Endpoint(60, "DELETE", "/v1/memories", {"success": True, "data": {"deleted": int}}, {"memory_type": "context"}),
+    Endpoint(
+        60,
+        "DELETE",
+        "/v1/memories",
+        {"success": True, "data": {"deleted": int}},
+        {"memory_type": "context"},
+        built=True,
+    ),
 )
 """The documented endpoints, in the order of the contract."""
 
-ADDED = frozenset({("GET", "/openapi.json"), ("GET", "/docs"), ("GET", "/docs/{asset}"), ("GET", "/v1/models")})
+ADDED = frozenset(
+    {
+        ("GET", "/openapi.json"),
+        ("GET", "/docs"),
+        ("GET", "/docs/{asset}"),
+        ("GET", "/v1/models"),
+        ("DELETE", "/v1/memory/manage/tags"),
+        ("GET", "/v1/memory/sessions"),
+        ("GET", "/v1/memory/sessions/{session_id}"),
+        ("DELETE", "/v1/memory/sessions/{session_id}"),
+        ("GET", "/v1/memory/events/{event_id}"),
+        ("DELETE", "/v1/memory/{memory_id}"),
+        ("GET", "/v1/admin/queue"),
+        ("POST", "/v1/admin/queue/requeue"),
+        ("POST", "/v1/admin/queue/{id}/requeue"),
+        ("DELETE", "/v1/admin/queue/{id}"),
+    }
+)
 """Routes that are served and not documented there."""

@@ -23,6 +23,16 @@ async def test_export_when_empty_then_an_empty_array(http: httpx.AsyncClient) ->
     assert body == {"status": "ok", "format": "json", "data": {"owner": "nobody", "thing_count": 0, "things": []}}
 
 
+async def test_export_when_the_first_message_has_the_text_then_its_pieces_are_one_string(
+    http: httpx.AsyncClient,
+) -> None:
+    body = (await http.post("/v1/scratch/export", json={"count": 3, "note": "text"})).json()
+    text = "".join(f'"thing" {n}\n\u2603' for n in (1, 2, 3))
+    assert body == {"status": "ok", "format": "text", "content": text}
+    body = (await http.post("/v1/scratch/export", json={"note": "text"})).json()
+    assert body == {"status": "ok", "format": "text", "content": ""}
+
+
 async def test_export_when_refused_before_the_first_message_then_a_normal_error(http: httpx.AsyncClient) -> None:
     answer = await http.post("/v1/scratch/export", json={"count": 3, "note": "deny"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "permission_denied")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,9 +30,26 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Topic:
+    id: str
+    summary: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Belief:
+    id: str
+    text: str
+    since: datetime = THEN
+
+
+@dataclass(frozen=True)
 class Found:
     episodes: Sequence[Hit] = ()
     short_term: Sequence[Turn] = ()
+    degraded: bool = False
+    mid_term: Sequence[Topic] = ()
+    knowledge: Sequence[Belief] = ()
 
 
 @dataclass
@@ -44,6 +61,8 @@ class ListMemory:
         delay: Seconds that both calls take.
         failure: What both raise, or None.
         recalls: How often it was asked.
+        topics: The segments that every question finds.
+        beliefs: The facts that every question finds.
         entered: Set when turns were first handed over.
     """
 
@@ -51,6 +70,8 @@ class ListMemory:
     delay: float = 0.0
     failure: Exception | None = None
     recalls: int = 0
+    topics: Sequence[Topic] = ()
+    beliefs: Sequence[Belief] = ()
     entered: asyncio.Event = field(default_factory=asyncio.Event)
 
     def say(self, content: str, *, user: str = "default_user", role: str = "user", tenant: str = "default") -> str:
@@ -70,7 +91,7 @@ class ListMemory:
             for tenant, user, turn in self.turns
             if (tenant, user) == (tenant_id, user_id) and asked & words(turn.content)
         ]
-        return Found(sorted(hits, key=lambda hit: -hit.score)[:limit])
+        return Found(sorted(hits, key=lambda hit: -hit.score)[:limit], mid_term=self.topics, knowledge=self.beliefs)
 
     async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> object:
         self.entered.set()
@@ -94,6 +115,66 @@ class ListMemory:
             raise self.failure
 
 
+@dataclass(frozen=True)
+class Note:
+    id: str
+    memory_type: str
+    content: str
+    importance: float = 0.5
+    score: float = 0.0
+    at: datetime = THEN
+
+
+@dataclass
+class ListNotes:
+    """Typed memories in a list, searched by shared words; they can be made slow or broken.
+
+    Attributes:
+        kept: (tenant, user, note), in order.
+        delay: Seconds that asking takes.
+        failure: What asking raises, or None.
+        degraded: Whether answers say that something may be missing.
+        shown: What was said to be used.
+    """
+
+    kept: list[tuple[str, str, Note]] = field(default_factory=list)
+    delay: float = 0.0
+    failure: Exception | None = None
+    degraded: bool = False
+    shown: list[str] = field(default_factory=list)
+
+    def note(
+        self, kind: str, content: str, importance: float = 0.5, *, user: str = "default_user", tenant: str = "default"
+    ) -> str:
+        made = Note(f"n{len(self.kept)}", kind, content, importance)
+        self.kept.append((tenant, user, made))
+        return made.id
+
+    async def for_chat(self, tenant_id: str, user_id: str, query: str) -> NotesFound:
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if self.failure is not None:
+            raise self.failure
+        asked = words(query)
+        notes = [
+            replace(note, score=len(asked & words(note.content)) / len(asked) if asked else 0.0)
+            for tenant, user, note in self.kept
+            if (tenant, user) == (tenant_id, user_id)
+        ]
+        relevant = [note for note in notes if note.memory_type == "rule" or note.score]
+        return NotesFound(relevant, self.degraded, self.shown)
+
+
+@dataclass(frozen=True)
+class NotesFound:
+    notes: Sequence[Note]
+    degraded: bool
+    shown: list[str]
+
+    def used(self, ids: Sequence[str]) -> None:
+        self.shown.extend(ids)
+
+
 class Clock:
     """Seconds that pass when told to."""
 
@@ -110,17 +191,19 @@ class Chat:
     memory: ListMemory
     upstream: Upstream
     clock: Clock
+    notes: ListNotes
 
 
 @asynccontextmanager
 async def open_chat(models: Sequence[str] | None = ("fake-1",), **options: Any) -> AsyncIterator[Chat]:
+    notes = ListNotes()
     memory, clock = ListMemory(), Clock()
     async with (
         Upstream(models) as upstream,
         OpenAiCompatible(UpstreamSettings(base_url=upstream.base_url, api_key="provider-key")) as llm,
     ):
-        service = ChatService(memory, llm, MemorySettings(**options), clock=clock)
-        yield Chat(service, memory, upstream, clock)
+        service = ChatService(memory, llm, MemorySettings(**options), notes=notes, clock=clock)
+        yield Chat(service, memory, upstream, clock, notes)
         await service.drain(1)
 
 

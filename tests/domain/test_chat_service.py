@@ -162,7 +162,7 @@ async def test_builtin_when_memory_takes_too_long_then_deadline(chat: Chat, monk
 @pytest.mark.parametrize("model", ["fake-1", "memoryos/recall"])
 async def test_chat_when_memories_are_very_long_then_other_chats_go_on(chat: Chat, model: str) -> None:
     for number in range(30):
-        chat.memory.say(f"蜜蜂 {number} " + "蜂蜜很甜。" * 15_000)
+        chat.memory.say(f"蜜蜂 {number} " + "蜂蜜很甜。" * 5_000)
     found = await chat.memory.recall("default", "default_user", "蜜蜂", limit=30)
 
     async def at_once(*_: object, **__: object) -> object:

@@ -30,7 +30,7 @@ from memoryos_server.stores.manifest import Expected
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from memoryos_server.tools.embed.minilm import NoEmbedder
+from memoryos_server.tools.embed.identity import NoEmbedder
 from memoryos_server.tools.words import Words
 
 ANYBODY = Caller(tenant_id="default", permissions=PERMISSIONS, anonymous=True)
@@ -57,11 +57,20 @@ async def open_memory(stack: AsyncExitStack, home: Path, flush_interval: float) 
     )
     vectors = await stack.enter_async_context(EdgeVectors(stores.vectors_socket, redis.subjects))
     words = Words()
-    engine = RecallEngine(vectors, NoEmbedder("a test"), Analysis(words.stem, words.fold))
-    pipeline = Pipeline(redis.turns, redis.queue, vectors, engine, flush_interval=flush_interval, retry_interval=0.05)
-    await stack.enter_async_context(pipeline)
-
+    analysis = Analysis(words.stem, words.fold)
+    engine = RecallEngine(vectors, NoEmbedder("a test"), analysis)
+    pipeline = Pipeline(
+        redis.turns,
+        redis.queue,
+        vectors,
+        engine,
+        analysis.text,
+        redis.heat,
+        flush_interval=flush_interval,
+        retry_interval=0.05,
+    )
     vectors.on_reconnect(pipeline.restarted)
+    await stack.enter_async_context(pipeline)
     memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine)
     return Opened(stores, redis, vectors, pipeline, memory)
 
@@ -117,7 +126,7 @@ async def test_add_when_the_answer_to_the_acceptance_was_lost_then_the_repeat_ma
     kept = await opened.memory.add(ANYBODY, "ann", turn)
     # The state after such a loss: accepted, its entry open, and nothing of it in the index.
     await opened.vectors.delete_subject(await opened.subject("ann"))
-    opened.pipeline._unflushed.clear()
+    opened.pipeline._indexing.forget_all()
     again = await opened.memory.add(ANYBODY, "ann", turn)
     assert (again.memory_id, again.duplicate) == (kept.memory_id, True)
     assert await found(opened, "ann", "heron") == ["a lost heron"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from memoryos_server.domain.ports import Turn
 from memoryos_server.domain.recall import analysis
 from memoryos_server.domain.recall.analysis import Analysis
+from memoryos_server.domain.recall.hints import HINTS
 from memoryos_server.tools.words import Words
 
 WORDS = Words()
@@ -92,17 +94,93 @@ def test_document_when_the_speaker_has_a_name_then_is_found_by_it() -> None:
     assert "carolin" in matches("What does Caroline like?", turn("Pottery", name="Caroline"))
 
 
-def test_names_when_the_question_names_the_speaker_then_says_so() -> None:
-    question = ANALYSIS.question("What is Caroline's hobby?")
-    assert ANALYSIS.names(question, "Caroline Smith")
-    assert not ANALYSIS.names(question, "Carol")
-    assert not ANALYSIS.names(question, "")
+def named(question: str, name: str) -> bool:
+    return not ANALYSIS.question(question).names.isdisjoint(ANALYSIS.names(name))
 
 
-def test_names_when_chinese_then_matches_within_the_sentence() -> None:
-    question = ANALYSIS.question("张曼婷喜欢什么？")
-    assert ANALYSIS.names(question, "張曼婷")
-    assert not ANALYSIS.names(question, "王峰")
+def test_names_when_the_question_names_the_speaker_then_they_meet() -> None:
+    assert named("What is Caroline's hobby?", "Caroline Smith")
+    assert not named("What is Caroline's hobby?", "Carol")
+    assert not named("What is Caroline's hobby?", "")
+
+
+def test_names_when_chinese_then_they_meet_within_the_sentence() -> None:
+    assert named("张曼婷喜欢什么？", "張曼婷")
+    assert not named("张曼婷喜欢什么？", "王峰")
+
+
+@pytest.mark.parametrize(("asked", "said"), [("buy", "bought"), ("go", "gone"), ("children", "child")])
+def test_irregular_word_when_asked_in_another_form_then_meets_the_turn(asked: str, said: str) -> None:
+    assert matches(asked, turn(said))
+
+
+@pytest.mark.parametrize("text", ["one", "a red tea pot", "x y z " * 40, "我去年在上海喝了很多绿茶和红茶"])
+def test_groups_when_put_together_then_are_the_terms_in_order(text: str) -> None:
+    question = ANALYSIS.question(text)
+    assert len(question.groups) <= analysis.GROUPS
+    if len(question.terms) > 1:
+        assert [t for group in question.groups for t in group] == list(question.terms)
+        assert {t: w for group in question.groups for t, w in group.items()} == question.terms
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("When did Ann move?", (True, False, False)),
+        ("How many cats does Bob have?", (False, True, False)),
+        ("Which city does he live in?", (False, False, True)),
+        ("What is his job?", (False, False, False)),
+        ("我什么时候搬的家？", (True, False, False)),
+        ("他有几只猫？", (False, True, False)),
+        ("你住在哪里？", (False, False, True)),
+    ],
+)
+def test_question_when_it_asks_for_time_number_or_place_then_says_so(text: str, asked: tuple[bool, bool, bool]) -> None:
+    question = ANALYSIS.question(text)
+    assert (question.when, question.count, question.where) == asked
+
+
+def hinted(content: str, role: str = "user") -> dict[str, float]:
+    said = Turn("i", "e", "s", role, "", content, datetime(2024, 1, 1, tzinfo=UTC))
+    return dict(zip(HINTS, ANALYSIS.hints(said, 7), strict=True))
+
+
+def test_hints_when_a_turn_asks_below_a_picture_then_says_so() -> None:
+    assert hinted("Is it yours?\n[image: a cat]")["asks"] == 1.0
+    assert hinted("It is mine.\n[image: is it?]")["asks"] == 0.0
+
+
+def test_hints_when_form_differs_then_tell_it_in_both_languages() -> None:
+    assert hinted("Thanks! I met Dr Weber and Rosa last week.")["names"] == 1.0
+    for text in ("Hi, I moved last year", "你好，我去年搬家了"):
+        found = hinted(text)
+        assert (found["opening"], found["first_person"], found["time"]) == (1.0, 1.0, 1.0)
+    assert hinted("ok", "assistant")["assistant"] == 1.0
+
+
+def test_hints_when_a_turn_is_very_long_then_are_small_numbers_in_bounded_time() -> None:
+    begin = time.perf_counter()
+    for text in ("a " * 50_000, "Aa" * 50_000, "天" * 100_000, "?" * 100_000, "🙂" * 100_000):
+        assert all(0 <= hint <= 20 for hint in ANALYSIS.hints(turn(text), 5))
+    assert time.perf_counter() - begin < 20  # some 0.1 s; the bound forgives a busy machine
+
+
+@pytest.mark.parametrize(
+    "sign", ["word ", "天气", "a1-b2@", "🙂🏽 ", "ｶﾅ한글", "2024-05-01 ", "don't ", "(((", "\u0301"]
+)
+def test_analysis_when_a_text_has_100k_characters_then_takes_bounded_time(sign: str) -> None:
+    text = (sign * (100_000 // len(sign) + 1))[:100_000]
+    begin = time.perf_counter()
+    ANALYSIS.document(turn(text))
+    ANALYSIS.question(text)
+    assert time.perf_counter() - begin < 30  # some 0.3 s; the bound forgives a busy machine
+
+
+@given(st.text(alphabet="a 我1?!🙂茶́-@'’", max_size=80))
+def test_question_when_scripts_are_mixed_then_groups_hold_every_term_once(text: str) -> None:
+    question = ANALYSIS.question(text)
+    grouped = [term for group in question.groups for term in group]
+    assert grouped == (list(question.terms) if len(question.terms) > 1 else [])
 
 
 @given(st.text(max_size=200))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from bench.recall.engine import EngineMemory, subject_of
 from bench.recall.sets import Line
 from bench.recall.systems import in_process
-from memoryos_server.domain.recall.engine import RecallEngine, turn_tokens
+from memoryos_server.domain.ports import Turn
+from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.domain.recall.packing import turn_tokens
 
 START = datetime(2024, 3, 4, 9, tzinfo=UTC)
 SAID = [
@@ -88,6 +91,9 @@ async def test_recall_when_a_budget_is_given_then_keeps_whole_turns_within_it(en
     budget = turn_tokens(everything[0].turn) + turn_tokens(everything[1].turn)
     packed = (await engine.recall(subject_of("ann"), "Ann Bob", 10, max_tokens=budget)).ranked
     assert packed[0].turn == everything[0].turn
+    assert [one.turn.id for one in packed] == [
+        e.turn.id for e in everything if e.turn.id in {p.turn.id for p in packed}
+    ]
     assert sum(turn_tokens(one.turn) for one in packed) <= budget
     assert all(one.turn.content in {text for _, text in SAID} for one in packed)
     assert (await engine.recall(subject_of("ann"), "Ann Bob", 10, max_tokens=1)).ranked == []
@@ -103,7 +109,11 @@ async def test_recall_when_explained_then_parts_sum_to_raw_and_scores_follow_it(
     found = await engine.recall(subject_of("ann"), "Which instrument does Clara play?", 5, explain=True)
     for one in found.ranked:
         assert sum(one.parts.values()) == pytest.approx(one.raw)
-        assert one.score / found.ranked[0].score == pytest.approx(one.raw / found.ranked[0].raw)
+    best = found.ranked[0]
+    lag = float(found.calibration.partition("exp(")[2].partition(" *")[0])
+    for one in found.ranked:
+        odds = math.log(one.score / (1 - one.score)) - math.log(best.score / (1 - best.score))
+        assert odds == pytest.approx(lag * (one.raw - best.raw))
     assert "raw" in found.calibration
 
 
@@ -139,3 +149,41 @@ async def test_recall_when_chinese_words_have_one_character_then_they_are_found(
     memory: EngineMemory, question: str, answer: str
 ) -> None:
     assert (await texts_for(memory, ["我喜欢喝绿茶", "我的车是蓝色的本田", "今天天气不错"], question))[0] == answer
+
+
+async def test_recall_when_the_budget_is_large_then_gives_everything_that_is_ranked(memory: EngineMemory) -> None:
+    many = [line(n, "Ann", f"My dog number {n} likes walks.") for n in range(150)]
+    await memory.add("dot", many)
+    found = await memory.engine.recall(subject_of("dot"), "dog walks", 1000, max_tokens=1_000_000)
+    assert len(found.ranked) == 150
+    assert len({one.turn.id for one in found.ranked}) == 150
+
+
+async def test_recall_when_a_budget_is_small_then_reads_no_further_than_it_lasts(memory: EngineMemory) -> None:
+    many = [line(n, "Ann", f"My dog number {n} likes walks.") for n in range(150)]
+    await memory.add("eli", many)
+    found = await memory.engine.recall(subject_of("eli"), "dog walks", 1000, max_tokens=turn_tokens_of(many[0]) * 3)
+    assert 2 <= len(found.ranked) <= 3
+
+
+def turn_tokens_of(one: Line) -> int:
+    return turn_tokens(Turn("i", one.id, one.session, one.role, one.name, one.text, one.time))
+
+
+async def test_closeness_when_a_record_says_the_words_then_is_surer_than_for_one_that_does_not(
+    engine: RecallEngine,
+) -> None:
+    assert engine.closeness("green tea", "Ann likes green tea", {"lexical": 3.0}) == pytest.approx(1.0)
+    half = engine.closeness("green tea", "Ann likes tea", {"lexical": 1.0})
+    assert 0.4 < half < engine.closeness("green tea", "Ann likes tea", {"lexical": 1.0, "minilm": 0.6}) < 1.0
+    assert engine.closeness("green tea", "Bob runs", {}) == 0.0
+
+
+async def test_terms_and_vectors_when_given_texts_then_answers_in_order_and_meets_the_query(
+    engine: RecallEngine,
+) -> None:
+    made = await engine.terms_and_vectors(["Ann went hiking", "绿茶"])
+    terms, dense = await engine.query("Where does Ann hike?")
+    assert (len(made), dense) == (2, {})
+    assert set(terms) & set(made[0][0]) == {"ann", "hike"}
+    assert not set(terms) & set(made[1][0])

@@ -29,6 +29,7 @@ def proto(*rpcs: Rpc) -> FileDescriptor:
         message = file.message_type.add(name=name)
         message.field.add(name="id", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
         message.field.add(name="items", number=2, type=kinds.TYPE_STRING, label=kinds.LABEL_REPEATED)
+        message.field.add(name="count", number=3, type=kinds.TYPE_UINT32, label=kinds.LABEL_OPTIONAL)
     service = file.service.add(name="BadService")
     for index, rpc in enumerate(rpcs):
         method = service.method.add(
@@ -77,9 +78,9 @@ def test_load_when_a_proto_is_good_then_the_method_says_all_of_itself() -> None:
         ({"http": {"post": "/v1/a", "body": "nothing"}}, "body names"),
         ({"http": {"get": "/v1/a", "response_body": "nothing"}}, "response_body names"),
         ({"server_streaming": True, "http": {"get": "/v1/a"}}, "which field"),
-        ({"rest": {"stream": "items"}}, "server-streaming"),
-        ({"server_streaming": True, "rest": {"stream": "id"}}, "no repeated field"),
-        ({"server_streaming": True, "rest": {"stream": "a.items"}}, "no field"),
+        ({"rest": {"stream": ["items"]}}, "server-streaming"),
+        ({"server_streaming": True, "rest": {"stream": ["items", "count"]}}, "no repeated field"),
+        ({"server_streaming": True, "rest": {"stream": ["a.items"]}}, "no field"),
         ({"rest": {"when_unreachable": [options_pb2.FieldValue(field="nothing")]}}, "no field"),
         ({"rest": {"status_when": [options_pb2.StatusWhen(field="nothing")]}}, "no field"),
     ],

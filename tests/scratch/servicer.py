@@ -102,9 +102,17 @@ class ScratchServicer:
     async def ExportThings(
         self, request: pb.ExportThingsRequest, context: Any
     ) -> AsyncIterator[pb.ExportThingsResponse]:
-        """One thing a message; the first says how many. A `note` of `slow` waits 50 ms before each, `deny` refuses."""
+        """One thing a message; the first says how many.
+
+        A `note` of `slow` waits 50 ms before each, `deny` refuses, `text` makes one text of them.
+        """
         self.running += 1
         try:
+            if request.note == "text":
+                yield pb.ExportThingsResponse(format="text", content="")
+                for number in range(1, request.count + 1):
+                    yield pb.ExportThingsResponse(content=f'"thing" {number}\n\u2603')
+                return
             if request.note == "deny":
                 raise faults.Forbidden("Not this one")
             if not request.count:

@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from memoryos_server.domain.ports import IndexedTurn, Subject, Turn
-from memoryos_server.stores.embedded import EmbeddedStores
+from memoryos_server.stores.embedded import ChildState, EmbeddedStores
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.stores.vectors_edge import EdgeVectors
 
@@ -56,9 +56,9 @@ def subject(user: str = "ann") -> Subject:
     return Subject(uuid4().hex, "default", user, 0)
 
 
-def turn(content: str = "", *, id: str = "", session: str = "s1", when: datetime | None = None) -> Turn:
+def turn(content: str = "", *, id: str = "", session: str = "s1", when: datetime | None = None, seq: int = 1) -> Turn:
     said = when or datetime(2026, 5, 4, 3, 2, 1, 123456, UTC)
-    return Turn(id or str(uuid4()), uuid4().hex, session, "user", "Ann", content or uuid4().hex, said)
+    return Turn(id or str(uuid4()), uuid4().hex, session, "user", "Ann", content or uuid4().hex, said, seq)
 
 
 def indexed(said: Turn, terms: Mapping[str, float] | None = None, small: Sequence[float] | None = None) -> IndexedTurn:
@@ -67,12 +67,24 @@ def indexed(said: Turn, terms: Mapping[str, float] | None = None, small: Sequenc
 
 
 @asynccontextmanager
-async def opened(data_dir: Path, keys: Keys | None = None) -> AsyncIterator[tuple[EmbeddedStores, EdgeVectors]]:
+async def opened(
+    data_dir: Path,
+    keys: Keys | None = None,
+    *,
+    dense: Mapping[str, int] = DENSE,
+    fingerprint: str = "",
+    analysis: int = 1,
+) -> AsyncIterator[tuple[EmbeddedStores, EdgeVectors]]:
     async with (
-        EmbeddedStores(data_dir, DENSE) as stores,
-        EdgeVectors(stores.vectors_socket, keys or Keys()) as vectors,
+        EmbeddedStores(data_dir, dense, fingerprint=fingerprint) as stores,
+        EdgeVectors(stores.vectors_socket, keys or Keys(), analysis=analysis) as vectors,
     ):
         yield stores, vectors
+
+
+async def restarted(stores: EmbeddedStores, pid: int) -> None:
+    """Waits until another process than `pid` serves the vectors."""
+    await until(lambda: stores.pids().get("vectors", pid) != pid and stores.states()["vectors"] is ChildState.UP)
 
 
 def owner_process(data_dir: Path, *flags: str) -> tuple[subprocess.Popen[bytes], dict[str, int]]:

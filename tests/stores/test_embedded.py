@@ -194,17 +194,15 @@ async def test_start_when_the_runtime_dir_can_be_entered_by_others_then_it_is_re
         assert stores.states() == UP
 
 
-async def test_start_when_other_vectors_are_on_disk_then_it_is_refused_and_nothing_is_left_running(
+async def test_start_when_the_directory_has_an_older_layout_then_it_is_refused_and_nothing_is_left_running(
     tmp_path: Path,
 ) -> None:
-    async with EmbeddedStores(tmp_path, {"small": 4}):
-        pass
-    for other in ({"small": 8}, {"other": 4}, {}, {"small": 4, "more": 2}):
-        stores = EmbeddedStores(tmp_path, other)
-        with pytest.raises(ChildFailedError, match=r"holds the vectors \{'small': 4\}"):
-            await stores.__aenter__()
-        assert processes_in(tmp_path) == []
-    async with EmbeddedStores(tmp_path, {"small": 4}) as stores:
+    (tmp_path / "vectors" / "shard").mkdir(parents=True, mode=0o700)
+    with pytest.raises(ChildFailedError, match=r"layout 1, but this version reads layout 2: .*another data directory"):
+        await EmbeddedStores(tmp_path, DENSE).__aenter__()
+    assert processes_in(tmp_path) == []
+    (tmp_path / "vectors" / "shard").rmdir()
+    async with EmbeddedStores(tmp_path, DENSE) as stores:
         assert stores.states() == UP
 
 
@@ -212,8 +210,8 @@ async def test_start_when_no_dense_vectors_are_configured_then_words_alone_are_f
     ann, said = subject(), turn("tea")
     async with EmbeddedStores(tmp_path, {}) as stores, EdgeVectors(stores.vectors_socket, Keys()) as vectors:
         await vectors.insert(ann, [indexed(said)])
-        found = await vectors.search(ann, SearchQuery({"tea": 1.0}, {}, 5))
-    assert [c.turn for c in found] == [said]
+        found = await vectors.search(ann, SearchQuery({"lexical": {"tea": 1.0}}, {}, 5))
+    assert [c.id for c in found] == [said.id]
 
 
 async def test_start_when_no_vectors_are_asked_for_then_only_valkey_runs_and_what_is_on_disk_stays(
@@ -250,7 +248,7 @@ async def test_start_when_a_killed_vacuum_left_segments_then_they_are_removed(tm
     ann, keys, said = subject(), Keys(), turn()
     async with opened(tmp_path, keys) as (_, vectors):
         await vectors.insert(ann, [indexed(said)])
-    left = tmp_path / "vectors" / "shard" / "temp_segments"
+    left = tmp_path / "vectors" / "main" / "temp_segments"
     (left / "half").mkdir(parents=True, exist_ok=True)
     (left / "half" / "text").write_text("left over")
     async with opened(tmp_path, keys) as (_, vectors):

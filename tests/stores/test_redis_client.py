@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 
@@ -54,8 +55,6 @@ async def test_accept_when_the_store_is_full_then_is_down_and_nothing_is_written
 async def test_run_when_the_store_is_stopped_but_not_gone_then_is_down_in_time(
     store: RedisStore, valkey: Valkey
 ) -> None:
-    import signal
-
     assert valkey.process is not None
     valkey.process.send_signal(signal.SIGSTOP)
     try:
@@ -66,3 +65,22 @@ async def test_run_when_the_store_is_stopped_but_not_gone_then_is_down_in_time(
         assert loop.time() - started < 8
     finally:
         valkey.process.send_signal(signal.SIGCONT)
+
+
+async def test_run_when_even_a_new_connection_stays_silent_then_the_next_command_waits_only_briefly(
+    valkey: Valkey,
+) -> None:
+    assert valkey.process is not None
+    client = Client(valkey.url)  # nothing is connected yet: the first command opens a connection
+    valkey.process.send_signal(signal.SIGSTOP)
+    try:
+        loop = asyncio.get_running_loop()
+        with pytest.raises(BackendDown):
+            await client.run("PING")
+        started = loop.time()
+        with pytest.raises(BackendDown):
+            await client.run("PING")
+        assert loop.time() - started < 2
+    finally:
+        valkey.process.send_signal(signal.SIGCONT)
+        await client.aclose()

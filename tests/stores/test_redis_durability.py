@@ -11,7 +11,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.redis import RedisStore
-from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, said, until
+from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, open_entries, said, until
 
 
 async def test_accept_when_the_store_is_killed_after_500_answers_then_all_are_there_and_none_twice(
@@ -43,7 +43,7 @@ async def test_accept_when_the_store_is_killed_after_500_answers_then_all_are_th
 
     valkey.start()
     async with connect() as store:
-        entries = [entry async for entry in store.queue.open_entries()]
+        entries = await open_entries(store)
         found = {entry.turn.id: entry.id for entry in entries}
         assert len(found) == len(entries)
         assert acknowledged.items() <= found.items()
@@ -70,7 +70,7 @@ async def test_raw_files_when_sealed_hold_nothing_of_a_person_and_when_not_they_
         await store.audit.append([replace(recorded, id="v2")])
         await store.keys.create(key, ApiKey("key_1", user, "acme", frozenset({"chat"}), label, utc_now(), None))
         await store.keys.find(key)
-        assert await store.turns.recent(subject, 20) == [turn]
+        assert await store.turns.recent(subject, 20) == [replace(turn, seq=1)]
         assert [one async for one in store.audit.tail("acme", 10)] == [recorded, replace(recorded, id="v2")]
         # The rewritten base file is another form of the same data.
         incremental = valkey.raw()

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -15,9 +12,8 @@ from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Acceptance
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.redis_turns import RedisTurns
-from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, erase, said
+from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, erase, losing_answers, open_entries, said
 
 DAY = 86_400
 
@@ -27,9 +23,11 @@ async def test_accept_when_new_then_turn_entry_and_mark_are_there(store: RedisSt
     turns = [said(ann, "e1", "one", name="Ann"), said(ann, "e2", "二", role="assistant", session_id="")]
     accepted = await store.turns.accept(ann, turns)
     assert [(one.memory_id, one.duplicate) for one in accepted] == [(turn.id, False) for turn in turns]
-    assert await store.turns.recent(ann, 20) == turns
-    assert [(e.id, e.subject, e.turn) async for e in store.queue.open_entries()] == [
-        (one.entry, ann, turn) for one, turn in zip(accepted, turns, strict=True)
+    assert [one.seq for one in accepted] == [1, 2]
+    kept = [replace(turn, seq=seq) for seq, turn in enumerate(turns, 1)]
+    assert await store.turns.recent(ann, 20) == kept
+    assert [(e.id, e.subject, e.turn, e.change, e.attempts) for e in await open_entries(store)] == [
+        (one.entry, ann, turn, None, 0) for one, turn in zip(accepted, kept, strict=True)
     ]
 
 
@@ -40,7 +38,7 @@ async def test_accept_when_repeated_then_duplicate_and_nothing_is_written(store:
     async with connect() as other:
         later = replace(turn, timestamp=utc_now())
         assert await other.turns.accept(ann, [later]) == [Acceptance(turn.id, True, "")]
-    assert await store.turns.recent(ann, 20) == [turn]
+    assert await store.turns.recent(ann, 20) == [replace(turn, seq=1)]
     assert await store.queue.depth() == 1
 
 
@@ -55,7 +53,7 @@ async def test_accept_when_the_event_had_other_content_then_conflict_and_nothing
     with pytest.raises(Exists) as refused:
         await store.turns.accept(ann, [said(ann, "e0"), other, said(ann, "e2")])
     assert (refused.value.reason, refused.value.metadata["index"]) == ("event_id_conflict", "1")
-    assert await store.turns.recent(ann, 20) == [turn]
+    assert await store.turns.recent(ann, 20) == [replace(turn, seq=1)]
     assert await store.queue.depth() == 1
 
 
@@ -136,7 +134,7 @@ async def test_accept_when_content_is_as_large_as_allowed_then_is_kept_whole(sto
     ann = await store.subjects.open("acme", "ann")
     turn = said(ann, "e1", "记" * 100_000)
     await store.turns.accept(ann, [turn])
-    assert await store.turns.recent(ann, 1) == [turn]
+    assert await store.turns.recent(ann, 1) == [replace(turn, seq=1)]
 
 
 async def test_recent_when_there_are_many_then_gives_the_newest_oldest_first(connect: Connect) -> None:
@@ -170,10 +168,10 @@ async def test_accept_when_an_event_is_handed_in_then_it_is_recorded_once_with_t
 
 
 async def test_accept_when_the_answer_is_lost_then_answers_as_if_it_were_not(
-    valkey: Valkey, master_keys: MasterKeys, tmp_path: Path
+    valkey: Valkey, master_keys: MasterKeys
 ) -> None:
     async with (
-        _losing_answers(valkey, tmp_path) as (url, lose),
+        losing_answers(valkey) as (url, lose),
         RedisStore.connect(url, master_keys, EXPECTED) as store,
     ):
         ann = await store.subjects.open("acme", "ann")
@@ -181,7 +179,8 @@ async def test_accept_when_the_answer_is_lost_then_answers_as_if_it_were_not(
         lose(1)
         accepted = await store.turns.accept(ann, [said(ann, "e1"), said(ann, "e1"), said(ann, "e2", "b")])
         assert [one.duplicate for one in accepted] == [False, True, False]
-        assert [entry.id async for entry in store.queue.open_entries()][1:] == [accepted[0].entry, accepted[2].entry]
+        assert [entry.id for entry in await open_entries(store)][1:] == [accepted[0].entry, accepted[2].entry]
+        assert [one.seq for one in accepted] == [2, 0, 3]
         assert len(await store.turns.recent(ann, 20)) == 3
         lose(2)
         with pytest.raises(BackendDown):
@@ -191,10 +190,10 @@ async def test_accept_when_the_answer_is_lost_then_answers_as_if_it_were_not(
 
 
 async def test_open_when_the_answer_is_lost_then_gives_the_subject_that_was_made(
-    valkey: Valkey, master_keys: MasterKeys, tmp_path: Path
+    valkey: Valkey, master_keys: MasterKeys
 ) -> None:
     async with (
-        _losing_answers(valkey, tmp_path) as (url, lose),
+        losing_answers(valkey) as (url, lose),
         RedisStore.connect(url, master_keys, EXPECTED) as store,
     ):
         await store.subjects.open("acme", "bob")
@@ -211,43 +210,3 @@ async def test_accept_when_another_store_forgot_its_scripts_then_they_are_loaded
     valkey.stop()
     valkey.start()
     assert (await store.turns.accept(ann, [said(ann, "e1")]))[0].duplicate
-
-
-@asynccontextmanager
-async def _losing_answers(valkey: Valkey, tmp_path: Path) -> AsyncIterator[tuple[str, object]]:
-    """A link to the store that lets commands through and can break before a script's answer comes back."""
-    losses = 0
-
-    def lose(times: int) -> None:
-        nonlocal losses
-        losses = times
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal losses
-        up_reader, up_writer = await asyncio.open_unix_connection(valkey.socket)
-        scripted = False
-
-        async def down() -> None:
-            nonlocal losses
-            while data := await up_reader.read(65536):
-                if losses and scripted:
-                    losses -= 1
-                    break
-                writer.write(data)
-                await writer.drain()
-
-        answers = asyncio.create_task(down())
-        answers.add_done_callback(lambda _: writer.close())
-        try:
-            while data := await reader.read(1 << 20):
-                scripted = b"EVALSHA" in data
-                up_writer.write(data)
-                await up_writer.drain()
-        finally:
-            up_writer.close()
-            await asyncio.wait([answers])
-
-    path = valkey.socket.with_name("link")
-    server = await asyncio.start_unix_server(serve, path)
-    async with server:
-        yield socket_url(path), lose

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ from redis.crc import key_slot
 
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.time import utc_now
-from memoryos_server.domain.ports import ApiKey, Subject
+from memoryos_server.domain.ports import ApiKey, Change, HeatState, Subject
+from memoryos_server.stores import redis_audit, redis_heat, redis_keys, redis_queue, redis_subjects, redis_turns
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client, Script
@@ -24,8 +26,13 @@ from memoryos_server.stores.scope import (
     partition_of,
 )
 from memoryos_server.stores.sealing import Sealer
-from tests.stores.redis_fixtures import EXPECTED, Valkey, said, until
+from tests.stores.redis_fixtures import EXPECTED, Valkey, erase, lease_of, said, settle_all, until
 
+SCRIPTS = [
+    script
+    for module in (redis_audit, redis_heat, redis_keys, redis_queue, redis_subjects, redis_turns)
+    for script in module.SCRIPTS
+]
 GLOBAL = {MANIFEST, STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES}
 
 
@@ -37,8 +44,9 @@ def scope(subject_id: str = "07" + "ab" * 15) -> Scope:
 def test_scope_when_asked_for_keys_then_all_lie_in_the_partition_s_slot() -> None:
     mine = scope()
     partition = mine.partition
-    keys = [mine.record, mine.recent, mine.marks(20_000), partition.lookup, partition.keyring, partition.queue]
-    keys += [partition.audit, partition.audit_batch("00")]
+    keys = [mine.record, *mine.keys(20_000), partition.lookup, partition.keyring, partition.queue]
+    keys += [partition.audit, partition.audit_batch("00"), partition.done("00"), partition.lease, partition.due]
+    keys += [partition.attempts, partition.changes, partition.dead, partition.dead_marks]
     assert len(set(keys)) == len(keys)
     assert {key_slot(key.encode()) for key in keys} == {key_slot(b"{p007}")}
 
@@ -79,28 +87,38 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
     await until(lambda: _formed(bare))
     await bare.aclose()
     declared: list[list[str]] = []
+    used: set[str] = set()
     plain = Client.script
 
     async def watched(self: Client, script: Script, keys: list[str], args: list[str | bytes | int]) -> object:
         declared.append(list(keys))
+        used.add(script.name)
         return await plain(self, script, keys, args)
 
     monkeypatch.setattr(Client, "script", watched)
     async with RedisStore.connect(cluster.url, MasterKeys("", tmp_path / "keys"), EXPECTED) as store:
         for user in ("ann", "bob", "cat", "dan"):
             await _use(store, user)
-        found = [entry async for entry in store.queue.open_entries()]
-        await store.queue.close(found)
-        assert len(found) == 8
+        assert await store.queue.depth() == 8
+        for user in ("ann", "bob", "cat", "dan"):
+            await _end(store, user)
+        assert await store.queue.depth() == 4
         assert len([one async for one in store.audit.tail(None, 100)]) == 12
+        erased = await store.subjects.open("acme", "eve")
+        await store.turns.accept(erased, [said(erased, "e1")])
+        await settle_all(store, erased)
+        await erase(store, erased)
+        store.subjects.forget(erased.id)
+        assert await store.queue.due(erased.partition, utc_now() + timedelta(days=1)) == []
         keys = {key.decode() for key in await store.client.run("KEYS", "*")}
     assert all(len({key_slot(key.encode()) for key in one}) == 1 for one in declared)
-    assert len(declared) > 20
+    assert used >= {script.name for script in SCRIPTS}
     assert {key.split(":")[0] for key in keys - GLOBAL} <= {Partition(number).tag for number in range(256)}
 
 
 async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are_global(store: RedisStore) -> None:
     ann = await _use(store, "ann {p001}:queue")
+    await _end(store, "ann {p001}:queue")
     seen = set()
     cursor = 1
     while cursor:
@@ -108,6 +126,9 @@ async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are
         cursor = int(cursor)
         seen |= {key.decode() for key in page}
     assert seen >= GLOBAL
+    mine = await store.subjects.scope(ann)
+    owned = {mine.record, *mine.keys(int(utc_now().timestamp() // 86_400))}
+    assert {key for key in seen if ann.id in key} <= owned
     rest = {Partition(ann.partition).tag, partition_of(store.manifest.secrets.hash("audit", "acme")).tag}
     assert {key.split(":")[0] for key in seen - GLOBAL} == rest
 
@@ -130,6 +151,29 @@ async def _use(store: RedisStore, user: str) -> Subject:
     await store.keys.revoke("key_p")
     await store.keys.list()
     return subject
+
+
+async def _end(store: RedisStore, user: str) -> None:
+    """Every way in which work ends, and what is left to read: two entries become one."""
+    subject = await store.subjects.open("acme", user)
+    first, second = said(subject, "e1"), said(subject, "e2", "b")
+    lease = await lease_of(store, subject)
+    mine = [one async for one in store.queue.open_entries(subject.partition) if one.subject == subject]
+    entry = mine[0]
+    await store.queue.started(lease, [entry])
+    await store.queue.failed(lease, entry, "timeout", give_up=False)
+    await store.queue.failed(lease, entry, "poison", give_up=True)
+    letters = [one async for one in store.queue.dead_letters("acme") if one.subject == subject]
+    assert await store.queue.requeue(letters[0].id, "acme")
+    await settle_all(store, subject)
+    assert await store.queue.fresh(subject) == [second.id, first.id]
+    await store.queue.consolidated(lease, subject, [first.id], None)
+    await store.heat.put(subject, {second.id: HeatState(1, 1, utc_now())})
+    assert await store.turns.state(subject, "e1")
+    assert len((await store.turns.sessions(subject, "", 10))[0]) == 1
+    change = Change(remove=(first.id,), events={first.id: ("e1", "s-1")})
+    await store.queue.submit(subject, change, None, revision=0)
+    await store.queue.release(lease)
 
 
 async def _formed(client: Client) -> bool:

@@ -7,7 +7,7 @@ import secrets
 import signal
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -15,10 +15,14 @@ from uuid import uuid4
 import pytest
 
 from memoryos_server.domain.core.faults import BackendDown
-from memoryos_server.domain.ports import SearchQuery, Subject
+from memoryos_server.domain.ports import IndexedTurn, SearchQuery, Subject
+from memoryos_server.stores import edge_engine
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
+from memoryos_server.stores.edge_engine import Engine
+from memoryos_server.stores.edge_rows import candidates
+from memoryos_server.stores.edge_shards import Shards
 from memoryos_server.stores.embedded import ChildState
-from memoryos_server.stores.points import sparse
+from memoryos_server.stores.points import pieces, point, sparse
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.stores.vectors_edge import EdgeVectors
 from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, subject, turn, until
@@ -34,12 +38,18 @@ def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
+def question(
+    terms: Mapping[str, float], small: Sequence[float] | None = None, limit: int = 50, until: datetime | None = None
+) -> SearchQuery:
+    return SearchQuery({"lexical": terms}, {} if small is None else {"small": small}, limit, until)
+
+
 def lexical(limit: int = 50, until: datetime | None = None, **terms: float) -> SearchQuery:
-    return SearchQuery(terms, {}, limit, until)
+    return question(terms, None, limit, until)
 
 
 async def scores(vectors: EdgeVectors, who: Subject, query: SearchQuery) -> dict[str, dict[str, float]]:
-    return {c.turn.id: dict(c.scores) for c in await vectors.search(who, query)}
+    return {c.id: dict(c.scores) for c in await vectors.search(who, query)}
 
 
 async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(tmp_path: Path) -> None:
@@ -47,10 +57,10 @@ async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(t
     said = turn('茶 tea "quoted" 🫖\n', session="", when=datetime(1969, 12, 31, 23, 59, 59, 999999, UTC))
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(ann, [indexed(said, small=[0, 3, 0, 4])])
-        found = await vectors.search(ann, SearchQuery({"tea": 1.0}, {"small": [0, 0, 0, 1]}, 5))
-        assert [c.turn for c in found] == [said]
+        found = await vectors.search(ann, question({"tea": 1.0}, [0, 0, 0, 1], 5))
+        assert [(c.id, c.seq, c.session, c.at) for c in found] == [(said.id, 1, "", said.timestamp.timestamp())]
         assert set(found[0].scores) == {"lexical", "small"}
-        assert found[0].scores["small"] == pytest.approx(0.8)  # a cosine
+        assert found[0].scores["small"] == pytest.approx(0.8, abs=1e-3)  # a cosine
         assert await vectors.get(ann, [said.id, str(uuid4()), said.id]) == [said]
         assert await vectors.owner(said.id) == ann.id
         assert await vectors.owner(str(uuid4())) is None
@@ -65,14 +75,65 @@ async def test_search_when_legs_find_different_turns_then_their_union_is_given_w
         await vectors.insert(
             ann, [indexed(word), indexed(near, small=[1, 0, 0, 0]), indexed(other, small=[0, 1, 0, 0])]
         )
-        found = await scores(vectors, ann, SearchQuery({"tea": 1.0}, {"small": [1, 0, 0, 0]}, 1))
+        found = await scores(vectors, ann, question({"tea": 1.0}, [1, 0, 0, 0], 1))
     assert {memory_id: set(legs) for memory_id, legs in found.items()} == {word.id: {"lexical"}, near.id: {"small"}}
+
+
+async def test_search_when_there_are_several_legs_of_words_then_each_scores_by_itself(tmp_path: Path) -> None:
+    ann, one, two = subject(), turn("tea cup"), turn("milk")
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(one), indexed(two)])
+        legs = {"words": {"tea": 1.0}, "window": {"tea": 1.0, "cup": 1.0, "milk": 1.0}, "none": {}}
+        found = {c.id: c.scores for c in await vectors.search(ann, SearchQuery(legs, {}, 5))}
+    assert {memory_id: set(scores) for memory_id, scores in found.items()} == {
+        one.id: {"words", "window"},
+        two.id: {"window"},
+    }
+    assert found[one.id]["window"] == pytest.approx(2 * found[one.id]["words"])
+
+
+async def test_search_when_turns_have_names_hints_and_sessions_then_candidates_tell_them_apart(tmp_path: Path) -> None:
+    ann = subject()
+    plain = turn("tea", session="", seq=2**40, when=NOON)
+    made = [
+        IndexedTurn(turn("tea", session="s1", seq=1), {"tea": 1.0}, {}, ("mary", "ann"), (0.5, -2.0)),
+        IndexedTurn(turn("tea", session="s1", seq=2), {"tea": 1.0}, {}, ("bob",), (1.0, 3.0)),
+        IndexedTurn(turn("tea", session="s2", seq=3), {"tea": 1.0}, {}, (), ()),
+        IndexedTurn(plain, {"tea": 1.0}, {}),
+    ]
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, made)
+        for _ in range(2):  # read from the files, and kept
+            asked = SearchQuery({"lexical": {"tea": 1.0}}, {}, 9, None, frozenset({"ann", "zoe"}))
+            first, second, third, fourth = sorted(await vectors.search(ann, asked), key=lambda c: c.seq)
+            assert [c.named for c in (first, second, third, fourth)] == [True, False, False, False]
+            assert [c.hints for c in (first, second, third, fourth)] == [(0.5, -2.0), (1.0, 3.0), (), ()]
+            assert first.session == second.session not in ("", third.session)
+            assert (fourth.id, fourth.session, fourth.at, fourth.seq) == (plain.id, "", NOON.timestamp(), 2**40)
+        assert not any(c.named for c in await vectors.search(ann, lexical(tea=1.0)))
+
+
+def test_search_when_few_rows_are_kept_then_none_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The engine in this process, where ids are UUIDs.
+    monkeypatch.setattr(edge_engine, "_ROWS_KEPT", 10)
+    engine, sealer, ann = Engine(Shards.open(tmp_path, {}, "")), Sealer(bytes(32), "default", "0" * 32), subject()
+    said = [turn("tea", seq=i) for i in range(40)]
+    made = (point(ann, indexed(one), sealer, 1) for one in said)
+    for piece in pieces(made, 7, 10**6):
+        engine.insert(piece)
+    leg = ("lexical", *sparse({"tea": 1.0}, sealer))
+    for limit in (3, 9, 40, 3, 25):
+        rows, legs = engine.search(ann.id, [leg], {}, limit, None)
+        found = candidates(rows, legs, frozenset())
+        assert len(found) == len({c.id for c in found}) == limit
+        assert {(c.id, c.seq) for c in found} <= {(one.id, one.seq) for one in said}
+    engine.close()
 
 
 async def test_search_when_the_query_has_nothing_then_nothing_is_found(tmp_path: Path) -> None:
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(subject(), [indexed(turn("tea"))])
-        assert await vectors.search(subject(), SearchQuery({}, {}, 5)) == []
+        assert await vectors.search(subject(), question({}, None, 5)) == []
         assert await vectors.search(subject(), lexical(0, tea=1.0)) == []
 
 
@@ -84,7 +145,7 @@ async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(tmp_path: Pa
         await vectors.insert(ann, [indexed(second, small=[1, 0, 0, 0])])
         assert await vectors.get(ann, [first.id]) == [first]
         assert await vectors.count() == 1
-        assert await vectors.search(ann, SearchQuery({"second": 1.0}, {"small": [1, 0, 0, 0]}, 5)) == []
+        assert await vectors.search(ann, question({"second": 1.0}, [1, 0, 0, 0], 5)) == []
         assert await scores(vectors, ann, lexical(first=1.0)) != {}
 
 
@@ -98,10 +159,10 @@ async def test_reads_when_subjects_share_a_key_and_words_then_none_sees_the_othe
         await vectors.insert(ann, [indexed(t, small=[1, i, 0, 0]) for i, t in enumerate(hers)])
         await vectors.insert(bob, [indexed(t, small=[1, i, 0, 0]) for i, t in enumerate(his)])
         for who, own in ((ann, hers), (bob, his)):
-            query = SearchQuery({"tea": 1.0, "3": 1.0}, {"small": [1, 1, 0, 0]}, 100)
+            query = question({"tea": 1.0, "3": 1.0}, [1, 1, 0, 0], 100)
             assert set(await scores(vectors, who, query)) == {t.id for t in own}
             assert {t.id for t in await vectors.get(who, [t.id for t in hers + his])} == {t.id for t in own}
-        assert await vectors.search(subject("eve"), SearchQuery({"tea": 1.0}, {"small": [1, 1, 0, 0]}, 100)) == []
+        assert await vectors.search(subject("eve"), question({"tea": 1.0}, [1, 1, 0, 0], 100)) == []
         await vectors.delete_subject(ann)
         assert await vectors.count(ann) == 0
         assert await vectors.count(bob) == 20
@@ -129,8 +190,8 @@ async def test_search_when_until_is_given_then_later_turns_are_left_out_and_idf_
     said = [turn("tea", when=NOON + timedelta(seconds=i)) for i in range(-2, 3)]
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(ann, [indexed(t, small=[1, 0, 0, 0]) for t in said])
-        everything = await scores(vectors, ann, SearchQuery({"tea": 1.0}, {"small": [1, 0, 0, 0]}, 9))
-        found = await scores(vectors, ann, SearchQuery({"tea": 1.0}, {"small": [1, 0, 0, 0]}, 9, NOON))
+        everything = await scores(vectors, ann, question({"tea": 1.0}, [1, 0, 0, 0], 9))
+        found = await scores(vectors, ann, question({"tea": 1.0}, [1, 0, 0, 0], 9, NOON))
     assert found == {t.id: everything[t.id] for t in said[:3]}
 
 

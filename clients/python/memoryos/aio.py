@@ -17,7 +17,9 @@ from google.protobuf.message import Message
 
 from memoryos import calls, model, schema
 from memoryos.errors import from_rpc
+from memoryos.memories import AsyncMemories
 from memoryos.model import answer  # `chat` has a parameter called model
+from memoryos.segments import AsyncSegments
 from memoryos.settings import CLIENT_KEY
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 
@@ -37,6 +39,10 @@ class AsyncClient:
         tls: Whether to speak TLS, trusting the system's authorities.
         credentials: TLS with authorities or certificates of one's own; implies `tls`.
         timeout: Seconds a call may take, all attempts together; None: what the method's definition says.
+
+    Attributes:
+        segments: Tags, versions, export and import of mid-term memory.
+        memories: Typed memories: rules, facts and contexts.
     """
 
     def __init__(
@@ -61,6 +67,8 @@ class AsyncClient:
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, options)
         self._callables: dict[str, Any] = {}
+        self.segments = AsyncSegments(self)
+        self.memories = AsyncMemories(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """The `memoryos` command.
 
-It knows `up`, `doctor`, `settings` and `version`. Every other sub-command comes from an installed part by the entry
+It knows `up`, `doctor`, `settings`, `import` and `version`. Every other sub-command comes from an installed part by the entry
 point group `memoryos.commands`, so that the client package imports neither server nor bridge. Every setting is a flag,
 before or after the sub-command.
 """
@@ -131,6 +131,19 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.main(args.loaded, args.settings_error, as_json=args.json)
 
 
+def _import(args: argparse.Namespace) -> int:
+    from memoryos.importing import command  # late: no other command needs it
+
+    return command.main(args.loaded, args)
+
+
+def _many(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 64:
+        raise argparse.ArgumentTypeError("it must be 1..64")
+    return number
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="memoryos",
@@ -147,6 +160,26 @@ def _parser() -> argparse.ArgumentParser:
     settings = commands.add_parser("settings", help="list every setting, its value and where that comes from")
     settings.add_argument("--json", action="store_true", help="a JSON array")
     settings.set_defaults(run=_settings)
+    importer = commands.add_parser(
+        "import",
+        help="bring in what other systems keep: mem0, ChatGPT, JSON lines",
+        description="Brings in memories of mem0, conversations of a ChatGPT data export, or turns as JSON lines. Run again, it "
+        "goes on where it was interrupted and adds nothing twice. The key is MEMORYOS_API_KEY.",
+    )
+    importer.add_argument("file", metavar="FILE", help="the file, of any size; a ChatGPT export may be its ZIP archive")
+    importer.add_argument(
+        "--format", choices=("auto", "mem0", "chatgpt", "jsonl"), default="auto", help="default: auto"
+    )
+    importer.add_argument("--user", help="whose memory it becomes (default: whom the file names, else the key's user)")
+    importer.add_argument("--tenant", help="the tenant (default: the key's)")
+    importer.add_argument("--server", metavar="HOST:PORT", help="the gRPC server (default: the one of the settings)")
+    importer.add_argument("--tls", action="store_true", help="speak TLS with the server")
+    importer.add_argument(
+        "--concurrency", type=_many, default=8, metavar="N", help="items under way at a time (default: 8)"
+    )
+    importer.add_argument("--dry-run", action="store_true", help="read the file and send nothing")
+    importer.add_argument("--json", action="store_true", help="a JSON object on what was done")
+    importer.set_defaults(run=_import)
     version = commands.add_parser("version", help="print the version")
     version.set_defaults(run=_version, bad_settings_too=True)
     for entry in sorted(entry_points(group=GROUP), key=lambda e: e.name):

@@ -17,12 +17,23 @@ from google.protobuf import descriptor_pb2, message_factory
 from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescriptor
 from google.protobuf.message import Message
 
-from memoryos.v1 import chat_service_pb2, memory_service_pb2, options_pb2, system_service_pb2
+from memoryos.v1 import (
+    chat_service_pb2,
+    memories_service_pb2,
+    memory_service_pb2,
+    options_pb2,
+    queue_service_pb2,
+    segment_service_pb2,
+    system_service_pb2,
+)
 
 FILES: tuple[FileDescriptor, ...] = (
     system_service_pb2.DESCRIPTOR,
     chat_service_pb2.DESCRIPTOR,
     memory_service_pb2.DESCRIPTOR,
+    memories_service_pb2.DESCRIPTOR,
+    segment_service_pb2.DESCRIPTOR,
+    queue_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 
@@ -213,17 +224,18 @@ def _route(descriptor: MethodDescriptor, rule: http_pb2.HttpRule, where: str) ->
 def _check_rest(descriptor: MethodDescriptor, rest: options_pb2.Rest, routes: tuple[Route, ...], where: str) -> None:
     if descriptor.server_streaming and routes and not (rest.stream or rest.custom):
         raise SchemaError(f"{where} streams over a route and does not say which field (rest.stream)")
-    if rest.stream:
-        if not descriptor.server_streaming:
-            raise SchemaError(f"{where}: rest.stream needs a server-streaming RPC")
+    if rest.stream and not descriptor.server_streaming:
+        raise SchemaError(f"{where}: rest.stream needs a server-streaming RPC")
+    for named in rest.stream:
         message: Any = descriptor.output_type
-        *parents, last = rest.stream.split(".")
+        *parents, last = named.split(".")
         for name in parents:
             if name not in message.fields_by_name or message.fields_by_name[name].message_type is None:
-                raise SchemaError(f"{where}: rest.stream names {rest.stream!r}, which is no field of the response")
+                raise SchemaError(f"{where}: rest.stream names {named!r}, which is no field of the response")
             message = message.fields_by_name[name].message_type
-        if last not in message.fields_by_name or not message.fields_by_name[last].is_repeated:
-            raise SchemaError(f"{where}: rest.stream names {rest.stream!r}, which is no repeated field")
+        field = message.fields_by_name.get(last)
+        if field is None or not (field.is_repeated or field.type == field.TYPE_STRING):
+            raise SchemaError(f"{where}: rest.stream names {named!r}, which is no repeated field and no string")
     for name in (*(s.field for s in rest.status_when), *(v.field for v in rest.when_unreachable)):
         if name not in descriptor.output_type.fields_by_name:
             raise SchemaError(f"{where}: rest names {name!r}, which is no field of {descriptor.output_type.name}")

@@ -24,7 +24,7 @@ _MOST = 2**31 - 1
 CLIENT_KEY = "MEMORYOS_API_KEY"
 """Where clients find their API key if they are given none. It is no setting of a server."""
 
-_OTHERS = frozenset({"MEMORYOS_CONFIG", CLIENT_KEY})
+_OTHERS = frozenset({"MEMORYOS_CONFIG", "MEMORYOS_FAULT_POINT", CLIENT_KEY})
 
 _BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 
@@ -106,6 +106,11 @@ class AuthSettings:
 class MemorySettings:
     """How memory is kept and recalled."""
 
+    pipeline: str = setting(
+        "sync",
+        "When a write is acknowledged: sync: once it is searchable; async: once it is durable, searchable soon after.",
+        choices=("sync", "async"),
+    )
     short_term_turns: int = setting(20, "How many recent turns the short-term memory holds.", unit="turns")
     short_term_ttl_seconds: int = setting(
         3600, "How long after the last turn the short-term memory lasts.", unit="seconds"
@@ -122,6 +127,9 @@ class MemorySettings:
     )
     session_idle_seconds: int = setting(
         1800, "The idle gap after which a chat without a session id is a new session.", unit="seconds"
+    )
+    consolidation_model: str = setting(
+        "", "The upstream's model that summarises what was talked about; empty: rules alone do.", unit="model"
     )
 
 
@@ -142,7 +150,22 @@ class UpstreamSettings:
 class EmbeddingSettings:
     """Meaning as vectors."""
 
-    model: str = setting("minilm", "The local model; `none` leaves recall to words alone.", choices=("minilm", "none"))
+    provider: str = setting(
+        "local",
+        "Who makes vectors: the model that comes along, an OpenAI-compatible server, or the package fastembed.",
+        choices=("local", "http", "fastembed"),
+    )
+    model: str = setting(
+        "minilm", "The model as its provider calls it; `none` leaves recall to words alone.", unit="name"
+    )
+    base_url: str = setting("", "With `http`: where `POST /embeddings` is, without that part.", unit="URL")
+    api_key: str = setting("", "With `http`: the provider's key.", secret=True)
+    dimension: int = setting(
+        0, "With `http`: how long its vectors are; 0: it is asked at the start.", unit="numbers a vector"
+    )
+    max_chars: int = setting(
+        8000, "With `http`: what is sent of a text; a longer one is found by its beginning.", unit="characters"
+    )
     threads: int = setting(1, "Threads of one embedding run.", unit="threads")
     cache_dir: str = setting(
         lambda env: str(_home(env, "XDG_CACHE_HOME", ".cache") / "memoryos"),

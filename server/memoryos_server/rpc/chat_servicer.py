@@ -33,7 +33,15 @@ _MODES = {
     pb.MEMORY_MODE_READ: MemoryMode.READ,
     pb.MEMORY_MODE_WRITE: MemoryMode.WRITE,
 }
-_TIERS = {"short_term": types_pb2.TIER_SHORT_TERM, "episode": types_pb2.TIER_EPISODE}
+_TIERS = {
+    "short_term": types_pb2.TIER_SHORT_TERM,
+    "episode": types_pb2.TIER_EPISODE,
+    "rule": types_pb2.TIER_RULE,
+    "fact": types_pb2.TIER_FACT,
+    "context": types_pb2.TIER_CONTEXT,
+    "segment": types_pb2.TIER_SEGMENT,
+    "knowledge": types_pb2.TIER_KNOWLEDGE,
+}
 
 
 class ChatServicer:

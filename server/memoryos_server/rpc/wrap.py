@@ -94,6 +94,7 @@ class Call:
             if self.bytes_in > limit:
                 raise TooLarge(
                     f"The request has {self.bytes_in:,} bytes; the limit is {limit:,}",
+                    details="Send less at a time; `memoryos import FILE` brings in files of any size",
                     metadata={"size_bytes": str(self.bytes_in), "limit_bytes": str(limit)},
                 )
             try:

@@ -6,217 +6,73 @@ crash took. This process knows no user, no key and no plain text; it trusts whoe
 in a directory of mode 0700. It flushes and ends on SIGTERM and when its standard input ends, which is when its
 parent is gone.
 
-`python -m memoryos_server.stores.edge_process --directory D --socket S [--vector NAME=DIMENSION]...`
+`python -m memoryos_server.stores.edge_process --directory D --socket S [--vector NAME=DIMENSION]... [--fingerprint F]`
 """
 
 from __future__ import annotations
 
 import argparse
-import array
 import asyncio
-import json
-import os
-import secrets
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
-from uuid import UUID
 
-import qdrant_edge as qe
-
-from memoryos_server.stores.frames import LEXICAL, FrameError, Splitter, pack
+from memoryos_server.stores.edge_engine import Engine
+from memoryos_server.stores.edge_ids import as_numbers
+from memoryos_server.stores.edge_points import InvalidRequestError, Prepared
+from memoryos_server.stores.edge_records import TakenError
+from memoryos_server.stores.edge_shards import LayoutDiffersError, Shards
+from memoryos_server.stores.frames import FrameError, Splitter, pack
 
 LAYOUT_DIFFERS = 3
-"""The exit status when the directory holds other vectors than asked for."""
+"""The exit status when the directory is laid out in a way that this version does not read."""
 
-# In kilobytes of a segment. So high that no graph index is ever built: flat search is exact, fast enough at embedded
-# sizes, and building a graph would stop the process for half a minute.
-_NEVER = 10**9
-
-
-class LayoutDiffersError(Exception):
-    """The directory holds other vectors than asked for; the message tells both."""
+# Ten imports of the largest kind at once, or two whose histories are long.
+_STAGED_BYTES = 512 * 1024 * 1024
+_POINT_BYTES = 5_000  # terms, vectors, hashes
 
 
-class InvalidRequestError(Exception):
-    """A request is wrong; the message says how and holds no content."""
+class Staged:
+    """Points that one client has sent but not yet put. What it never puts goes with its connection.
 
+    Of too many the oldest set is dropped: putting it then fails, and is tried anew.
+    """
 
-def _config(dense: Mapping[str, int]) -> qe.EdgeConfig:
-    return qe.EdgeConfig(
-        vectors={name: qe.EdgeVectorParams(size=size, distance=qe.Distance.Cosine) for name, size in dense.items()},
-        sparse_vectors={LEXICAL: qe.EdgeSparseVectorParams(modifier=qe.Modifier.Idf)},
-        optimizers=qe.EdgeOptimizersConfig(indexing_threshold=_NEVER),
-        wal_enabled=False,
-    )
+    def __init__(self) -> None:
+        self._sets: dict[int, list[Prepared]] = {}
+        self._sizes: dict[int, int] = {}
 
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class Engine:
-    """One shard in one directory, and the operations that requests name."""
-
-    def __init__(self, shard: qe.EdgeShard, dense: Mapping[str, int]) -> None:
-        self._shard = shard
-        self._dense = dict(dense)
-        # Tells whether a write was taken by this process or by one before it, which may have lost it.
-        self._incarnation = secrets.randbits(62)
-        self.operations: Mapping[str, Callable[..., Any]] = {
-            "ping": self.ping,
-            "insert": self.insert,
-            "search": self.search,
-            "get": self.get,
-            "owner": self.owner,
-            "flush": self.flush,
-            "count": self.count,
-            "delete_subject": self.delete_subject,
-        }
-
-    @classmethod
-    def open(cls, directory: Path, dense: Mapping[str, int]) -> Engine:
-        """The engine of a directory, made if it is empty.
+    def add(self, number: int, points: Sequence[Prepared]) -> None:
+        """Adds points to a set.
 
         Raises:
-            LayoutDiffersError: It holds vectors of other names or dimensions.
+            InvalidRequestError: The set is too large by itself.
         """
-        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path, layout = directory / "shard", {"version": 1, "dense": dict(sorted(dense.items())), "sparse": [LEXICAL]}
-        if path.exists():
-            found = json.loads((path / "layout.json").read_text("utf-8"))
-            if found != layout:
-                raise LayoutDiffersError(
-                    f"the index in {directory.resolve()} holds the vectors {found.get('dense')}"
-                    f" (layout {found.get('version')}), but {layout['dense']} (layout {layout['version']}) are"
-                    " configured: set the embedding model back, or use another data directory"
-                )
-            # A killed vacuum leaves its half-made segments behind; they are copies.
-            shutil.rmtree(path / "temp_segments", ignore_errors=True)
-            return cls(qe.EdgeShard.load(str(path), _config(dense)), dense)
-        # Made aside and renamed, so that a crash midway leaves no half-made shard under the name.
-        fresh = directory / "shard.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
-        shard = qe.EdgeShard.create(str(fresh), _config(dense))
-        shard.update(qe.UpdateOperation.create_field_index("s", qe.KeywordIndexParams(is_tenant=True)))
-        shard.update(qe.UpdateOperation.create_field_index("ts", qe.FloatIndexParams()))
-        shard.flush()
-        shard.close()
-        (fresh / "layout.json").write_text(json.dumps(layout), "utf-8")
-        _sync(fresh / "layout.json")
-        _sync(fresh)
-        fresh.rename(path)
-        _sync(directory)
-        return cls(qe.EdgeShard.load(str(path), _config(dense)), dense)
+        self._sets.setdefault(number, []).extend(points)
+        self._sizes[number] = self._sizes.get(number, 0) + sum(map(_size, points))
+        while sum(self._sizes.values()) > _STAGED_BYTES:
+            oldest = next(iter(self._sets))
+            self.take(oldest)
+            if oldest == number:
+                raise InvalidRequestError("so much cannot become visible at once")
 
-    def close(self) -> None:
-        """Flushes and lets go of the files."""
-        self._shard.flush()
-        self._shard.close()
+    def take(self, number: int) -> list[Prepared]:
+        """A set, which is then no more.
 
-    def ping(self) -> dict[str, Any]:
-        """Which process this is."""
-        return {"pid": os.getpid(), "incarnation": self._incarnation}
-
-    def insert(self, points: Sequence[Mapping[str, Any]]) -> int:
-        """Adds points that are not there; gives the incarnation. Of equal ids in a request the first counts."""
-        made: dict[str, qe.Point] = {}
-        for point in points:
-            vector: dict[str, Any] = {name: self._vector(name, raw) for name, raw in point["dense"].items()}
-            indices, values = point["sparse"]
-            if indices:
-                vector[LEXICAL] = qe.SparseVector(indices=indices, values=values)
-            made.setdefault(str(UUID(point["id"])), qe.Point(point["id"], vector, point["payload"]))
-        if made:
-            self._shard.update(
-                qe.UpdateOperation.upsert_points(list(made.values()), update_mode=qe.UpdateMode.InsertOnly)
-            )
-        return self._incarnation
-
-    def search(
-        self,
-        subject: str,
-        sparse: tuple[list[int], list[float]],
-        dense: Mapping[str, bytes],
-        limit: int,
-        until: float | None,
-    ) -> dict[str, Any]:
-        """The best `limit` of each leg among a subject's points: `legs` name -> [id, score]..., `payloads` id -> text.
-
-        IDF is counted over the subject's points, whatever `until` says.
+        Raises:
+            LookupError: It was never begun, or dropped.
         """
-        mine = qe.FieldCondition("s", match=qe.MatchValue(subject))
-        corpus = qe.Filter(must=[mine])
-        chosen = corpus
-        if until is not None:
-            chosen = qe.Filter(must=[mine, qe.FieldCondition("ts", range=qe.RangeFloat(lte=until))])
-        names: list[str] = []
-        requests: list[qe.QueryRequest] = []
-        if sparse[0]:
-            names.append(LEXICAL)
-            requests.append(
-                qe.QueryRequest(
-                    limit=limit,
-                    query=qe.Query.Nearest(qe.SparseVector(indices=sparse[0], values=sparse[1]), using=LEXICAL),
-                    filter=chosen,
-                    params=qe.SearchParams(idf=qe.IdfParams(corpus=corpus)),
-                    with_payload=["t"],
-                )
-            )
-        for name, raw in dense.items():
-            names.append(name)
-            query = qe.Query.Nearest(self._vector(name, raw), using=name)
-            requests.append(qe.QueryRequest(limit=limit, query=query, filter=chosen, with_payload=["t"]))
-        legs: dict[str, list[tuple[str, float]]] = {}
-        payloads: dict[str, str] = {}
-        answers = self._shard.query_batch(qe.QueryBatchRequest(requests)) if requests else []
-        for name, hits in zip(names, answers, strict=True):
-            leg = legs[name] = []
-            for hit in hits:
-                found = str(hit.id)
-                leg.append((found, hit.score))
-                payloads[found] = (hit.payload or {})["t"]
-        return {"legs": legs, "payloads": payloads}
+        if number not in self._sets:
+            raise LookupError("the points are no longer staged")
+        del self._sizes[number]
+        return self._sets.pop(number)
 
-    def get(self, subject: str, ids: Sequence[str]) -> dict[str, str]:
-        """Id -> text of those points that are the subject's."""
-        records = self._shard.retrieve(list(ids), with_payload=["s", "t"], with_vector=False)
-        return {str(r.id): r.payload["t"] for r in records if r.payload and r.payload.get("s") == subject}
 
-    def owner(self, memory_id: str) -> str | None:
-        """The subject a point belongs to, or None."""
-        records = self._shard.retrieve([memory_id], with_payload=["s"], with_vector=False)
-        return str(records[0].payload["s"]) if records and records[0].payload else None
-
-    def flush(self) -> int:
-        """Makes all writes durable; gives the incarnation whose writes they are."""
-        self._shard.flush()
-        return self._incarnation
-
-    def count(self, subject: str | None) -> int:
-        """The number of points, of a subject or of all."""
-        chosen = None if subject is None else qe.Filter(must=[qe.FieldCondition("s", match=qe.MatchValue(subject))])
-        return self._shard.count(qe.CountRequest(exact=True, filter=chosen))
-
-    def delete_subject(self, subject: str) -> None:
-        """Removes a subject's points from every answer; the bytes stay in the files until a vacuum."""
-        chosen = qe.Filter(must=[qe.FieldCondition("s", match=qe.MatchValue(subject))])
-        self._shard.update(qe.UpdateOperation.delete_points_by_filter(chosen))
-
-    def _vector(self, name: str, raw: bytes) -> list[float]:
-        if len(raw) != self._dense.get(name, -1) * 4:
-            raise InvalidRequestError(f"no vector {name!r} of {len(raw) // 4} dimensions is configured")
-        vector = array.array("f")
-        vector.frombytes(raw)
-        return vector.tolist()
+def _size(point: Prepared) -> int:
+    """About what a staged point takes in memory, in bytes."""
+    return len(point.payload.get("t", "")) + len(point.payload.get("h", "")) + _POINT_BYTES
 
 
 class Connection(asyncio.Protocol):
@@ -224,8 +80,15 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._staged = Staged()
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
+        self._operations: Mapping[str, Callable[..., Any]] = {
+            **engine.operations,
+            "stage": self._stage,
+            "put": self._put,
+            "put_staged": self._put_staged,
+        }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remembers where answers go."""
@@ -258,14 +121,29 @@ class Connection(asyncio.Protocol):
             raise FrameError("a frame holds no request")
         number, name, arguments = message
         try:
-            operation = self._engine.operations.get(name)
+            operation = self._operations.get(name)
             if operation is None:
                 raise InvalidRequestError(f"no operation {name!r}")
             return pack([number, None, operation(*arguments)])
-        except (InvalidRequestError, TypeError, KeyError, ValueError) as error:
+        except TakenError as error:
+            return pack([number, ["taken", str(error)], None])
+        except LookupError as error:
+            kind = "invalid" if isinstance(error, KeyError) else "failed"
+            return pack([number, [kind, f"{name}: {error}"], None])
+        except (InvalidRequestError, TypeError, ValueError) as error:
             return pack([number, ["invalid", f"{name}: {type(error).__name__}: {error}"], None])
         except Exception as error:  # the engine raises bare Exception; one bad request must not end the process
             return pack([number, ["failed", f"{name}: {error}"], None])
+
+    def _stage(self, number: int, points: Sequence[Mapping[str, Any]]) -> int:
+        self._staged.add(number, [self._engine.points.prepare(point) for point in points])
+        return self._engine.points.incarnation
+
+    def _put(self, points: Sequence[Mapping[str, Any]]) -> int:
+        return self._engine.records.put([self._engine.points.prepare(point) for point in points])
+
+    def _put_staged(self, number: int) -> int:
+        return self._engine.records.put(self._staged.take(number))
 
 
 async def serve(engine: Engine, socket: Path) -> None:
@@ -292,12 +170,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--vector", action="append", default=[], metavar="NAME=DIMENSION")
+    parser.add_argument("--fingerprint", default="", help="tells models of the same names and dimensions apart")
     args = parser.parse_args(argv)
     dense = {name: int(size) for name, _, size in (text.rpartition("=") for text in args.vector)}
     # Ctrl-C reaches every process of a terminal; who stops this one is its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    as_numbers()
     try:
-        engine = Engine.open(args.directory, dense)
+        engine = Engine(Shards.open(args.directory, dense, args.fingerprint))
     except LayoutDiffersError as error:
         print(error, file=sys.stderr, flush=True)
         return LAYOUT_DIFFERS

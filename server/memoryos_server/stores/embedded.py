@@ -177,18 +177,26 @@ class EmbeddedStores:
 
     Args:
         data_dir: The data directory; made with mode 0700 if it is not there.
-        vectors: Dense vector name -> dimension; fixed when the directory is made. None: only Valkey is started.
+        vectors: Dense vector name -> dimension. None: only Valkey is started.
         patience: How long children of an owner that is gone may take to end, seconds.
         start_timeout: How long a child may take until it answers, seconds.
+        fingerprint: What the models are: vectors that others made are kept, but not searched.
     """
 
     def __init__(
-        self, data_dir: Path, vectors: Mapping[str, int] | None, *, patience: float = 5.0, start_timeout: float = 600.0
+        self,
+        data_dir: Path,
+        vectors: Mapping[str, int] | None,
+        *,
+        patience: float = 5.0,
+        start_timeout: float = 600.0,
+        fingerprint: str = "",
     ) -> None:
         self._data_dir = data_dir.absolute()
         self._dense = None if vectors is None else dict(vectors)
         self._patience = patience
         self._start_timeout = start_timeout
+        self._fingerprint = fingerprint
         self._runtime = runtime_dir(self._data_dir)
         self._lock: _Lock | None = None
         self._children: dict[Part, Child] = {}
@@ -294,6 +302,8 @@ class EmbeddedStores:
         command += ["--directory", ".", "--socket", str(self.vectors_socket)]
         for name, size in sorted(dense.items()):
             command += ["--vector", f"{name}={size}"]
+        if self._fingerprint:
+            command += ["--fingerprint", self._fingerprint]
         return Child(
             "vectors",
             command,

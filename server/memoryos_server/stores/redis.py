@@ -11,6 +11,7 @@ from memoryos_server.stores.manifest import Expected, Manifest, open_manifest
 from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.redis_changes import Changes
 from memoryos_server.stores.redis_client import Client
+from memoryos_server.stores.redis_heat import RedisHeat
 from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
 from memoryos_server.stores.redis_subjects import RedisSubjects
@@ -26,6 +27,7 @@ class RedisStore:
         subjects: The ports `Subjects` and `Sealers`.
         turns: The port `Turns`.
         queue: The port `Queue`.
+        heat: The port `HeatStore`.
         audit: The port `AuditLog`.
         keys: The port `ApiKeys`.
     """
@@ -35,6 +37,7 @@ class RedisStore:
     subjects: RedisSubjects
     turns: RedisTurns
     queue: RedisQueue
+    heat: RedisHeat
     audit: RedisAudit
     keys: RedisApiKeys
 
@@ -47,6 +50,8 @@ class RedisStore:
         *,
         short_term_turns: int = 20,
         short_term_ttl_seconds: int = 3600,
+        session_idle_seconds: int = 1800,
+        holder: str = "",
     ) -> AsyncIterator[RedisStore]:
         """The opened store, until the block ends.
 
@@ -56,6 +61,9 @@ class RedisStore:
             expected: What this server writes.
             short_term_turns: How many recent turns the short-term memory holds.
             short_term_ttl_seconds: How long after the last turn it lasts.
+            session_idle_seconds: How long after the last turn a conversation is over and its turns are consolidated;
+                at the latest shortly before the short-term memory ends.
+            holder: Under which name this process holds partitions; only one that is alone may keep one over restarts.
 
         Raises:
             ManifestMismatch: The store is not what this server expects.
@@ -76,12 +84,15 @@ class RedisStore:
 
             changes = Changes(client, api_keys.heard, missed)
             await stack.enter_async_context(changes)
+            # Turns are consolidated while the short-term memory still shows them, so that none is ever out of both.
+            idle = min(session_idle_seconds, short_term_ttl_seconds - min(60, short_term_ttl_seconds // 10))
             yield RedisStore(
                 client,
                 manifest,
                 subjects,
                 RedisTurns(client, subjects, audit, keep=short_term_turns, ttl_seconds=short_term_ttl_seconds),
-                RedisQueue(client, subjects),
+                RedisQueue(client, subjects, audit, full=short_term_turns, idle_seconds=idle, holder=holder),
+                RedisHeat(client, subjects),
                 audit,
                 api_keys,
             )

@@ -153,8 +153,7 @@ class Client:
                 async with asyncio.timeout(_SILENT_SECONDS if self._silent else None):
                     yield
         except BackendDown as fault:
-            # The built-in one is the short wait's, the other redis-py's.
-            self._silent = isinstance(fault.__cause__, (builtins.TimeoutError, TimeoutError))
+            self._silent = self._silent or _timed_out(fault.__cause__)
             raise
         self._silent = False
 
@@ -235,6 +234,16 @@ def _if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
     # ends; a loop around us would then never stop.
     if task is not None and task.cancelling() > before:
         raise asyncio.CancelledError
+
+
+def _timed_out(error: BaseException | None) -> bool:
+    # The built-in one is the short wait's, the other redis-py's, which hides it behind a ConnectionError if it was a new
+    # connection that stayed silent.
+    while error is not None:
+        if isinstance(error, (builtins.TimeoutError, TimeoutError)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _down(error: Exception) -> str | None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from memoryos_server.domain.ports import Subject
+from memoryos_server.domain.ports import KINDS, Subject
 from memoryos_server.stores.sealing import Sealer
 
 PARTITIONS = 256
@@ -70,8 +70,42 @@ class Partition:
 
     @property
     def queue(self) -> str:
-        """Stream: accepted turns whose index entry is not yet durable."""
+        """Stream: the open entries, accepted work that is not yet durable on the searchable side."""
         return f"{self.tag}:queue"
+
+    @property
+    def attempts(self) -> str:
+        """Hash: an open entry's stream id -> how often it was tried, and the nonce of the call that counted last."""
+        return f"{self.tag}:attempts"
+
+    @property
+    def changes(self) -> str:
+        """Hash: a change's name -> the sealed change. Apart from the stream, whose pages must stay small."""
+        return f"{self.tag}:changes"
+
+    @property
+    def dead(self) -> str:
+        """Stream: the dead letters."""
+        return f"{self.tag}:dead"
+
+    @property
+    def dead_marks(self) -> str:
+        """Hash: an event's mark -> the stream id of its dead letter."""
+        return f"{self.tag}:dead_marks"
+
+    @property
+    def due(self) -> str:
+        """Sorted set: subject id -> Unix seconds from which its fresh turns are due for consolidation."""
+        return f"{self.tag}:due"
+
+    @property
+    def lease(self) -> str:
+        """Hash: `holder`, `token`, `until` (Unix milliseconds of the store's clock)."""
+        return f"{self.tag}:lease"
+
+    def done(self, nonce: str) -> str:
+        """String with a short life: the call with this nonce was carried out, and what it answered."""
+        return f"{self.tag}:done:{nonce}"
 
     @property
     def audit(self) -> str:
@@ -83,7 +117,7 @@ class Partition:
         return f"{self.tag}:audit_batch:{nonce}"
 
     def subject(self, subject_id: str) -> str:
-        """Hash: a subject's record: `epoch`, `lookup`, `who` (sealed).
+        """Hash: a subject's record: `epoch`, `lookup`, `who` (sealed), `seq` (turns accepted), `rev` (changes).
 
         Raises:
             ValueError: It is no subject id of this partition.
@@ -91,6 +125,19 @@ class Partition:
         if not is_subject_id(subject_id) or int(subject_id[:2], 16) != self.number:
             raise ValueError("not a subject id of this partition")
         return f"{self.tag}:subject:{subject_id}"
+
+    def fresh(self, subject_id: str) -> str:
+        """List: memory ids, 16 bytes each, of a subject's turns that are stored but in no segment yet, oldest first."""
+        return f"{self.tag}:fresh:{subject_id}"
+
+    def marks(self, subject_id: str, day: int) -> str:
+        """Hash: the idempotency marks of a subject that were made on a day.
+
+        Args:
+            subject_id: The subject.
+            day: Days since 1970-01-01, UTC.
+        """
+        return f"{self.tag}:marks:{subject_id}:{day}"
 
 
 def partition_of(hexadecimal: str) -> Partition:
@@ -123,21 +170,65 @@ class Scope:
         """List: the newest turns, sealed, oldest first."""
         return f"{self.partition.tag}:recent:{self.subject.id}"
 
+    @property
+    def fresh(self) -> str:
+        """List: the turns that are stored but in no segment yet."""
+        return self.partition.fresh(self.subject.id)
+
+    @property
+    def sessions(self) -> str:
+        """Hash: a session's field -> number of turns, first and last time, sealed session id."""
+        return f"{self.partition.tag}:sessions:{self.subject.id}"
+
+    @property
+    def active(self) -> str:
+        """Sorted set: a session's field -> Unix milliseconds of its last turn."""
+        return f"{self.partition.tag}:active:{self.subject.id}"
+
+    @property
+    def heat(self) -> str:
+        """Hash: a record's id, 16 bytes -> its heat."""
+        return f"{self.partition.tag}:heat:{self.subject.id}"
+
+    def keys(self, today: int) -> list[str]:
+        """Every key that only this subject's memory lies under: all but its record, which outlives an erasure.
+
+        What the partition's own keys hold of it carries its epoch, and is dropped when that is found to be over.
+
+        Args:
+            today: Days since 1970-01-01, UTC.
+        """
+        marks = [self.marks(day) for day in range(today + 1, today - 5, -1)]
+        return [self.recent, self.fresh, self.sessions, self.active, self.heat, *marks]
+
     def marks(self, day: int) -> str:
         """Hash: the idempotency marks made on a day.
 
         Args:
             day: Days since 1970-01-01, UTC.
         """
-        return f"{self.partition.tag}:marks:{self.subject.id}:{day}"
+        return self.partition.marks(self.subject.id, day)
 
     def mark(self, event_id: str) -> bytes:
         """The field of an event's idempotency mark: 16 bytes."""
         return bytes.fromhex(self._sealer.equality("event", event_id))
 
+    def session_field(self, session_id: str) -> bytes:
+        """The field of a session in the list of sessions: 16 bytes; turns without a session have one, too."""
+        return bytes.fromhex(self._sealer.equality("session", session_id))
+
     def session(self, session_id: str) -> str:
         """What stands for a session in filters: a keyed hash, "" for no session."""
         return self._sealer.equality("session", session_id) if session_id else ""
+
+    def corpus(self, kind: str = "") -> str:
+        """What each vector record of one kind has as `s`: "" for episodes, else a kind of records."""
+        return f"{self.subject.id}/{kind}" if kind else self.subject.id
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """The corpora of all kinds."""
+        return tuple(self.corpus(kind) for kind in ("", *KINDS))
 
     def filter(self, *, session_id: str | None = None) -> Mapping[str, str]:
         """Payload field -> value that each vector record of this subject, or of one of its sessions, has."""

@@ -1,76 +1,66 @@
 """The searchable side of memory over the embedded vector process.
 
-Turns leave this module sealed and come back opened; the process sees ciphertext, keyed terms, vectors and times.
-Every read names its subject, and what is not the subject's is never given.
+What is kept leaves this module sealed and comes back opened; the process sees ciphertext, keyed terms, vectors and
+times. Every read names its subject, and what is not the subject's is never given.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
-from uuid import UUID
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 from memoryos_server.domain.core.faults import BackendDown
-from memoryos_server.domain.ports import Candidate, IndexedTurn, SearchQuery, Subject, Turn
-from memoryos_server.stores.edge_client import EdgeClient, EdgeError
-from memoryos_server.stores.points import dense, open_turn, point, sparse
-from memoryos_server.stores.sealing import SealBroken, Sealer, Sealers
+from memoryos_server.domain.ports import (
+    Candidate,
+    IndexedRecord,
+    IndexedTurn,
+    Record,
+    RecordFilter,
+    RecordHit,
+    RecordQuery,
+    SearchQuery,
+    Subject,
+    Turn,
+)
+from memoryos_server.stores.edge_rows import candidates
+from memoryos_server.stores.edge_upkeep import FLUSH_SECONDS, EdgeUpkeep, is_uuid, known_ids
+from memoryos_server.stores.points import (
+    Point,
+    chosen,
+    dense,
+    names,
+    open_record,
+    open_turn,
+    pieces,
+    point,
+    record_point,
+    sparse,
+)
+from memoryos_server.stores.scope import Scope
+from memoryos_server.stores.sealing import SealBroken, Sealer
 
 _log = logging.getLogger(__name__)
 
-_DEADLINE_SECONDS = 5.0
-_FLUSH_SECONDS = 60.0
 # The process does one request at a time: small ones let others in between, and no frame comes near its limit.
 _POINTS_PER_REQUEST = 128
+_BYTES_PER_REQUEST = 4 * 1024 * 1024
 # A term costs a keyed hash, 1.5 us: more than this many would hold up everybody else and are hashed in a thread.
 _TERMS_AT_ONCE = 3_000
-_BYTES_PER_REQUEST = 4 * 1024 * 1024
+_SCANNED = 256
 
 
-class EdgeVectors:
+class EdgeVectors(EdgeUpkeep):
     """`domain.ports.Vectors` on the socket of the vector process; connects when first called, and again when it broke.
 
     A call gives up after 5 s (`flush` 60 s) with `BackendDown`, at once while the process is away. It is an async
-    context manager that closes its connection.
-
-    Args:
-        socket: Where the process listens.
-        sealers: Where sealers come from.
-        deadline: Per call, seconds.
+    context manager that closes its connection. Every method may raise `BackendDown`.
     """
 
-    def __init__(self, socket: Path, sealers: Sealers, *, deadline: float = _DEADLINE_SECONDS) -> None:
-        self._client = EdgeClient(socket)
-        self._sealers = sealers
-        self._deadline = deadline
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Closes the connection."""
-        await self._client.close()
-
-    def on_reconnect(self, follower: Callable[[], None]) -> None:
-        """Has `follower` called whenever the process may be another than before, ahead of the first request to it."""
-        self._client.reconnected = follower
-
-    async def ping(self) -> None:
-        """Returns if the process answers.
-
-        Raises:
-            BackendDown: It does not.
-        """
-        await self._call("ping")
+    _staged = itertools.count(1)
 
     async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> int:
         """Adds turns that are not there yet; one that is stays as it is. In pieces: a failure may leave some written.
@@ -81,125 +71,165 @@ class EdgeVectors:
         Raises:
             BackendDown: The process does not answer, or was restarted midway.
         """
-        if not turns:
-            return int((await self._call("ping"))["incarnation"])
         sealer = await self._sealers.sealer(subject)
-        took: set[int] = set()
-        pieces: Iterable[list[Mapping[str, Any]]] = _pieces(subject, turns, sealer)
-        if sum(len(turn.terms) for turn in turns) > _TERMS_AT_ONCE:
-            pieces = await asyncio.to_thread(list, pieces)
-        for piece in pieces:
+        points = (point(subject, turn, sealer, self._analysis) for turn in turns)
+        took = set()
+        for piece in await _made(points, sum(len(turn.terms) for turn in turns)):
             took.add(await self._call("insert", piece))
-            if len(took) > 1:
-                raise BackendDown("The vector store was restarted midway")
-        return took.pop()
+        return await self._one(took)
 
-    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
-        """The union of what each leg finds among the subject's turns, in no order. IDF is the subject's own.
+    async def put(self, subject: Subject, records: Sequence[IndexedRecord]) -> int:
+        """Adds records, or replaces those whose version is not higher; all become visible at once.
+
+        Of several versions of one record the highest counts. Vectors of a version that is replaced are gone; the same
+        version put again without vectors keeps those it has.
+
+        Returns:
+            The incarnation of the process that took them.
 
         Raises:
-            BackendDown: The process does not answer.
+            Exists: An id is that of an episode, of another kind, or of another subject. Nothing was written.
+            BackendDown: The process does not answer, or was restarted midway. All or nothing was written.
         """
-        if query.limit < 1 or not (query.terms or query.dense):
+        sealer = await self._sealers.sealer(subject)
+        points = (record_point(subject, record, sealer, self._analysis) for record in records)
+        sent = list(await _made(points, sum(len(record.terms) for record in records)))
+        if len(sent) <= 1:
+            return await self._one({await self._call("put", piece) for piece in sent})
+        number = next(self._staged)
+        took = {await self._call("stage", number, piece) for piece in sent}
+        took.add(await self._call("put_staged", number, deadline=FLUSH_SECONDS))
+        return await self._one(took)
+
+    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
+        """The union of what each leg finds among the subject's turns, in no order. IDF is the subject's own."""
+        if query.limit < 1 or not (any(query.lexical.values()) or query.dense):
             return []
         sealer = await self._sealers.sealer(subject)
-        answer = await self._call(
+        rows, legs = await self._call(
             "search",
-            subject.id,
-            sparse(query.terms, sealer),
+            Scope(subject, sealer).corpus(),
+            [(leg, *sparse(terms, sealer)) for leg, terms in query.lexical.items() if terms],
             {name: dense(vector) for name, vector in query.dense.items()},
             query.limit,
             query.until.timestamp() if query.until is not None else None,
         )
-        scores: dict[str, dict[str, float]] = {}
-        for leg, hits in answer["legs"].items():
-            for memory_id, score in hits:
-                scores.setdefault(memory_id, {})[leg] = score
-        return [Candidate(turn, scores[turn.id]) for turn in _opened(answer["payloads"], sealer)]
+        return candidates(rows, legs, frozenset(names(query.names, sealer)))
+
+    async def find(self, subject: Subject, queries: Sequence[RecordQuery]) -> list[list[RecordHit]]:
+        """For each query, the union of what its legs find among the subject's records, in no order. One round trip."""
+        sealer = await self._sealers.sealer(subject)
+        scope, now = Scope(subject, sealer), datetime.now(UTC)
+        asked = []
+        for query in queries:
+            at = (query.as_of or now).timestamp()
+            wanted = chosen(scope, RecordFilter(query.kind, query.type), sealer, now) | {"at": at, "began": at}
+            vectors = {name: dense(vector) for name, vector in query.dense.items()}
+            asked.append((wanted, *sparse(query.terms, sealer), vectors, max(query.limit, 0)))
+        answers: list[list[RecordHit]] = []
+        for hits in await self._call("find", asked) if asked else ():
+            scores = {row[0]: found for row, found in hits}
+            opened = _records((row for row, _ in hits), sealer)
+            answers.append([RecordHit(record, scores[record.id]) for record in opened])
+        return answers
+
+    async def near(self, subject: Subject, dense: Mapping[str, Sequence[float]], limit: int) -> list[tuple[str, float]]:
+        """The ids of the turns closest in meaning, with the best of their cosines, best first."""
+        if limit < 1 or not dense:
+            return []
+        vectors = {name: _vector(vector) for name, vector in dense.items()}
+        sealer = await self._sealers.sealer(subject)
+        found = await self._call("near", Scope(subject, sealer).corpus(), vectors, limit)
+        return [(memory_id, cosine) for memory_id, cosine in found]
 
     async def get(self, subject: Subject, ids: Sequence[str]) -> list[Turn]:
-        """Those of the subject's turns that exist, in no order. What is no UUID does not exist.
-
-        Raises:
-            BackendDown: The process does not answer.
-        """
-        known = [memory_id for memory_id in dict.fromkeys(ids) if _is_uuid(memory_id)]
+        """Those of the subject's turns that exist, in no order. What is no UUID does not exist."""
+        known = known_ids(ids)
         if not known:
             return []
-        payloads = await self._call("get", subject.id, known)
-        return list(_opened(payloads, await self._sealers.sealer(subject))) if payloads else []
+        sealer = await self._sealers.sealer(subject)
+        payloads = await self._call("get", Scope(subject, sealer).corpus(), known)
+        return list(_turns(payloads.items(), sealer))
+
+    async def records(self, subject: Subject, ids: Sequence[str], *, history: bool = False) -> list[Record]:
+        """Those of the subject's records that exist, in no order."""
+        known = known_ids(ids)
+        if not known:
+            return []
+        sealer = await self._sealers.sealer(subject)
+        rows = await self._call("records", Scope(subject, sealer).corpora, known, history)
+        return list(_records(rows, sealer))
+
+    async def page(
+        self, subject: Subject, chosen: RecordFilter, offset: int, limit: int, *, history: bool = False
+    ) -> tuple[list[Record], int]:
+        """Records newest first, of equal `created_at` by id, from `offset`; and how many there are in all."""
+        wanted, sealer = await self._wanted(subject, chosen)
+        rows, total = await self._call("page", wanted, offset, max(limit, 0), history)
+        return list(_records(rows, sealer)), total
+
+    async def scan(self, subject: Subject, chosen: RecordFilter, *, history: bool = False) -> AsyncIterator[Record]:
+        """Every such record, in the order of ids, read in pieces; one that is written meanwhile may be given or not."""
+        wanted, sealer = await self._wanted(subject, chosen)
+        after, more = "", True
+        while more:
+            rows, after = await self._call("scan", wanted, after, _SCANNED, history)
+            more = bool(after)
+            for record in _records(rows, sealer):
+                yield record
+
+    async def said(self, subject: Subject, session_id: str, after: int, limit: int) -> list[Turn]:
+        """A session's turns in the order of acceptance, those with a `seq` above `after`."""
+        if limit < 1:
+            return []
+        sealer = await self._sealers.sealer(subject)
+        scope = Scope(subject, sealer)
+        rows = await self._call("said", scope.corpus(), scope.session(session_id), after, limit)
+        return list(_turns(rows, sealer))
+
+    async def remove(self, subject: Subject, ids: Sequence[str]) -> int:
+        """Removes the subject's episodes and records of these ids from every answer. Gives the incarnation."""
+        sealer = await self._sealers.sealer(subject)
+        return int(await self._call("remove", Scope(subject, sealer).corpora, known_ids(ids)))
 
     async def owner(self, memory_id: str) -> str | None:
-        """The subject id that a memory belongs to, or None.
-
-        Raises:
-            BackendDown: The process does not answer.
-        """
-        if not _is_uuid(memory_id):
-            return None
-        found: str | None = await self._call("owner", memory_id)
-        return found
-
-    async def flush(self) -> int:
-        """Returns once every write that this incarnation of the process took before this call is durable.
-
-        Returns:
-            The incarnation. Writes that another one took may be lost and must be repeated.
-
-        Raises:
-            BackendDown: The process does not answer.
-        """
-        return int(await self._call("flush", deadline=_FLUSH_SECONDS))
+        """The subject id that an episode or a record belongs to, or None."""
+        corpus = await self._call("owner", memory_id) if is_uuid(memory_id) else None
+        return None if corpus is None else str(corpus).partition("/")[0]
 
     async def count(self, subject: Subject | None = None) -> int:
-        """The number of turns, of a subject or of all.
-
-        Raises:
-            BackendDown: The process does not answer.
-        """
-        return int(await self._call("count", subject.id if subject is not None else None))
+        """The number of episodes and records, of a subject or of all."""
+        return int(await self._call("count", None if subject is None else await self._corpora(subject)))
 
     async def delete_subject(self, subject: Subject) -> None:
-        """Removes a subject's turns from every answer; their bytes stay in the files until a vacuum.
+        """Removes all that is a subject's from every answer; the bytes stay in the files until a vacuum."""
+        await self._call("delete_subject", await self._corpora(subject))
 
-        Raises:
-            BackendDown: The process does not answer.
-        """
-        await self._call("delete_subject", subject.id)
+    async def _corpora(self, subject: Subject) -> Sequence[str]:
+        return Scope(subject, await self._sealers.sealer(subject)).corpora
 
-    async def _call(self, operation: str, *arguments: Any, deadline: float | None = None) -> Any:
-        try:
-            return await self._client.call(operation, *arguments, timeout=deadline or self._deadline)
-        except TimeoutError as error:
-            raise BackendDown("The vector store does not answer in time") from error
-        except OSError as error:
-            raise BackendDown("The vector store is not reachable") from error
-        except EdgeError as error:
-            if error.kind == "invalid":
-                raise  # a mistake of ours, which trying again does not mend
-            _log.error("the vector store refused a request: %s", error)
-            raise BackendDown("The vector store failed") from error
+    async def _wanted(self, subject: Subject, wanted: RecordFilter) -> tuple[Mapping[str, Any], Sealer]:
+        sealer = await self._sealers.sealer(subject)
+        return chosen(Scope(subject, sealer), wanted, sealer, datetime.now(UTC)), sealer
+
+    async def _one(self, took: set[int]) -> int:
+        """The incarnation that took a write; of an empty one, the present one."""
+        if len(took) > 1:
+            raise BackendDown("The vector store was restarted midway")
+        return took.pop() if took else int((await self._call("ping"))["incarnation"])
 
 
-def _pieces(subject: Subject, turns: Iterable[IndexedTurn], sealer: Sealer) -> Iterator[list[Mapping[str, Any]]]:
-    """Points as requests carry them, in pieces of bounded size."""
-    piece: list[Mapping[str, Any]] = []
-    size = 0
-    for turn in turns:
-        made = point(subject, turn, sealer)
-        piece.append(
-            {"id": made.id, "sparse": (made.indices, made.values), "dense": made.dense, "payload": made.payload}
-        )
-        size += len(str(made.payload["t"])) + 14 * len(made.indices) + sum(map(len, made.dense.values()))
-        if len(piece) == _POINTS_PER_REQUEST or size >= _BYTES_PER_REQUEST:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+async def _made(points: Iterable[Point], terms: int) -> Iterable[list[Mapping[str, Any]]]:
+    """Points in pieces; many terms are hashed in a thread, so that nobody waits for them."""
+    made = pieces(points, _POINTS_PER_REQUEST, _BYTES_PER_REQUEST)
+    return made if terms <= _TERMS_AT_ONCE else await asyncio.to_thread(list, made)
 
 
-def _opened(payloads: Mapping[str, str], sealer: Sealer) -> Iterator[Turn]:
-    for memory_id, text in payloads.items():
+_vector = dense  # `near` has an argument of that name
+
+
+def _turns(texts: Iterable[tuple[str, str]], sealer: Sealer) -> Iterator[Turn]:
+    for memory_id, text in texts:
         try:
             yield open_turn(memory_id, text, sealer)
         except SealBroken as error:
@@ -207,8 +237,9 @@ def _opened(payloads: Mapping[str, str], sealer: Sealer) -> Iterator[Turn]:
             _log.error("memory %s cannot be opened: %s", memory_id, error)
 
 
-def _is_uuid(text: str) -> bool:
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False
+def _records(rows: Iterable[tuple[str, str, str, str | None]], sealer: Sealer) -> Iterator[Record]:
+    for memory_id, kind, text, history in rows:
+        try:
+            yield open_record(memory_id, kind, text, history, sealer)
+        except SealBroken as error:
+            _log.error("memory %s cannot be opened: %s", memory_id, error)

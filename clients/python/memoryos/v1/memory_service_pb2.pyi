@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from memoryos.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -19,6 +20,42 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _EventState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EventStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EventState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    EVENT_STATE_UNSPECIFIED: _EventState.ValueType  # 0
+    """EVENT_STATE_UNSPECIFIED is never sent."""
+    EVENT_STATE_ACCEPTED: _EventState.ValueType  # 1
+    """EVENT_STATE_ACCEPTED is durable, with work under way."""
+    EVENT_STATE_STORED: _EventState.ValueType  # 2
+    """EVENT_STATE_STORED is kept, and done."""
+    EVENT_STATE_MERGED: _EventState.ValueType  # 3
+    """EVENT_STATE_MERGED is kept, and says nothing that was not known."""
+    EVENT_STATE_REJECTED: _EventState.ValueType  # 4
+    """EVENT_STATE_REJECTED is of no use to memory, such as a greeting, or was taken back; `reason` says which."""
+    EVENT_STATE_DEAD_LETTER: _EventState.ValueType  # 5
+    """EVENT_STATE_DEAD_LETTER is durable, but could not be worked on; an administrator can repeat it."""
+
+class EventState(_EventState, metaclass=_EventStateEnumTypeWrapper):
+    """EventState is how far an event has come."""
+
+EVENT_STATE_UNSPECIFIED: EventState.ValueType  # 0
+"""EVENT_STATE_UNSPECIFIED is never sent."""
+EVENT_STATE_ACCEPTED: EventState.ValueType  # 1
+"""EVENT_STATE_ACCEPTED is durable, with work under way."""
+EVENT_STATE_STORED: EventState.ValueType  # 2
+"""EVENT_STATE_STORED is kept, and done."""
+EVENT_STATE_MERGED: EventState.ValueType  # 3
+"""EVENT_STATE_MERGED is kept, and says nothing that was not known."""
+EVENT_STATE_REJECTED: EventState.ValueType  # 4
+"""EVENT_STATE_REJECTED is of no use to memory, such as a greeting, or was taken back; `reason` says which."""
+EVENT_STATE_DEAD_LETTER: EventState.ValueType  # 5
+"""EVENT_STATE_DEAD_LETTER is durable, but could not be worked on; an administrator can repeat it."""
+Global___EventState: _TypeAlias = EventState  # noqa: Y015
 
 @_typing.final
 class AddMemoryRequest(_message.Message):
@@ -247,26 +284,115 @@ class Segment(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     SUMMARY_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    TAGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the segment's id."""
     summary: _builtins.str
     """summary is its text."""
     score: _builtins.float
     """score is the relevance, 0..1."""
+    @_builtins.property
+    def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """tags are its labels."""
+
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         summary: _builtins.str = ...,
         score: _builtins.float = ...,
+        tags: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "score", b"score", "summary", b"summary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "score", b"score", "summary", b"summary", "tags", b"tags"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Segment: _TypeAlias = Segment  # noqa: Y015
+
+@_typing.final
+class Fact(_message.Message):
+    """Fact is something that is believed: since when, until when, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    PREDICATE_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    BELIEVED_SINCE_FIELD_NUMBER: _builtins.int
+    BELIEVED_UNTIL_FIELD_NUMBER: _builtins.int
+    VALID_FROM_FIELD_NUMBER: _builtins.int
+    VALID_TO_FIELD_NUMBER: _builtins.int
+    SOURCE_IDS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the fact's id; its history tells what was believed before."""
+    text: _builtins.str
+    """text is the fact as a sentence."""
+    subject: _builtins.str
+    """subject is whom it is about: `user`, or a name."""
+    predicate: _builtins.str
+    """predicate is what it is about, such as `lives_in`."""
+    value: _builtins.str
+    """value is the value as it was spelled."""
+    confidence: _builtins.float
+    """confidence is how sure it is, 0..1; it grows when the fact is said again."""
+    @_builtins.property
+    def believed_since(self) -> _timestamp_pb2.Timestamp:
+        """believed_since is when it was said first."""
+
+    @_builtins.property
+    def believed_until(self) -> _timestamp_pb2.Timestamp:
+        """believed_until is when something said contradicted it; absent for what is believed still."""
+
+    @_builtins.property
+    def valid_from(self) -> _timestamp_pb2.Timestamp:
+        """valid_from is from when it holds, where the words tell."""
+
+    @_builtins.property
+    def valid_to(self) -> _timestamp_pb2.Timestamp:
+        """valid_to is until when it holds, where the words tell."""
+
+    @_builtins.property
+    def source_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """source_ids are the turns that say so."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        text: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        predicate: _builtins.str = ...,
+        value: _builtins.str = ...,
+        confidence: _builtins.float = ...,
+        believed_since: _timestamp_pb2.Timestamp | None = ...,
+        believed_until: _timestamp_pb2.Timestamp | None = ...,
+        valid_from: _timestamp_pb2.Timestamp | None = ...,
+        valid_to: _timestamp_pb2.Timestamp | None = ...,
+        source_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_believed_until", b"_believed_until", "_valid_from", b"_valid_from", "_valid_to", b"_valid_to", "believed_since", b"believed_since", "believed_until", b"believed_until", "valid_from", b"valid_from", "valid_to", b"valid_to"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_believed_until", b"_believed_until", "_valid_from", b"_valid_from", "_valid_to", b"_valid_to", "believed_since", b"believed_since", "believed_until", b"believed_until", "confidence", b"confidence", "id", b"id", "predicate", b"predicate", "source_ids", b"source_ids", "subject", b"subject", "text", b"text", "valid_from", b"valid_from", "valid_to", b"valid_to", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__believed_until: _TypeAlias = _typing.Literal["believed_until"]  # noqa: Y015
+    _WhichOneofArgType__believed_until: _TypeAlias = _typing.Literal["_believed_until", b"_believed_until"]  # noqa: Y015
+    _WhichOneofReturnType__valid_from: _TypeAlias = _typing.Literal["valid_from"]  # noqa: Y015
+    _WhichOneofArgType__valid_from: _TypeAlias = _typing.Literal["_valid_from", b"_valid_from"]  # noqa: Y015
+    _WhichOneofReturnType__valid_to: _TypeAlias = _typing.Literal["valid_to"]  # noqa: Y015
+    _WhichOneofArgType__valid_to: _TypeAlias = _typing.Literal["_valid_to", b"_valid_to"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__believed_until) -> _WhichOneofReturnType__believed_until | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__valid_from) -> _WhichOneofReturnType__valid_from | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__valid_to) -> _WhichOneofReturnType__valid_to | None: ...
+
+Global___Fact: _TypeAlias = Fact  # noqa: Y015
 
 @_typing.final
 class LongTerm(_message.Message):
@@ -276,21 +402,27 @@ class LongTerm(_message.Message):
 
     PROFILE_FIELD_NUMBER: _builtins.int
     KNOWLEDGE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
     profile: _builtins.str
     """profile is a short text; empty if nothing is known."""
     @_builtins.property
     def knowledge(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """knowledge is a list of facts."""
 
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
+        """facts are those of knowledge, in its order, with where they come from."""
+
     def __init__(
         self,
         *,
         profile: _builtins.str = ...,
         knowledge: _abc.Iterable[_builtins.str] | None = ...,
+        facts: _abc.Iterable[Global___Fact] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["knowledge", b"knowledge", "profile", b"profile"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "knowledge", b"knowledge", "profile", b"profile"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -421,3 +553,383 @@ class GetMemoryHistoryResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetMemoryHistoryResponse: _TypeAlias = GetMemoryHistoryResponse  # noqa: Y015
+
+@_typing.final
+class ListSessionsRequest(_message.Message):
+    """ListSessionsRequest asks for a page of conversations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    user_id: _builtins.str
+    """user_id is whose they are. May be left out where the key or X-User-ID names the user."""
+    page_size: _builtins.int
+    """page_size is the number of conversations, 1..100; larger is taken as 100. Default 20."""
+    page_token: _builtins.str
+    """page_token is `next_page_token` of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        user_id: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size", "page_token", b"page_token", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListSessionsRequest: _TypeAlias = ListSessionsRequest  # noqa: Y015
+
+@_typing.final
+class Session(_message.Message):
+    """Session is a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    FIRST_AT_FIELD_NUMBER: _builtins.int
+    LAST_AT_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the session's id; empty for the turns that were added without one, which `-` names in a path."""
+    turns: _builtins.int
+    """turns is how many turns it has."""
+    @_builtins.property
+    def first_at(self) -> _timestamp_pb2.Timestamp:
+        """first_at is the time of the first accepted turn."""
+
+    @_builtins.property
+    def last_at(self) -> _timestamp_pb2.Timestamp:
+        """last_at is the time of the last accepted turn."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        turns: _builtins.int = ...,
+        first_at: _timestamp_pb2.Timestamp | None = ...,
+        last_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first_at", b"first_at", "last_at", b"last_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first_at", b"first_at", "id", b"id", "last_at", b"last_at", "turns", b"turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Session: _TypeAlias = Session  # noqa: Y015
+
+@_typing.final
+class ListSessionsResponse(_message.Message):
+    """ListSessionsResponse is a page of conversations."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSIONS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """next_page_token names the next page; empty at the end."""
+    @_builtins.property
+    def sessions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Session]:
+        """sessions are last active first."""
+
+    def __init__(
+        self,
+        *,
+        sessions: _abc.Iterable[Global___Session] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "sessions", b"sessions"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListSessionsResponse: _TypeAlias = ListSessionsResponse  # noqa: Y015
+
+@_typing.final
+class GetSessionRequest(_message.Message):
+    """GetSessionRequest asks for a page of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the conversation; `-`: the turns without one."""
+    user_id: _builtins.str
+    """user_id is whose it is. May be left out where the key or X-User-ID names the user."""
+    page_size: _builtins.int
+    """page_size is the number of turns, 1..100; larger is taken as 100. Default 20."""
+    page_token: _builtins.str
+    """page_token is `next_page_token` of the page before; empty: the first page."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size", "page_token", b"page_token", "session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___GetSessionRequest: _TypeAlias = GetSessionRequest  # noqa: Y015
+
+@_typing.final
+class SessionTurn(_message.Message):
+    """SessionTurn is one turn of a conversation, verbatim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_ID_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    TIMESTAMP_FIELD_NUMBER: _builtins.int
+    memory_id: _builtins.str
+    """memory_id is the id that history and deletion take."""
+    event_id: _builtins.str
+    """event_id is the idempotency id it was added under."""
+    role: _types_pb2.Role.ValueType
+    """role is who said it."""
+    name: _builtins.str
+    """name is the speaker's name; empty if none was given."""
+    content: _builtins.str
+    """content is the text."""
+    @_builtins.property
+    def timestamp(self) -> _timestamp_pb2.Timestamp:
+        """timestamp is when it was said."""
+
+    def __init__(
+        self,
+        *,
+        memory_id: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        role: _types_pb2.Role.ValueType = ...,
+        name: _builtins.str = ...,
+        content: _builtins.str = ...,
+        timestamp: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "event_id", b"event_id", "memory_id", b"memory_id", "name", b"name", "role", b"role", "timestamp", b"timestamp"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SessionTurn: _TypeAlias = SessionTurn  # noqa: Y015
+
+@_typing.final
+class GetSessionResponse(_message.Message):
+    """GetSessionResponse is a page of a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    TURNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the conversation; empty for the turns without one."""
+    next_page_token: _builtins.str
+    """next_page_token names the next page; empty at the end."""
+    @_builtins.property
+    def turns(self) -> _containers.RepeatedCompositeFieldContainer[Global___SessionTurn]:
+        """turns are in the order in which they were kept."""
+
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        turns: _abc.Iterable[Global___SessionTurn] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "session_id", b"session_id", "turns", b"turns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetSessionResponse: _TypeAlias = GetSessionResponse  # noqa: Y015
+
+@_typing.final
+class DeleteSessionRequest(_message.Message):
+    """DeleteSessionRequest names a conversation."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    session_id: _builtins.str
+    """session_id is the conversation; `-`: the turns without one."""
+    user_id: _builtins.str
+    """user_id is whose it is. May be left out where the key or X-User-ID names the user."""
+    def __init__(
+        self,
+        *,
+        session_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["session_id", b"session_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSessionRequest: _TypeAlias = DeleteSessionRequest  # noqa: Y015
+
+@_typing.final
+class DeleteSessionResponse(_message.Message):
+    """DeleteSessionResponse says what was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELETED_FIELD_NUMBER: _builtins.int
+    deleted: _builtins.int
+    """deleted is the number of turns that were removed."""
+    def __init__(
+        self,
+        *,
+        deleted: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deleted", b"deleted"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteSessionResponse: _TypeAlias = DeleteSessionResponse  # noqa: Y015
+
+@_typing.final
+class GetEventRequest(_message.Message):
+    """GetEventRequest names an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """event_id is the idempotency id the turn was added under."""
+    user_id: _builtins.str
+    """user_id is whose it is. May be left out where the key or X-User-ID names the user."""
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEventRequest: _TypeAlias = GetEventRequest  # noqa: Y015
+
+@_typing.final
+class GetEventResponse(_message.Message):
+    """GetEventResponse is what became of an event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    MEMORY_ID_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RELATED_MEMORY_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_AT_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    event_id: _builtins.str
+    """event_id is the event."""
+    memory_id: _builtins.str
+    """memory_id is the id its turn is kept under."""
+    state: Global___EventState.ValueType
+    """state is how far it has come. After a day an event whose turn is there is shown as stored."""
+    reason: _builtins.str
+    """reason is why, as a code; empty if there is nothing to say."""
+    related_memory_id: _builtins.str
+    """related_memory_id is the memory it was merged into; empty if none."""
+    attempts: _builtins.int
+    """attempts is how often work on it failed so far."""
+    @_builtins.property
+    def changed_at(self) -> _timestamp_pb2.Timestamp:
+        """changed_at is when it came to this state."""
+
+    def __init__(
+        self,
+        *,
+        event_id: _builtins.str = ...,
+        memory_id: _builtins.str = ...,
+        state: Global___EventState.ValueType = ...,
+        reason: _builtins.str = ...,
+        related_memory_id: _builtins.str = ...,
+        changed_at: _timestamp_pb2.Timestamp | None = ...,
+        attempts: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changed_at", b"changed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "changed_at", b"changed_at", "event_id", b"event_id", "memory_id", b"memory_id", "reason", b"reason", "related_memory_id", b"related_memory_id", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetEventResponse: _TypeAlias = GetEventResponse  # noqa: Y015
+
+@_typing.final
+class DeleteMemoryRequest(_message.Message):
+    """DeleteMemoryRequest names a memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MEMORY_ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    memory_id: _builtins.str
+    """memory_id is the id that adding or finding it gave."""
+    user_id: _builtins.str
+    """user_id is whose it is. May be left out where the key or X-User-ID names the user."""
+    def __init__(
+        self,
+        *,
+        memory_id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["memory_id", b"memory_id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMemoryRequest: _TypeAlias = DeleteMemoryRequest  # noqa: Y015
+
+@_typing.final
+class DeleteMemoryResponse(_message.Message):
+    """DeleteMemoryResponse says what was removed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DERIVED_FIELD_NUMBER: _builtins.int
+    derived: _builtins.int
+    """derived is the number of derived memories that were removed with it."""
+    def __init__(
+        self,
+        *,
+        derived: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["derived", b"derived"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteMemoryResponse: _TypeAlias = DeleteMemoryResponse  # noqa: Y015

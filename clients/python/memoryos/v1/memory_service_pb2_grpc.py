@@ -50,6 +50,31 @@ class MemoryServiceStub:
                 request_serializer=memoryos_dot_v1_dot_memory__service__pb2.GetMemoryHistoryRequest.SerializeToString,
                 response_deserializer=memoryos_dot_v1_dot_memory__service__pb2.GetMemoryHistoryResponse.FromString,
                 _registered_method=True)
+        self.ListSessions = channel.unary_unary(
+                '/memoryos.v1.MemoryService/ListSessions',
+                request_serializer=memoryos_dot_v1_dot_memory__service__pb2.ListSessionsRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_memory__service__pb2.ListSessionsResponse.FromString,
+                _registered_method=True)
+        self.GetSession = channel.unary_unary(
+                '/memoryos.v1.MemoryService/GetSession',
+                request_serializer=memoryos_dot_v1_dot_memory__service__pb2.GetSessionRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_memory__service__pb2.GetSessionResponse.FromString,
+                _registered_method=True)
+        self.DeleteSession = channel.unary_unary(
+                '/memoryos.v1.MemoryService/DeleteSession',
+                request_serializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteSessionRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteSessionResponse.FromString,
+                _registered_method=True)
+        self.GetEvent = channel.unary_unary(
+                '/memoryos.v1.MemoryService/GetEvent',
+                request_serializer=memoryos_dot_v1_dot_memory__service__pb2.GetEventRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_memory__service__pb2.GetEventResponse.FromString,
+                _registered_method=True)
+        self.DeleteMemory = channel.unary_unary(
+                '/memoryos.v1.MemoryService/DeleteMemory',
+                request_serializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteMemoryRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteMemoryResponse.FromString,
+                _registered_method=True)
 
 
 class MemoryServiceServicer:
@@ -77,6 +102,41 @@ class MemoryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListSessions(self, request, context):
+        """ListSessions lists a user's conversations, last active first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSession(self, request, context):
+        """GetSession gives what was said in a conversation, in the order in which it was kept. Unknown session: 404.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteSession(self, request, context):
+        """DeleteSession removes a conversation and what was derived from it. Unknown session: 404.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetEvent(self, request, context):
+        """GetEvent says what became of an event. Unknown event: 404.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteMemory(self, request, context):
+        """DeleteMemory removes a memory of any kind, and what was derived from it. Unknown id: 404.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemoryServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +154,31 @@ def add_MemoryServiceServicer_to_server(servicer, server):
                     servicer.GetMemoryHistory,
                     request_deserializer=memoryos_dot_v1_dot_memory__service__pb2.GetMemoryHistoryRequest.FromString,
                     response_serializer=memoryos_dot_v1_dot_memory__service__pb2.GetMemoryHistoryResponse.SerializeToString,
+            ),
+            'ListSessions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListSessions,
+                    request_deserializer=memoryos_dot_v1_dot_memory__service__pb2.ListSessionsRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_memory__service__pb2.ListSessionsResponse.SerializeToString,
+            ),
+            'GetSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSession,
+                    request_deserializer=memoryos_dot_v1_dot_memory__service__pb2.GetSessionRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_memory__service__pb2.GetSessionResponse.SerializeToString,
+            ),
+            'DeleteSession': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteSession,
+                    request_deserializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteSessionRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteSessionResponse.SerializeToString,
+            ),
+            'GetEvent': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetEvent,
+                    request_deserializer=memoryos_dot_v1_dot_memory__service__pb2.GetEventRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_memory__service__pb2.GetEventResponse.SerializeToString,
+            ),
+            'DeleteMemory': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteMemory,
+                    request_deserializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteMemoryRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_memory__service__pb2.DeleteMemoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +263,141 @@ class MemoryService:
             '/memoryos.v1.MemoryService/GetMemoryHistory',
             memoryos_dot_v1_dot_memory__service__pb2.GetMemoryHistoryRequest.SerializeToString,
             memoryos_dot_v1_dot_memory__service__pb2.GetMemoryHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListSessions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.MemoryService/ListSessions',
+            memoryos_dot_v1_dot_memory__service__pb2.ListSessionsRequest.SerializeToString,
+            memoryos_dot_v1_dot_memory__service__pb2.ListSessionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.MemoryService/GetSession',
+            memoryos_dot_v1_dot_memory__service__pb2.GetSessionRequest.SerializeToString,
+            memoryos_dot_v1_dot_memory__service__pb2.GetSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteSession(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.MemoryService/DeleteSession',
+            memoryos_dot_v1_dot_memory__service__pb2.DeleteSessionRequest.SerializeToString,
+            memoryos_dot_v1_dot_memory__service__pb2.DeleteSessionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetEvent(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.MemoryService/GetEvent',
+            memoryos_dot_v1_dot_memory__service__pb2.GetEventRequest.SerializeToString,
+            memoryos_dot_v1_dot_memory__service__pb2.GetEventResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.MemoryService/DeleteMemory',
+            memoryos_dot_v1_dot_memory__service__pb2.DeleteMemoryRequest.SerializeToString,
+            memoryos_dot_v1_dot_memory__service__pb2.DeleteMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,16 @@ class MemoryServiceStub:
     """RetrieveMemory finds what is relevant to a question: episodes, recent turns, segments, profile and knowledge."""
     GetMemoryHistory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryHistoryRequest, _memory_service_pb2.GetMemoryHistoryResponse]
     """GetMemoryHistory lists the versions of one memory, newest first."""
+    ListSessions: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.ListSessionsRequest, _memory_service_pb2.ListSessionsResponse]
+    """ListSessions lists a user's conversations, last active first."""
+    GetSession: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetSessionRequest, _memory_service_pb2.GetSessionResponse]
+    """GetSession gives what was said in a conversation, in the order in which it was kept. Unknown session: 404."""
+    DeleteSession: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteSessionRequest, _memory_service_pb2.DeleteSessionResponse]
+    """DeleteSession removes a conversation and what was derived from it. Unknown session: 404."""
+    GetEvent: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.GetEventRequest, _memory_service_pb2.GetEventResponse]
+    """GetEvent says what became of an event. Unknown event: 404."""
+    DeleteMemory: _grpc.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]
+    """DeleteMemory removes a memory of any kind, and what was derived from it. Unknown id: 404."""
 
 @_typing.type_check_only
 class MemoryServiceAsyncStub(MemoryServiceStub):
@@ -51,6 +61,16 @@ class MemoryServiceAsyncStub(MemoryServiceStub):
     """RetrieveMemory finds what is relevant to a question: episodes, recent turns, segments, profile and knowledge."""
     GetMemoryHistory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetMemoryHistoryRequest, _memory_service_pb2.GetMemoryHistoryResponse]  # type: ignore[assignment]
     """GetMemoryHistory lists the versions of one memory, newest first."""
+    ListSessions: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.ListSessionsRequest, _memory_service_pb2.ListSessionsResponse]  # type: ignore[assignment]
+    """ListSessions lists a user's conversations, last active first."""
+    GetSession: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetSessionRequest, _memory_service_pb2.GetSessionResponse]  # type: ignore[assignment]
+    """GetSession gives what was said in a conversation, in the order in which it was kept. Unknown session: 404."""
+    DeleteSession: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteSessionRequest, _memory_service_pb2.DeleteSessionResponse]  # type: ignore[assignment]
+    """DeleteSession removes a conversation and what was derived from it. Unknown session: 404."""
+    GetEvent: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.GetEventRequest, _memory_service_pb2.GetEventResponse]  # type: ignore[assignment]
+    """GetEvent says what became of an event. Unknown event: 404."""
+    DeleteMemory: _aio.UnaryUnaryMultiCallable[_memory_service_pb2.DeleteMemoryRequest, _memory_service_pb2.DeleteMemoryResponse]  # type: ignore[assignment]
+    """DeleteMemory removes a memory of any kind, and what was derived from it. Unknown id: 404."""
 
 class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
     """MemoryService keeps what was said and finds it again."""
@@ -78,5 +98,45 @@ class MemoryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_memory_service_pb2.GetMemoryHistoryResponse, _abc.Awaitable[_memory_service_pb2.GetMemoryHistoryResponse]]:
         """GetMemoryHistory lists the versions of one memory, newest first."""
+
+    @_abc_1.abstractmethod
+    def ListSessions(
+        self,
+        request: _memory_service_pb2.ListSessionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.ListSessionsResponse, _abc.Awaitable[_memory_service_pb2.ListSessionsResponse]]:
+        """ListSessions lists a user's conversations, last active first."""
+
+    @_abc_1.abstractmethod
+    def GetSession(
+        self,
+        request: _memory_service_pb2.GetSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.GetSessionResponse, _abc.Awaitable[_memory_service_pb2.GetSessionResponse]]:
+        """GetSession gives what was said in a conversation, in the order in which it was kept. Unknown session: 404."""
+
+    @_abc_1.abstractmethod
+    def DeleteSession(
+        self,
+        request: _memory_service_pb2.DeleteSessionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.DeleteSessionResponse, _abc.Awaitable[_memory_service_pb2.DeleteSessionResponse]]:
+        """DeleteSession removes a conversation and what was derived from it. Unknown session: 404."""
+
+    @_abc_1.abstractmethod
+    def GetEvent(
+        self,
+        request: _memory_service_pb2.GetEventRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.GetEventResponse, _abc.Awaitable[_memory_service_pb2.GetEventResponse]]:
+        """GetEvent says what became of an event. Unknown event: 404."""
+
+    @_abc_1.abstractmethod
+    def DeleteMemory(
+        self,
+        request: _memory_service_pb2.DeleteMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_memory_service_pb2.DeleteMemoryResponse, _abc.Awaitable[_memory_service_pb2.DeleteMemoryResponse]]:
+        """DeleteMemory removes a memory of any kind, and what was derived from it. Unknown id: 404."""
 
 def add_MemoryServiceServicer_to_server(servicer: MemoryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

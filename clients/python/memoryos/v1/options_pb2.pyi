@@ -112,7 +112,7 @@ class _EnvelopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Envelope.Val
     ENVELOPE_SUCCESS: _Envelope.ValueType  # 2
     """ENVELOPE_SUCCESS adds `"success":true` first."""
     ENVELOPE_SUCCESS_DATA: _Envelope.ValueType  # 3
-    """ENVELOPE_SUCCESS_DATA makes the answer `{"success":true,"data":{...}}`."""
+    """ENVELOPE_SUCCESS_DATA makes the answer `{"success":true,"data":{...}}`; with `response_body`, data is that field."""
 
 class Envelope(_Envelope, metaclass=_EnvelopeEnumTypeWrapper):
     """Envelope is what wraps a JSON answer."""
@@ -124,7 +124,7 @@ ENVELOPE_STATUS_OK: Envelope.ValueType  # 1
 ENVELOPE_SUCCESS: Envelope.ValueType  # 2
 """ENVELOPE_SUCCESS adds `"success":true` first."""
 ENVELOPE_SUCCESS_DATA: Envelope.ValueType  # 3
-"""ENVELOPE_SUCCESS_DATA makes the answer `{"success":true,"data":{...}}`."""
+"""ENVELOPE_SUCCESS_DATA makes the answer `{"success":true,"data":{...}}`; with `response_body`, data is that field."""
 Global___Envelope: _TypeAlias = Envelope  # noqa: Y015
 
 @_typing.final
@@ -267,10 +267,6 @@ class Rest(_message.Message):
     """success_code is the HTTP status of success. Default 200."""
     message: _builtins.str
     """message is a template over response and request fields, added as `"message"`, such as `IP {ip} added to whitelist`."""
-    stream: _builtins.str
-    """stream names the repeated field, dotted from the response, whose items a server-streaming RPC brings in pieces; the
-    bridge writes them as one JSON document. Other fields come from the first message.
-    """
     success_false: _builtins.bool
     """success_false adds `"success":false` beside `"error"` in error bodies. ENVELOPE_SUCCESS_DATA implies it."""
     max_body_bytes: _builtins.int
@@ -279,6 +275,14 @@ class Rest(_message.Message):
     """custom marks a route whose HTTP shape is not ours (OpenAI's, Prometheus's): a hand-written module serves it."""
     example: _builtins.str
     """example is a request body as JSON text, for the documentation; a test sends it."""
+    @_builtins.property
+    def stream(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """stream names the field, dotted from the response, that a server-streaming RPC brings in pieces; the bridge writes them
+        as one JSON document. Of a repeated field the items are put one after another, of a string the pieces are joined. Other
+        fields come from the first message. Of several names, the first whose outermost field the first message holds counts;
+        without such a one, the first name.
+        """
+
     @_builtins.property
     def status_when(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatusWhen]:
         """status_when gives other HTTP statuses to some answers."""
@@ -293,7 +297,7 @@ class Rest(_message.Message):
         envelope: Global___Envelope.ValueType = ...,
         success_code: _builtins.int = ...,
         message: _builtins.str = ...,
-        stream: _builtins.str = ...,
+        stream: _abc.Iterable[_builtins.str] | None = ...,
         success_false: _builtins.bool = ...,
         max_body_bytes: _builtins.int = ...,
         status_when: _abc.Iterable[Global___StatusWhen] | None = ...,

@@ -58,6 +58,16 @@ class _TierEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Tier.ValueType],
     """TIER_SHORT_TERM is the recent turns."""
     TIER_EPISODE: _Tier.ValueType  # 2
     """TIER_EPISODE is what was said, verbatim, at any time."""
+    TIER_RULE: _Tier.ValueType  # 3
+    """TIER_RULE is a typed memory that says how to answer."""
+    TIER_FACT: _Tier.ValueType  # 4
+    """TIER_FACT is a typed memory that says what is so."""
+    TIER_CONTEXT: _Tier.ValueType  # 5
+    """TIER_CONTEXT is a typed memory that says what is going on."""
+    TIER_SEGMENT: _Tier.ValueType  # 6
+    """TIER_SEGMENT is a summary of a topic, of the mid-term memory."""
+    TIER_KNOWLEDGE: _Tier.ValueType  # 7
+    """TIER_KNOWLEDGE is a fact that was learnt from what was said, of the long-term memory."""
 
 class Tier(_Tier, metaclass=_TierEnumTypeWrapper):
     """Tier is where a memory comes from."""
@@ -68,6 +78,16 @@ TIER_SHORT_TERM: Tier.ValueType  # 1
 """TIER_SHORT_TERM is the recent turns."""
 TIER_EPISODE: Tier.ValueType  # 2
 """TIER_EPISODE is what was said, verbatim, at any time."""
+TIER_RULE: Tier.ValueType  # 3
+"""TIER_RULE is a typed memory that says how to answer."""
+TIER_FACT: Tier.ValueType  # 4
+"""TIER_FACT is a typed memory that says what is so."""
+TIER_CONTEXT: Tier.ValueType  # 5
+"""TIER_CONTEXT is a typed memory that says what is going on."""
+TIER_SEGMENT: Tier.ValueType  # 6
+"""TIER_SEGMENT is a summary of a topic, of the mid-term memory."""
+TIER_KNOWLEDGE: Tier.ValueType  # 7
+"""TIER_KNOWLEDGE is a fact that was learnt from what was said, of the long-term memory."""
 Global___Tier: _TypeAlias = Tier  # noqa: Y015
 
 @_typing.final

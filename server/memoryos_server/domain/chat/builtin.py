@@ -139,14 +139,13 @@ def answer(
         return Quoted((_NOTED if kept and not asks else _NOTHING)[chinese], ())
     lines = [_HEADING[chinese]]
     for item, sentence in chosen:
-        date = item.timestamp.strftime("%Y-%m-%d")
+        date = item.timestamp.strftime("%Y-%m-%d") if item.timestamp else ""
         if chinese:
-            lines.append(
-                f"- {date}，{ {'user': '你', 'assistant': '助手'}.get(item.role, item.role) }说：「{sentence}」"
-            )
+            who = {"user": "你", "assistant": "助手"}.get(item.role, item.role)
+            lines.append(f"- {date}{'，' if date else ''}{f'{who}说' if who else '记有'}：「{sentence}」")
         else:
-            said = {"user": "you", "assistant": "the assistant"}.get(item.role, item.role)
-            lines.append(f"- {date}, {said} said: “{sentence}”")
+            who = {"user": "you", "assistant": "the assistant"}.get(item.role, item.role)
+            lines.append(f"- {date}{', ' if date else ''}{f'{who} said' if who else 'noted'}: “{sentence}”")
     return Quoted("\n".join(lines), tuple(item for item, _ in chosen))
 
 

@@ -24,6 +24,38 @@ class Ranked(Protocol):
         """The relevance, 0..1."""
 
 
+class Topic(Protocol):
+    """A found segment."""
+
+    @property
+    def id(self) -> str:
+        """The segment's id."""
+
+    @property
+    def summary(self) -> str:
+        """What was talked about."""
+
+    @property
+    def score(self) -> float:
+        """The relevance, 0..1."""
+
+
+class Belief(Protocol):
+    """A fact that is believed."""
+
+    @property
+    def id(self) -> str:
+        """The fact's id."""
+
+    @property
+    def text(self) -> str:
+        """The fact as a sentence."""
+
+    @property
+    def since(self) -> datetime:
+        """From when it was believed."""
+
+
 class Recollection(Protocol):
     """What a user's memory answers."""
 
@@ -34,6 +66,18 @@ class Recollection(Protocol):
     @property
     def short_term(self) -> Sequence[Turn]:
         """The newest turns, oldest first."""
+
+    @property
+    def mid_term(self) -> Sequence[Topic]:
+        """The relevant segments, best first."""
+
+    @property
+    def knowledge(self) -> Sequence[Belief]:
+        """What is believed: what has to do with the question first, then the rest."""
+
+    @property
+    def degraded(self) -> bool:
+        """Something may be missing, because a store is down or just back."""
 
 
 class Memory(Protocol):
@@ -52,6 +96,60 @@ class Memory(Protocol):
         Raises:
             Exists: An event_id was used for other content.
             BackendDown: The turns could not be kept.
+        """
+
+
+class Note(Protocol):
+    """A typed memory, as chat knows it."""
+
+    @property
+    def id(self) -> str:
+        """The memory's id."""
+
+    @property
+    def memory_type(self) -> str:
+        """`rule`, `fact` or `context`."""
+
+    @property
+    def content(self) -> str:
+        """The text."""
+
+    @property
+    def importance(self) -> float:
+        """0..1."""
+
+    @property
+    def score(self) -> float:
+        """The relevance, 0..1; a rule may have none."""
+
+    @property
+    def at(self) -> datetime:
+        """When it came to say this, UTC."""
+
+
+class Noted(Protocol):
+    """The typed memories for a question."""
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """Every rule, and what is relevant of the others; in no order."""
+
+    @property
+    def degraded(self) -> bool:
+        """Something may be missing, because a store is down or just back."""
+
+    def used(self, ids: Sequence[str]) -> None:
+        """Notes that these were injected, which counts as an access."""
+
+
+class Notes(Protocol):
+    """A user's typed memories, as far as chat knows them."""
+
+    async def for_chat(self, tenant_id: str, user_id: str, query: str) -> Noted:
+        """The typed memories for a question, "" for none: rules only; nothing for a user never heard of.
+
+        Raises:
+            BackendDown: They cannot be read.
         """
 
 
@@ -81,19 +179,27 @@ class RecalledItem:
 
     Attributes:
         id: The memory's id.
-        tier: Where it comes from: `short_term` or `episode`.
-        role: Who said it: `user`, `assistant` or `system`.
+        tier: Where it comes from: `short_term`, `episode`, `segment`, `knowledge`, or the type of a typed memory:
+            `rule`, `fact`, `context`.
+        role: Who said it: `user`, `assistant` or `system`; "" if it is not what somebody said.
         content: The text, verbatim.
-        timestamp: When it was said, UTC.
+        timestamp: When it was said, UTC; None if it was at several times.
         score: The relevance, 0..1.
+        importance: 0..1; what nobody weighed is of middling importance.
     """
 
     id: str
     tier: str
     role: str
     content: str
-    timestamp: datetime
+    timestamp: datetime | None
     score: float
+    importance: float = 0.5
+
+    @property
+    def said(self) -> bool:
+        """It is what somebody said, not what was made of it or noted."""
+        return self.role != ""
 
 
 class MemoryMode(enum.Enum):
@@ -135,7 +241,7 @@ class MemoryReport:
         remembered: `true`, `false`, or `pending` at the start of a stream.
         event_id: The id the turn is remembered under, "" if it is not.
         session_id: The conversation the turn belongs to, "" if it is not remembered.
-        degraded: Memory should have been recalled and could not be.
+        degraded: Memory should have been recalled and could not be, or not all of it.
     """
 
     injected: tuple[RecalledItem, ...] = ()

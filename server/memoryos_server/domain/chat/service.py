@@ -13,7 +13,17 @@ from datetime import datetime
 from memoryos_server.domain.chat import builtin
 from memoryos_server.domain.chat.answer import goes_on, parsed, settled, spliced
 from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
-from memoryos_server.domain.chat.context import Block, Blocks, ends_of, items_of, newest_of, render
+from memoryos_server.domain.chat.context import (
+    Block,
+    Blocks,
+    derived_of,
+    ends_of,
+    items_of,
+    newest_of,
+    notes_of,
+    render,
+)
+from memoryos_server.domain.chat.gathering import Gathered, Gathering
 from memoryos_server.domain.chat.model import (
     ChatAnswer,
     ChatBytes,
@@ -25,7 +35,8 @@ from memoryos_server.domain.chat.model import (
     MemoryMode,
     MemoryReport,
     ModelInfo,
-    Recollection,
+    Notes,
+    RecalledItem,
 )
 from memoryos_server.domain.chat.remembering import Remembered, Remembering, Sessions, plan, turns_of
 from memoryos_server.domain.chat.request import ChatBody, parse_body
@@ -71,6 +82,7 @@ class ChatService:
         memory: The users' memory.
         llm: The provider, or None: only the built-in model answers.
         options: What to wait for and spend.
+        notes: The users' typed memories, or None: there are none.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -81,10 +93,11 @@ class ChatService:
         llm: Llm | None,
         options: ChatOptions,
         *,
+        notes: Notes | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._memory = memory
+        self._gathering = Gathering(memory, notes, RECALL_LIMIT)
         self._llm = llm
         self._options = options
         self._now = now
@@ -216,13 +229,13 @@ class ChatService:
             await self._check_model(body.model)
         block, quoted, degraded = Block(), None, False
         if built_in:
-            quoted = (
-                await self._quote(who.tenant_id, owner, body, kept=writes) if reads and owner else _quote_nothing(body)
-            )
+            if reads and owner:
+                quoted, degraded = await self._quote(who.tenant_id, owner, body, kept=writes)
+            else:
+                quoted = _quote_nothing(body)
             block = Block("", quoted.items, sum(estimate_tokens(item.content) for item in quoted.items))
         elif reads and owner:
-            found = await self._block(who.tenant_id, owner, body)
-            block, degraded = found or Block(), found is None
+            block, degraded = await self._block(who.tenant_id, owner, body)
         keep = None
         if writes and owner and body.question is not None:
             keep = plan(
@@ -246,38 +259,43 @@ class ChatService:
         text = body.with_system_message(block.text) if block.text else body.text
         return _Prepared(body, text, quoted, keep, report, mode is MemoryMode.OFF)
 
-    async def _block(self, tenant_id: str, owner: str, body: ChatBody) -> Block | None:
-        """The block for a request; None if memory did not answer in time."""
-        query = _query(body.question_text)
-        if not query or self._options.inject_tokens <= 0:
-            return Block()
+    async def _block(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool]:
+        """The block for a request, and whether memory, or a part of it, did not answer in time."""
+        if body.question is None or self._options.inject_tokens <= 0:
+            return Block(), False
         if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
-            return known
+            return known, False
+        query = _query(body.question_text)
         try:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
-                found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
+                # A little sooner than all of it, so that what has come by then can be put in.
+                patience = 0.9 * self._options.recall_deadline_seconds
+                found = await self._gathering.gather(tenant_id, owner, query, patience)
+                if found.nothing:
+                    return Block(), found.degraded
                 # In a thread: long texts take long to compare, and other chats are streaming meanwhile.
                 block = await asyncio.to_thread(_rendered, query, found, body, self._options.inject_tokens)
-        except Fault as fault:
-            _log.warning("chat goes on without memory: %s", fault.reason)
-            return None
         except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
             _log.warning("chat goes on without memory: %s", type(error).__name__)
-            return None
+            return Block(), True
         self._blocks.put(tenant_id, owner, body.conversation, block)
-        return block
+        found.used(block.items)
+        return block, found.degraded
 
-    async def _quote(self, tenant_id: str, owner: str, body: ChatBody, *, kept: bool) -> Quoted:
+    async def _quote(self, tenant_id: str, owner: str, body: ChatBody, *, kept: bool) -> tuple[Quoted, bool]:
+        """What the built-in model quotes, and whether something may be missing."""
         query = _query(body.question_text)
         if not query:
-            return builtin.answer("", (), readable=True)
+            return builtin.answer("", (), readable=True), False
         try:
             async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
-                found = await self._memory.recall(tenant_id, owner, query, limit=RECALL_LIMIT)
+                found = await self._gathering.demand(tenant_id, owner, query)
                 # In a thread, as in `_block`.
-                return await asyncio.to_thread(_quoted, query, found, kept)
+                quoted = await asyncio.to_thread(_quoted, query, found, kept)
         except TimeoutError:
             raise DeadlineExceeded("Memory did not answer in time") from None
+        found.used(quoted.items)
+        return quoted, found.degraded
 
     def _rendering(self, body: ChatBody) -> builtin.Rendering:
         cost = sum(estimate_tokens(text) for text in _texts(body))
@@ -339,12 +357,20 @@ def _quote_nothing(body: ChatBody) -> Quoted:
     return builtin.answer(body.question_text, (), readable=False)
 
 
-def _rendered(query: str, found: Recollection, body: ChatBody, budget: int) -> Block:
-    return render(items_of(query, found), _texts(body), budget)
+def _rendered(query: str, found: Gathered, body: ChatBody, budget: int) -> Block:
+    return render(_items(query, found), _texts(body), budget)
 
 
-def _quoted(query: str, found: Recollection, kept: bool) -> Quoted:
-    return builtin.answer(query, items_of(query, found), readable=True, recent=newest_of(found), kept=kept)
+def _quoted(query: str, found: Gathered, kept: bool) -> Quoted:
+    recent = newest_of(found.recalled) if found.recalled else ()
+    # Summaries would only repeat what was said.
+    items = [item for item in _items(query, found) if item.tier != "segment"]
+    return builtin.answer(query, items, readable=True, recent=recent, kept=kept)
+
+
+def _items(query: str, found: Gathered) -> list[RecalledItem]:
+    recalled = [] if found.recalled is None else items_of(query, found.recalled) + derived_of(query, found.recalled)
+    return recalled + ([] if found.noted is None else notes_of(found.noted))
 
 
 def _texts(body: ChatBody) -> list[str]:

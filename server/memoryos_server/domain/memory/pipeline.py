@@ -1,8 +1,8 @@
-"""From an accepted turn to a searchable one, without ever losing or doubling it.
+"""From an accepted turn or change to what is searchable and known, without ever losing or doubling it.
 
-Acceptance is one durable write; it leaves an open queue entry. Indexing follows and may be repeated: ids follow from the
-event, and inserting what is there changes nothing. An entry is closed only after a flush that covers its index write, so
-the open entries are the log from which a crash, or a restarted engine, is made good.
+Acceptance is one durable write; it leaves an open queue entry. Indexing and digesting follow and may be repeated: ids
+follow from the event, and writing what is there changes nothing. An entry ends only after a flush that covers its writes,
+so the open entries are the log from which a crash, or a restarted engine, is made good.
 """
 
 from __future__ import annotations
@@ -10,36 +10,50 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
 
 from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import BackendDown, Fault
-from memoryos_server.domain.ports import Acceptance, Entry, IndexedTurn, Queue, Subject, Turn, Turns, Vectors
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.changes import Changes, Make
+from memoryos_server.domain.memory.flushing import Flusher
+from memoryos_server.domain.memory.indexing import Indexer, Indexing, Words
+from memoryos_server.domain.memory.model import Consolidation, Digest
+from memoryos_server.domain.memory.progress import Locks, Progress
+from memoryos_server.domain.memory.trouble import is_outage
+from memoryos_server.domain.memory.worker import Worker
+from memoryos_server.domain.memory.worktools import LEASE_SECONDS, Tools
+from memoryos_server.domain.ports import Acceptance, Entry, HeatStore, Queue, Subject, Turn, Turns, Vectors
 
 log = logging.getLogger(__name__)
 
-
-class Indexer(Protocol):
-    """Makes a turn searchable: its terms and vectors."""
-
-    async def index(self, turns: Sequence[Turn]) -> list[IndexedTurn]:
-        """The turns with what search needs, in order."""
+_REPLAY_BATCH = 64
+_PARTITIONS_AT_ONCE = 4
 
 
 class Pipeline:
-    """Accepts turns and sees to it that every one becomes searchable.
+    """Accepts turns and changes and sees to it that every one comes to its end.
 
     Args:
         turns: Where acceptance is written.
-        queue: The open entries.
+        queue: The ledger.
         vectors: The searchable side.
         indexer: Makes terms and vectors.
+        words: Makes terms alone.
+        heat: Where heat is kept.
+        digest: Judges turns and takes facts from them; None: every turn is stored as it is.
+        consolidation: Makes segments; None: turns stay fresh.
+        mode: `sync`: a turn is searchable when its acceptance returns; `async`: it is durable then, searchable soon after.
         flush_interval: Seconds between flushes of the searchable side.
         retry_interval: Seconds between attempts to index what could not be.
+        backoff: Seconds before a failed entry is tried again; twice as long each further time.
+        lease_seconds: How long a process that died keeps its partitions.
+        now: The present time.
     """
 
-    _REPLAY_BATCH = 64
     _STOP_SECONDS = 10.0
 
     def __init__(
@@ -48,50 +62,91 @@ class Pipeline:
         queue: Queue,
         vectors: Vectors,
         indexer: Indexer,
+        words: Words,
+        heat: HeatStore,
         *,
+        digest: Digest | None = None,
+        consolidation: Consolidation | None = None,
+        mode: str = "sync",
         flush_interval: float = 1.0,
         retry_interval: float = 1.0,
+        backoff: float = 0.5,
+        lease_seconds: float = LEASE_SECONDS,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
         self._queue = queue
         self._vectors = vectors
-        self._indexer = indexer
-        self._flush_interval = flush_interval
+        self._inline = mode == "sync"
         self._retry_interval = retry_interval
-        self._unflushed: list[tuple[int, Entry]] = []
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
         self._behind = asyncio.Event()
         self._level = asyncio.Event()
         self._level.set()
-        self._replaying = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        locks = Locks()
+        self._progress = Progress()
+        self._indexing = Indexing(vectors, indexer, words, heat, locks)
+        self._flusher = Flusher(vectors, flush_interval)
+        self._worker = Worker(
+            Tools(
+                queue=queue,
+                indexing=self._indexing,
+                flusher=self._flusher,
+                locks=locks,
+                progress=self._progress,
+                digest=digest,
+                consolidation=consolidation,
+                now=now,
+                slots=asyncio.Semaphore(_PARTITIONS_AT_ONCE),
+                alone=asyncio.Lock(),
+                backoff=backoff,
+                lease_seconds=lease_seconds,
+            )
+        )
+        self._changes = Changes(
+            queue,
+            self._indexing,
+            locks,
+            behind=lambda: self.behind,
+            fell_behind=self._fall_behind,
+            accepted=self._worker.wake,
+        )
 
     async def __aenter__(self) -> Pipeline:
-        """Replays what a crash left open, then keeps flushing and retrying."""
+        """Indexes what a crash left open, then works in the background."""
         try:
-            await self._replay()
+            await self._worker.recover()
         except BackendDown:
             self._fall_behind()
-        self._tasks = [asyncio.create_task(self._flush_forever()), asyncio.create_task(self._retry_forever())]
+        loops = (self._flusher.run(), self._retry_forever(), self._worker.run())
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Waits for index writes under way, then flushes and closes what it can."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        # Bounded, because a store that hangs must not keep the server from stopping: open entries are replayed.
+        """Waits for writes under way, and for what can be ended; then gives up its partitions."""
+        self._flusher.hurry()
+        # Bounded, because a store that hangs must not keep the server from stopping: open entries are taken up again.
         with contextlib.suppress(BackendDown, TimeoutError):
             async with asyncio.timeout(self._STOP_SECONDS):
                 if pending := [task for tasks in self._pending.values() for task in tasks]:
                     await asyncio.wait(pending)
-                await self._flush()
+                await self._changes.drain()
+                await self._worker.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def accept(self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None) -> list[Acceptance]:
-        """Keeps turns durably and indexes them; returns when both are done.
+    async def accept(
+        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None
+    ) -> tuple[list[Acceptance], bool]:
+        """Keeps turns durably; in sync mode they are searchable when this returns.
 
         A searchable side that is down does not fail the call: the turns are durable and are indexed once it is back.
         Cancelling after acceptance undoes nothing.
+
+        Returns:
+            What became of each turn, and whether they wait to be searchable though they should be.
 
         Raises:
             Exists: An event_id is known with other content.
@@ -104,18 +159,45 @@ class Pipeline:
         done.add_done_callback(lambda task: self._forget(subject.id, task))
         return await asyncio.shield(work)
 
+    async def change(self, subject: Subject, make: Make, *, reads: bool = True) -> bool:
+        """Makes a change of a subject's records: durable when this returns, and applied unless a store is down.
+
+        The event that the present call drafted for the audit log is written together with the change. Cancelling after
+        acceptance undoes nothing.
+
+        Args:
+            subject: Whose records.
+            make: Reads what it needs and decides on the change, None for none; called again if another change came
+                between.
+            reads: Whether `make` looks at what is stored. If not, the change is accepted while the searchable side is
+                down, too.
+
+        Returns:
+            Whether the change waits to be applied.
+
+        Raises:
+            BackendDown: The change could not be kept; or it reads, and the searchable side is down or behind.
+            Stale: Other changes of the subject kept coming between, or its data was erased.
+        """
+        return await self._changes.change(subject, make, reads=reads)
+
     async def settle(self, subject: Subject, seconds: float) -> None:
-        """Waits until the writes of a subject that are under way are searchable, at most `seconds`."""
-        if tasks := self._pending.get(subject.id):
-            await asyncio.wait(tasks, timeout=seconds)
+        """Waits until what was accepted here of a subject is searchable, and its facts are known; at most `seconds`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                if tasks := self._pending.get(subject.id):
+                    await asyncio.wait(tasks)
+                await self._progress.wait(subject.id)
 
     def restarted(self) -> None:
         """Says that the searchable side may have lost what was not flushed."""
+        self._indexing.forget_all()
+        self._worker.reset()
         self._fall_behind()
 
     @property
     def behind(self) -> bool:
-        """Whether turns that were acknowledged may be missing from the searchable side for now."""
+        """Whether what was acknowledged as searchable may be missing from the searchable side for now."""
         return not self._level.is_set()
 
     async def catch_up(self, seconds: float) -> bool:
@@ -135,83 +217,88 @@ class Pipeline:
         if not tasks:
             self._pending.pop(subject_id, None)
 
-    async def _accept(self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None) -> list[Acceptance]:
-        try:
-            accepted = await self._turns.accept(subject, turns, audit)
-        except BackendDown:
-            # The answer may have been lost after the write: then its entry is open and nobody works on it.
-            self._behind.set()
-            raise
+    async def _accept(
+        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None
+    ) -> tuple[list[Acceptance], bool]:
+        reach("accept.before")
+        accepted = await self._turns.accept(subject, turns, audit)
+        reach("accept.after")
         entries = [
-            Entry(a.entry, subject, turn)
+            Entry(a.entry, subject, replace(turn, seq=a.seq))
             for a, turn in zip(accepted, turns, strict=True)
             if a.entry and not a.duplicate
         ]
-        repeated = [a.memory_id for a in accepted if a.duplicate]
+        if not entries and not self._inline:
+            return accepted, False
+        for entry in entries:
+            self._indexing.know(entry.id)
+        if self._worker.works_on(subject):
+            self._progress.begin(subject.id, [entry.id for entry in entries])
+        late = False
+        if self._inline:
+            late = await self._index(subject, entries, [a.memory_id for a in accepted if a.duplicate])
+        if entries:
+            self._worker.wake(subject)
+        return accepted, late
+
+    async def _index(self, subject: Subject, entries: Sequence[Entry], repeated: Sequence[str]) -> bool:
+        """Makes accepted turns searchable at once; whether that could not be done."""
         try:
             if entries:
-                await self._index(entries)
+                await self._indexing.inline(entries)
             if repeated and len(await self._vectors.get(subject, repeated)) < len(repeated):
-                await self._replay()  # kept by a call whose answer was lost: searchable, too, when this one returns
+                # Kept by a call whose answer was lost: searchable, too, when this one returns.
+                await self._replay([subject.partition])
         except Fault as fault:
             log.warning("accepted turns wait to be indexed: %s", fault.message)
-            self._fall_behind()
-        return accepted
+            if is_outage(fault):
+                self._fall_behind()
+            return True
+        except Exception:
+            # They are durable. The worker tries again, and gives up on what cannot be done.
+            log.exception("accepted turns could not be indexed and are left to the worker")
+            return True
+        return self.behind
 
-    async def _index(self, entries: Sequence[Entry]) -> None:
-        indexed = await self._indexer.index([entry.turn for entry in entries])
-        by_subject: dict[str, list[int]] = {}
-        for at, entry in enumerate(entries):
-            by_subject.setdefault(entry.subject.id, []).append(at)
-        for places in by_subject.values():
-            incarnation = await self._vectors.insert(entries[places[0]].subject, [indexed[at] for at in places])
-            self._unflushed += [(incarnation, entries[at]) for at in places]
+    async def _replay(self, partitions: Sequence[int]) -> None:
+        """Writes every open entry that is not written, in order; one that fails is left to the worker.
 
-    async def _replay(self) -> None:
-        async with self._replaying:
-            waiting = {entry.id for _, entry in self._unflushed}
+        Raises:
+            BackendDown: A store does not answer.
+        """
+        for number in partitions:
+            failed: set[str] = set()
             batch: list[Entry] = []
-            async for entry in self._queue.open_entries():
-                if entry.id in waiting:
-                    continue
-                batch.append(entry)
-                if len(batch) >= self._REPLAY_BATCH:
-                    await self._index(batch)
+            async for entry in self._queue.open_entries(number):
+                if self._indexing.is_unwritten(entry.id) and entry.attempts < 2:
+                    batch.append(entry)
+                if len(batch) >= _REPLAY_BATCH:
+                    await self._ensure(batch, failed)
                     batch = []
-            if batch:
-                await self._index(batch)
+            await self._ensure(batch, failed)
 
-    async def _flush(self) -> None:
-        covered, self._unflushed = self._unflushed, []
-        if not covered:
-            return
+    async def _ensure(self, entries: Sequence[Entry], failed: set[str]) -> None:
         try:
-            incarnation = await self._vectors.flush()
-            await self._queue.close([entry for seen, entry in covered if seen == incarnation])
-        except BaseException:
-            self._unflushed = covered + self._unflushed
-            raise
-        if any(seen != incarnation for seen, _ in covered):
-            # The engine was restarted in between: those writes may be gone, their entries are still open.
-            self._fall_behind()
-
-    async def _flush_forever(self) -> None:
-        while True:
-            await asyncio.sleep(self._flush_interval)
-            try:
-                await self._flush()
-            except Fault as fault:
-                log.warning("index writes could not be flushed: %s", fault.message)
-            except Exception:
-                log.exception("index writes could not be flushed")
+            await self._indexing.ensure(entries, quickly=True)
+        except Exception as error:
+            if is_outage(error):
+                raise
+            for entry in entries:
+                if entry.subject.id in failed:
+                    continue
+                try:
+                    await self._indexing.ensure([entry], quickly=True)
+                except Exception as alone:
+                    if is_outage(alone):
+                        raise
+                    failed.add(entry.subject.id)
 
     async def _retry_forever(self) -> None:
         while True:
             await self._behind.wait()
             self._behind.clear()
             try:
-                self._unflushed = []  # their entries are still open; indexing them again changes nothing
-                await self._replay()
+                await self._replay(list(await self._queue.backlog()))
                 if not self._behind.is_set():
                     self._level.set()
             except Fault as fault:
@@ -223,7 +310,7 @@ class Pipeline:
             await asyncio.sleep(self._retry_interval)
 
 
-async def _settled(work: asyncio.Task[list[Acceptance]]) -> None:
+async def _settled(work: asyncio.Task[tuple[list[Acceptance], bool]]) -> None:
     await asyncio.wait([work])
     if not work.cancelled():
         work.exception()  # the caller is told; a caller who left must not leave a warning behind

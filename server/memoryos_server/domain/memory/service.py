@@ -13,8 +13,10 @@ from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
 from memoryos_server.domain.core.ids import derived_uuid, uuid7
-from memoryos_server.domain.core.text import check_id, check_text
+from memoryos_server.domain.core.text import check_id, check_text, estimate_tokens
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.derived import Derived, DerivedRecall, Topic, Version, packed
+from memoryos_server.domain.memory.knowledge import Belief
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.ports import Subject, Subjects, Turn, Turns, Vectors
 
@@ -22,6 +24,9 @@ MAX_LIMIT = 1000
 SHORT_TERM = 20
 SETTLE_SECONDS = 0.1
 CATCH_UP_SECONDS = 2.0
+TURN_TOKENS = 8
+"""What an episode costs in a budget besides its text and name."""
+
 ROLES = ("user", "assistant", "system")
 
 
@@ -83,21 +88,18 @@ class Retrieved:
         short_term: The newest turns, oldest first.
         calibration: How raw scores became 0..1; "" unless explained.
         degraded: Something may be missing, because a store is down or just back.
+        mid_term: Segments that have to do with the question, best first.
+        profile: Who the user is, in a short text; "" if nothing is known.
+        knowledge: Facts: those that have to do with the question first, then those that are surest.
     """
 
     episodes: Sequence[Ranked] = ()
     short_term: Sequence[Turn] = ()
     calibration: str = ""
     degraded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """One version of a memory."""
-
-    version: int
-    content: str
-    changed_at: datetime
+    mid_term: Sequence[Topic] = ()
+    profile: str = ""
+    knowledge: Sequence[Belief] = ()
 
 
 class Recall(Protocol):
@@ -117,6 +119,13 @@ class Recall(Protocol):
         """The subject's relevant turns, best first."""
 
 
+class Touched(Protocol):
+    """Counts what is used."""
+
+    def touch(self, subject: Subject, ids: Sequence[str]) -> None:
+        """Counts one use of each memory; returns at once."""
+
+
 class MemoryService:
     """A user's memory.
 
@@ -126,14 +135,28 @@ class MemoryService:
         vectors: The searchable side.
         pipeline: Keeps turns.
         recall: Finds them.
+        derived: Finds segments and facts; None: there are none.
+        heat: Counts what is returned; None: nothing is counted.
     """
 
-    def __init__(self, subjects: Subjects, turns: Turns, vectors: Vectors, pipeline: Pipeline, recall: Recall) -> None:
+    def __init__(
+        self,
+        subjects: Subjects,
+        turns: Turns,
+        vectors: Vectors,
+        pipeline: Pipeline,
+        recall: Recall,
+        *,
+        derived: DerivedRecall | None = None,
+        heat: Touched | None = None,
+    ) -> None:
         self._subjects = subjects
         self._turns = turns
         self._vectors = vectors
         self._pipeline = pipeline
         self._recall = recall
+        self._derived = derived
+        self._heat = heat
 
     async def add(self, who: Caller, user_id: str, turn: NewTurn) -> Added:
         """Keeps one turn; it is searchable when this returns.
@@ -161,20 +184,19 @@ class MemoryService:
             _say_repeated(draft)
             return known
         if draft is None:
-            accepted = await self._pipeline.accept(subject, made, None)
+            accepted, late = await self._pipeline.accept(subject, made, None)
         else:
             # Taken while the write is under way: it may outlast the call, and the event must not be written twice.
             draft.taken = True
             try:
-                accepted = await self._pipeline.accept(subject, made, draft.event)
+                accepted, late = await self._pipeline.accept(subject, made, draft.event)
             except Exception:  # not a cancellation: that leaves the write to end, and to record itself
                 draft.taken = False
                 raise
             if all(a.duplicate for a in accepted):
                 draft.taken = False
                 _say_repeated(draft)
-        behind = self._pipeline.behind
-        return [Added(turn.event_id, a.memory_id, a.duplicate, behind) for turn, a in zip(made, accepted, strict=True)]
+        return [Added(turn.event_id, a.memory_id, a.duplicate, late) for turn, a in zip(made, accepted, strict=True)]
 
     async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
         # Idempotency marks last a day; after that an existing episode still wins and is never overwritten.
@@ -227,7 +249,7 @@ class MemoryService:
             raise Invalid("min_score must be 0..1", param="min_score")
         if max_tokens is not None and max_tokens < 1:
             raise Invalid("max_tokens must be at least 1", param="max_tokens")
-        return await self.recall(
+        found = await self.recall(
             who.tenant_id,
             owner,
             query,
@@ -237,6 +259,12 @@ class MemoryService:
             as_of=as_of,
             explain=explain,
         )
+        used = [topic.id for topic in found.mid_term] + [fact.id for fact in found.knowledge]
+        if self._heat is not None and used:
+            subject = await self._subjects.find(who.tenant_id, owner)
+            if subject is not None:
+                self._heat.touch(subject, used)
+        return found
 
     async def recall(
         self,
@@ -250,7 +278,9 @@ class MemoryService:
         as_of: datetime | None = None,
         explain: bool = False,
     ) -> Retrieved:
-        """As `retrieve`, for values that are known to be good.
+        """As `retrieve`, for values that are known to be good; counts nothing as used.
+
+        `max_tokens` is spent on episodes first, then on profile, knowledge and mid-term memory.
 
         Raises:
             BackendDown: Neither side of memory answers.
@@ -271,8 +301,15 @@ class MemoryService:
                 explain=explain,
             )
 
-        found, recent = await asyncio.gather(search(), self._turns.recent(subject, SHORT_TERM), return_exceptions=True)
-        for result in (found, recent):
+        async def derive() -> Derived:
+            if self._derived is None:
+                return Derived()
+            return await self._derived.recall(subject, query, as_of=as_of)
+
+        found, recent, derived = await asyncio.gather(
+            search(), self._turns.recent(subject, SHORT_TERM), derive(), return_exceptions=True
+        )
+        for result in (found, recent, derived):
             if isinstance(result, BaseException) and not isinstance(result, BackendDown):
                 raise result
         if isinstance(found, BaseException) and isinstance(recent, BaseException):
@@ -280,14 +317,27 @@ class MemoryService:
         both = not isinstance(found, BaseException) and not isinstance(recent, BaseException)
         if both and self._pipeline.behind and await self._pipeline.catch_up(CATCH_UP_SECONDS):
             # After a restart the searchable side lacked, for a moment, what was not durable there yet.
-            found = await search()
+            found, derived = await asyncio.gather(search(), derive())
         short_term = [] if isinstance(recent, BaseException) else recent
         if as_of is not None:
             short_term = [turn for turn in short_term if turn.timestamp <= as_of]
         if isinstance(found, BaseException):
             return Retrieved((), short_term, degraded=True)
-        degraded = isinstance(recent, BaseException) or self._pipeline.behind
-        return Retrieved(found.ranked, short_term, found.calibration, degraded)
+        degraded = isinstance(recent, BaseException) or isinstance(derived, BaseException) or self._pipeline.behind
+        if isinstance(derived, BaseException):
+            derived = Derived()
+        if max_tokens is not None:
+            spent = sum(estimate_tokens(f"{hit.turn.name} {hit.turn.content}") + TURN_TOKENS for hit in found.ranked)
+            derived = packed(derived, max(0, max_tokens - spent))
+        return Retrieved(
+            episodes=found.ranked,
+            short_term=short_term,
+            calibration=found.calibration,
+            degraded=degraded,
+            mid_term=derived.topics,
+            profile=derived.profile,
+            knowledge=derived.knowledge,
+        )
 
     async def history(self, who: Caller, memory_id: str) -> list[Version]:
         """The versions of a memory, newest first. A turn has one: it is never changed.
@@ -297,9 +347,12 @@ class MemoryService:
         """
         subject = await self._owner_of(who, memory_id)
         found = await self._vectors.get(subject, [memory_id]) if subject else []
-        if not found:
+        if found:
+            return [Version(1, turn.content, turn.timestamp) for turn in found]
+        versions = await self._derived.history(subject, memory_id) if subject and self._derived else None
+        if versions is None:
             raise NotFound("There is no such memory", param="memory_id")
-        return [Version(1, turn.content, turn.timestamp) for turn in found]
+        return versions
 
     async def _owner_of(self, who: Caller, memory_id: str) -> Subject | None:
         if not who.anonymous or who.named_user:

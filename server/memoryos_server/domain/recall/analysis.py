@@ -14,8 +14,10 @@ from datetime import datetime
 
 from memoryos_server.domain.core.text import is_cjk
 from memoryos_server.domain.ports import Turn
+from memoryos_server.domain.recall.hints import hints
+from memoryos_server.domain.recall.irregular import BASE
 
-ANALYSIS_VERSION = 1
+ANALYSIS_VERSION = 2
 """Raised when the terms of a text change; stored with the data, because terms of two versions do not match."""
 
 K1 = 1.2
@@ -41,6 +43,21 @@ your yours yourself s t d ll m re ve
 """
 _STOP = frozenset(_STOP_TEXT.split())
 _CJK_STOP = frozenset("的了吗呢吧啊呀是我你他她它们在有和与就都也很这那个么什为")
+
+GROUPS = 6
+"""The most groups that a question's terms are scored in."""
+
+# Of a question that is read for names: who is asked about stands near its beginning, and every name costs a keyed hash.
+_NAMED_CHARS = 300
+_CJK_NAMED_CHARS = 40
+_CJK_NAMES = (2, 3, 4)  # characters
+
+_WHEN = re.compile(
+    r"\b(when|what (date|day|month|year|time)|which (date|day|month|year)|how long|since when)\b"
+    r"|什么时候|哪天|哪一天|几月|几号|何时|多久|哪年|日期"
+)
+_COUNT = re.compile(r"\b(how (many|much|often|old))\b|多少|几[个次岁本只]")
+_WHERE = re.compile(r"\b(where|(which|what) (country|city|state|place|town))\b|哪里|哪儿|什么地方")
 
 _TOKEN = re.compile(r"\w+(?:['’]\w+)?(?:[-_.@:/+#]\w+)*")
 _PART = re.compile(r"\w+(?:['’]\w+)?")
@@ -68,12 +85,20 @@ class Question:
     Attributes:
         terms: Term -> weight.
         folded: The text in one form for comparing.
-        words: Its words, not stemmed.
+        groups: The terms in few groups of neighbours, in the order of the text, so that a store can score each by itself.
+        names: What may be the name of a speaker: its words, and short runs of CJK.
+        when: It asks for a time.
+        count: It asks for a number.
+        where: It asks for a place.
     """
 
     terms: Mapping[str, float]
     folded: str
-    words: frozenset[str]
+    groups: tuple[Mapping[str, float], ...] = ()
+    names: frozenset[str] = frozenset()
+    when: bool = False
+    count: bool = False
+    where: bool = False
 
 
 class Analysis:
@@ -109,24 +134,46 @@ class Analysis:
         norm = K1 * (1 - B + B * length / AVERAGE_LENGTH)
         return {term: tf * (K1 + 1) / (tf + norm) for term, tf in counts.items()}
 
+    def text(self, text: str) -> dict[str, float]:
+        """Term -> weight of a text without speaker or date, weighed as in `document`."""
+        counts: dict[str, float] = {}
+        length = 0
+        for term in self._terms(self._fold(text)):
+            counts[term] = counts.get(term, 0.0) + _worth(term)
+            length += not _is_sign(term)
+        norm = K1 * (1 - B + B * length / AVERAGE_LENGTH)
+        return {term: tf * (K1 + 1) / (tf + norm) for term, tf in counts.items()}
+
     def question(self, text: str) -> Question:
         """The terms of a question, each counting once however often it is said, dates included."""
         folded = self._fold(text)
         terms = {term: _worth(term) for term in self._terms(folded)} | dict.fromkeys(_asked_dates(folded), 1.0)
         if not terms:  # nothing but stop words: then they are what is asked for
-            terms = {self._stem(word): 1.0 for word in _PART.findall(folded)}
-        return Question(terms, folded, _words(folded))
+            terms = {self._stemmed(word): 1.0 for word in _PART.findall(folded)}
+        return Question(
+            terms,
+            folded,
+            _groups(terms),
+            frozenset(_possible_names(folded)),
+            when=bool(_WHEN.search(folded)),
+            count=bool(_COUNT.search(folded)),
+            where=bool(_WHERE.search(folded)),
+        )
 
     def tells(self, question: Question, content: str) -> bool:
         """Whether a text says more than the question does: it has a term that the question has not."""
         return any(term not in question.terms for term in self._terms(self._fold(content)))
 
-    def names(self, question: Question, name: str) -> bool:
-        """Whether a question names a speaker: by any word of the name, or, in CJK, the name as it stands."""
+    def names(self, name: str) -> tuple[str, ...]:
+        """The words of a speaker's name as a question may have them; a CJK name as it stands."""
         folded = self._fold(name).strip()
         if any(map(is_cjk, folded)):
-            return folded in question.folded
-        return not question.words.isdisjoint(_words(folded))
+            return (folded,)
+        return tuple(dict.fromkeys(_words(folded)))
+
+    def hints(self, turn: Turn, terms: int) -> tuple[float, ...]:
+        """Small numbers of a turn's form, for ranking; `terms` is how many terms it has. See `hints.HINTS`."""
+        return hints(turn, self._fold(turn.content), terms)
 
     def _terms(self, text: str) -> Iterator[str]:
         for match in _TOKEN.finditer(text):
@@ -146,11 +193,34 @@ class Analysis:
             yield token  # an address, version, date or id: whole beside its parts
         for part in parts:
             if part not in _STOP:
-                yield self._stem(part.replace("’", "'").removesuffix("'s"))
+                yield self._stemmed(part.replace("’", "'").removesuffix("'s"))
+
+    def _stemmed(self, word: str) -> str:
+        return self._stem(BASE.get(word, word))
 
 
-def _words(folded: str) -> frozenset[str]:
-    return frozenset(part.replace("’", "'").removesuffix("'s") for part in _PART.findall(folded))
+def _words(folded: str) -> Iterator[str]:
+    return (part.replace("’", "'").removesuffix("'s") for part in _PART.findall(folded))
+
+
+def _groups(terms: Mapping[str, float]) -> tuple[Mapping[str, float], ...]:
+    """The terms in at most `GROUPS` groups of about equal size; none if there is but one term."""
+    if len(terms) < 2:
+        return ()
+    count = min(GROUPS, len(terms))
+    groups: list[dict[str, float]] = [{} for _ in range(count)]
+    for place, (term, weight) in enumerate(terms.items()):
+        groups[place * count // len(terms)][term] = weight
+    return tuple(groups)
+
+
+def _possible_names(folded: str) -> Iterator[str]:
+    yield from _words(folded[:_NAMED_CHARS])
+    for token in _TOKEN.findall(folded[:_CJK_NAMED_CHARS]):
+        for run, cjk in _runs(token):
+            if cjk:
+                for length in _CJK_NAMES:
+                    yield from (run[i : i + length] for i in range(len(run) - length + 1))
 
 
 def _runs(token: str) -> Iterator[tuple[str, bool]]:

@@ -1,7 +1,8 @@
 """The recall engine: indexes turns, and finds those that answer a question.
 
-Candidates are the union of what words and meaning find, never the one gated on the other. Ranking is `scoring`'s; this
-module fetches, calibrates, and packs into a budget. Must not know of stores or models.
+Candidates are the union of what words and meaning find, never the one gated on the other. They are light: numbers only.
+`features` and `scoring` rank them; then the best are fetched, looked at once more, calibrated, and packed into a budget.
+Must not know of stores or models.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from memoryos_server.domain.core.text import estimate_tokens, is_cjk
-from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn, Vectors
+from memoryos_server.domain.core.text import is_cjk
+from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis, Question
-from memoryos_server.domain.recall.scoring import Scored, Weights, rank
+from memoryos_server.domain.recall.features import GROUP, LEXICAL, measure
+from memoryos_server.domain.recall.hints import asks
+from memoryos_server.domain.recall.packing import POOL, pack, turn_tokens
+from memoryos_server.domain.recall.scoring import Calibration, Scored, Weights, ordered, parts, rank
 
 _T = TypeVar("_T")
 
@@ -26,15 +30,18 @@ CANDIDATES = 200
 LONG_CHARS = 5_000
 """The text, some 5 ms of analysis, up to which it is read at once."""
 
-READ_SHARE = 20
-"""Of all candidates' text about this share is analysed for a ranking."""
+MARGIN = 10
+"""How many more of the best turns are fetched than are wanted: their texts may change the order."""
 
-TURN_TOKENS = 8
-"""What a turn costs in a budget besides its text and name: its time, role and separators."""
+PIECE = 64
+"""How many turns are fetched at a time while a budget lasts."""
 
-_LOW, _HIGH = 0.15, 0.75  # the cosines at which meaning is no and full ground for confidence
+ABSTAIN = 0.025
+"""A question whose best turn scores below this is answered with nothing."""
+
+_LOW, _HIGH = 0.15, 0.75  # the cosines at which meaning is no and full ground for closeness
 _QUOTE_TERMS = 3
-_JUDGED = 5  # the best turns of which one must carry the confidence
+_READ_SHARE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,16 @@ class Recalled:
     calibration: str = ""
 
 
+class Searchable(Protocol):
+    """What recall needs of `ports.Vectors`."""
+
+    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
+        """The union of what each leg finds among the subject's turns, in no order."""
+
+    async def get(self, subject: Subject, ids: Sequence[str]) -> list[Turn]:
+        """Those of the subject's turns that exist, in no order."""
+
+
 class RecallEngine:
     """Indexes turns and finds them.
 
@@ -75,24 +92,62 @@ class RecallEngine:
         embedder: Meaning; may know no vectors at all.
         analysis: Words; used by several threads.
         weights: What the parts of a score are worth.
+        calibration: How scores become probabilities.
     """
 
     def __init__(
-        self, vectors: Vectors, embedder: Embedder, analysis: Analysis, weights: Weights | None = None
+        self,
+        vectors: Searchable,
+        embedder: Embedder,
+        analysis: Analysis,
+        weights: Weights | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         """Keeps its collaborators."""
         self._vectors = vectors
         self._embedder = embedder
         self._analysis = analysis
         self._weights = weights or Weights()
+        self._calibration = calibration or Calibration()
 
     async def index(self, turns: Sequence[Turn]) -> list[IndexedTurn]:
         """The turns with what search needs, in order."""
         vectors = await self._embedder.embed([turn.content for turn in turns])
-        documents = await _aside(
-            sum(len(turn.content) for turn in turns), lambda: [self._analysis.document(turn) for turn in turns]
+        return await _aside(
+            sum(len(turn.content) for turn in turns),
+            lambda: [self._indexed(turn, dense) for turn, dense in zip(turns, vectors, strict=True)],
         )
-        return [IndexedTurn(*indexed) for indexed in zip(turns, documents, vectors, strict=True)]
+
+    def _indexed(self, turn: Turn, dense: Mapping[str, Sequence[float]]) -> IndexedTurn:
+        terms = self._analysis.document(turn)
+        hints = self._analysis.hints(turn, len(terms))
+        return IndexedTurn(turn, terms, dense, self._analysis.names(turn.name), hints)
+
+    async def terms_and_vectors(
+        self, texts: Sequence[str]
+    ) -> list[tuple[dict[str, float], Mapping[str, Sequence[float]]]]:
+        """For each text of a record, in order, what search needs of it: its terms and its vectors."""
+        vectors = await self._embedder.embed(texts)
+        documents = await _aside(sum(map(len, texts)), lambda: [self._analysis.text(text) for text in texts])
+        return list(zip(documents, vectors, strict=True))
+
+    async def query(self, text: str) -> tuple[dict[str, float], Mapping[str, Sequence[float]]]:
+        """What a search among records needs of a question: its terms and its vectors."""
+        question = await _aside(len(text), lambda: self._analysis.question(text))
+        (dense,) = await self._embedder.embed([text])
+        return dict(question.terms), dense
+
+    def closeness(self, query: str, text: str, scores: Mapping[str, float]) -> float:
+        """How close a record's text is to a question, 0..1: by the words they share, and by meaning.
+
+        Args:
+            query: The question.
+            text: The record's text.
+            scores: What the search found: leg -> score; every leg but `lexical` is a cosine.
+        """
+        question = self._analysis.question(query)
+        cosine = max((score for leg, score in scores.items() if leg != LEXICAL), default=0.0)
+        return _grounds(question, self._analysis.text(text), cosine)
 
     async def recall(
         self,
@@ -112,7 +167,7 @@ class RecallEngine:
             query: The question.
             limit: The most turns.
             min_score: Leaves out turns scored below it, 0..1.
-            max_tokens: Leaves out turns that do not fit whole into a budget of estimated tokens; the best go first.
+            max_tokens: Leaves out turns that do not fit whole into a budget of estimated tokens (see `packing`).
             as_of: Only turns said by then.
             explain: Adds how scores came about.
 
@@ -121,56 +176,109 @@ class RecallEngine:
         """
         question = await _aside(len(query), lambda: self._analysis.question(query))
         (dense,) = await self._embedder.embed([query])
+        if not question.terms and not dense:
+            return Recalled()
+        legs = {LEXICAL: question.terms} | {f"{GROUP}{n}": group for n, group in enumerate(question.groups)}
         candidates = await self._vectors.search(
-            subject, SearchQuery(question.terms, dense, max(limit, CANDIDATES), as_of)
+            subject, SearchQuery(legs, dense, max(limit, CANDIDATES), as_of, question.names)
         )
-        read = sum(len(candidate.turn.content) for candidate in candidates)
-        scored, confidence = await _aside(read / READ_SHARE, lambda: self._judge(question, query, candidates))
+        most = max(limit, PIECE) + MARGIN
+        scored = rank(measure(candidates, question, tuple(dense)), self._weights, most)
         if not scored:
             return Recalled()
-        best = scored[0].raw
-        ranked: list[Ranked] = []
-        budget = max_tokens
-        for one in scored:
-            score = min(1.0, confidence * one.raw / best)
-            if len(ranked) == limit or score < min_score:
+        # Only the best are read: what a text may add or take off changes the order among them.
+        step = limit + MARGIN if max_tokens is None else min(PIECE, limit + MARGIN)
+        turns = await self._fetch(subject, scored[:step])
+        head = await _aside(_chars(turns), lambda: self._read(question, query, scored[:step], turns))
+        if not head:
+            return Recalled()
+        sure, best = self._calibration.best(head), head[0].raw
+        if self._calibration.score(sure, 0.0) < ABSTAIN:
+            return Recalled()
+        least = _Floor(self._calibration, sure, best, min_score)
+        chosen = [one for one in head[:limit] if least.passes(one)]
+        if max_tokens is not None:
+            chosen = await self._packed(subject, chosen, scored[step:limit], turns, max_tokens, least)
+        ranked = [
+            Ranked(turns[one.measured.candidate.id], least.score(one), *self._reasons(one, explain)) for one in chosen
+        ]
+        return Recalled(ranked, _explained(self._calibration, sure, best) if explain else "")
+
+    async def _packed(
+        self,
+        subject: Subject,
+        head: Sequence[Scored],
+        rest: Sequence[Scored],
+        turns: dict[str, Turn],
+        budget: int,
+        least: _Floor,
+    ) -> list[Scored]:
+        """Those that go into a budget, best first. Reads on from `head` as far as the budget may need; adds to `turns`."""
+        pool: list[Scored] = []
+        costs: list[int] = []
+        piece: Sequence[Scored] = head
+        while piece:
+            for one in piece:
+                cost = turn_tokens(turns[one.measured.candidate.id])
+                if cost <= budget:
+                    pool.append(one)
+                    costs.append(cost)
+            if sum(costs) >= POOL * budget:
                 break
-            if budget is not None:
-                cost = turn_tokens(one.turn)
-                if cost > budget:
-                    continue
-                budget -= cost
-            ranked.append(Ranked(one.turn, score, dict(one.parts), one.raw) if explain else Ranked(one.turn, score))
-        return Recalled(ranked, _calibration(confidence, best) if explain else "")
+            piece, rest = [one for one in rest[:PIECE] if least.passes(one)], rest[PIECE:]
+            turns |= await self._fetch(subject, piece)
+            piece = [one for one in piece if one.measured.candidate.id in turns]
+        return [pool[place] for place in pack([one.raw for one in pool], costs, budget)]
 
-    def _judge(self, question: Question, query: str, candidates: Sequence[Candidate]) -> tuple[Sequence[Scored], float]:
-        scored = rank(
-            candidates,
-            self._weights,
-            named=lambda name: self._analysis.names(question, name),
-            quoted=_quotes(question, query),
-            tells=lambda content: self._analysis.tells(question, content),
-        )
-        return scored, self._confidence(question, scored)
+    def _reasons(self, one: Scored, explain: bool) -> tuple[dict[str, float], float]:
+        return (parts(one, self._weights), one.raw) if explain else ({}, 0.0)
 
-    def _confidence(self, question: Question, scored: Sequence[Scored]) -> float:
-        """How sure it is that the best turns have to do with the question at all, 0..1.
+    async def _fetch(self, subject: Subject, scored: Sequence[Scored]) -> dict[str, Turn]:
+        found = await self._vectors.get(subject, [one.measured.candidate.id for one in scored])
+        return {turn.id: turn for turn in found}
 
-        Words and meaning are taken as independent grounds: the share of the question's terms that a turn has, and its
-        cosine. In a script without blanks, where meaning has no say, the root of the share stands for both: a
-        question's pairs of characters are seldom all in its answer. The best of the first few turns counts.
-        """
-        best = 0.0
-        asked = sum(question.terms.values()) or 1.0
-        in_pairs = not any(one.cosine for one in scored) and any(map(is_cjk, question.folded))
-        for one in scored[:_JUDGED]:
-            terms = self._analysis.document(one.turn)
-            words = sum(weight for term, weight in question.terms.items() if term in terms) / asked
-            if in_pairs:
-                words = math.sqrt(words)
-            meaning = min(1.0, max(0.0, (one.cosine - _LOW) / (_HIGH - _LOW)))
-            best = max(best, 1 - (1 - words) * (1 - meaning))
-        return best
+    def _read(
+        self, question: Question, query: str, scored: Sequence[Scored], turns: Mapping[str, Turn]
+    ) -> list[Scored]:
+        """The candidates whose turns still exist, with what their texts add, in the order that results."""
+        quotes = _quotes(question, query)
+        read = []
+        for one in scored:
+            turn = turns.get(one.measured.candidate.id)
+            if turn is None:  # deleted meanwhile
+                continue
+            if asks(turn.content) and not self._analysis.tells(question, turn.content):
+                one = one.adding("echo", self._weights.echo)
+            elif quotes(turn.content):
+                one = one.adding("quoted", self._weights.quoted)
+            read.append(one)
+        return ordered(read)
+
+
+@dataclass(frozen=True, slots=True)
+class _Floor:
+    """A question's scale of scores, and the least that is wanted on it."""
+
+    calibration: Calibration
+    sure: float
+    best: float
+    least: float
+
+    def score(self, one: Scored) -> float:
+        return self.calibration.score(self.sure, max(0.0, self.best - one.raw))
+
+    def passes(self, one: Scored) -> bool:
+        return self.score(one) >= self.least
+
+
+def _grounds(question: Question, terms: Mapping[str, float], cosine: float) -> float:
+    """Words and meaning as independent grounds: the share of the question's terms that a text has, and the cosine."""
+    asked = sum(question.terms.values()) or 1.0
+    words = sum(weight for term, weight in question.terms.items() if term in terms) / asked
+    if not cosine and any(map(is_cjk, question.folded)):
+        words = math.sqrt(words)  # a question's pairs of characters are seldom all in its answer
+    meaning = min(1.0, max(0.0, (cosine - _LOW) / (_HIGH - _LOW)))
+    return 1 - (1 - words) * (1 - meaning)
 
 
 async def _aside(chars: float, work: Callable[[], _T]) -> _T:
@@ -186,13 +294,13 @@ def _quotes(question: Question, query: str) -> Callable[[str], bool]:
     return lambda content: wanted in content.casefold()
 
 
-def turn_tokens(turn: Turn) -> int:
-    """What a turn costs in a budget, in estimated tokens."""
-    return estimate_tokens(f"{turn.name} {turn.content}") + TURN_TOKENS
+def _chars(turns: Mapping[str, Turn]) -> float:
+    """Of all text that is read about this share is folded or analysed."""
+    return sum(len(turn.content) for turn in turns.values()) / _READ_SHARE
 
 
-def _calibration(confidence: float, best: float) -> str:
+def _explained(calibration: Calibration, sure: float, best: float) -> str:
     return (
-        f"score = {confidence:.4f} * raw / {best:.4f}: the best raw score becomes the confidence that the best turns"
-        " have to do with the question, from the share of its words they have and their closeness in meaning"
+        f"score = 1 / (1 + exp({calibration.lag:.4f} * ({best:.4f} - raw) - ({sure:.4f}))): the log odds of the best turn"
+        " follow from how much of the question it and its window have, and from its closeness in meaning"
     )

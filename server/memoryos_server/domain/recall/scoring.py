@@ -1,57 +1,71 @@
-"""How candidates become a ranking: what a turn says, and what is said around it.
+"""How features become a ranking, and a ranking becomes scores that mean the same for every question.
 
-A turn is rarely found by its own words alone: "Yes, in Paris!" answers a question that has the words. So a candidate's
-score is its own evidence, plus shares of its neighbours', of its session's, and adjustments for speaker and form. Every
-score is the sum of named parts. Weights are fitted on conversations of several kinds and hold for all of them alike.
-
-Must not know of stores, models or text analysis.
+Every raw score is the sum of named parts, feature times weight. The weights are those of a linear model, fitted by
+`bench/recall/fit.py` so that a turn that answers outweighs the others of its conversation (softmax over candidates); they
+are the same for every language and kind of conversation. `Calibration` turns raw scores into the probability that a turn
+has to do with the question. Must not know of stores, models or text analysis.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import nlargest
+from operator import mul
 
-from memoryos_server.domain.ports import Candidate, Turn
+from memoryos_server.domain.recall.features import FEATURES, Measured
 
-LEXICAL = "lexical"
-"""The leg of words; every other leg is one of meaning."""
+WEIGHTS: Mapping[str, float] = {
+    "lexical": 0.31,
+    "dense": 2.33,
+    "window": 4.16,
+    "around": 0.37,
+    "before": 1.3,
+    "answer": 1.34,
+    "answer_dense": 0.79,
+    "session": 2.68,
+    "session_dense": 0.13,
+    "speaker": 1.46,
+    "asks": -0.69,
+    "length": 1.1,
+    "time": 1.78,
+    "number": 2.21,
+    "place": 1.63,
+    "names": 1.18,
+    "first_person": 0.46,
+    "opening": -0.33,
+    "assistant": -1.35,
+}
+"""What a feature adds for each unit of it. Only differences between candidates of one question mean anything."""
 
-COSINE_FLOOR = 0.25
-"""The cosine from which a turn counts as found by meaning; what two unrelated texts have lies below."""
+QUOTED = 4.0
+"""Added to a turn that has the question word for word."""
 
-NEIGHBOUR_SECONDS = 1800.0
-"""Turns of one session further apart than this are no neighbours."""
+ECHO = -6.0
+"""Added to a turn that asks nothing but the question: it finds itself and answers nothing."""
+
+JUDGED = 5
+"""The best turns, of which the closest stands for how sure a question's answer is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """What each part of a score is worth, against 1 for the best lexical evidence. A part of weight 0 is left out.
+    """What features are worth.
 
     Attributes:
-        dense: The best evidence of meaning.
-        near: A direct neighbour's own evidence.
-        far: The same of the neighbour after that.
-        answer: On top of `near`, the evidence of the question that a turn follows.
-        session: The best session's evidence, which is the mean of its two best turns'.
-        speaker: Of the sum so far, for a turn whose speaker the question names.
-        question: Of the sum so far, taken off a turn that itself only asks.
-        echo: The same, in its stead, for one that asks nothing but the question: it finds itself and answers nothing.
-        quoted: A turn that has the question word for word.
+        values: Name of a feature -> weight; one that is missing counts nothing.
+        quoted: Added to a turn that has the question word for word.
+        echo: Added to a turn that asks nothing but the question.
     """
 
-    dense: float = 0.5
-    near: float = 0.3
-    far: float = 0.15
-    answer: float = 0.4
-    session: float = 0.6
-    speaker: float = 0.2
-    question: float = 0.15
-    echo: float = 0.9
-    quoted: float = 2.0
+    values: Mapping[str, float] = field(default_factory=lambda: WEIGHTS)
+    quoted: float = QUOTED
+    echo: float = ECHO
+
+    def row(self) -> tuple[float, ...]:
+        """The weights in the order of `FEATURES`."""
+        return tuple(self.values.get(name, 0.0) for name in FEATURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,121 +73,78 @@ class Scored:
     """A candidate and how it did.
 
     Attributes:
-        turn: The turn.
-        cosine: Its best cosine, 0 if no leg of meaning found it.
-        parts: Name and addend of every part that is not 0.
-        raw: Their sum.
+        measured: The candidate in numbers.
+        raw: Its score: the sum of its parts.
+        extra: Name and addend of what its text added, once that was read.
     """
 
-    turn: Turn
-    cosine: float
-    parts: tuple[tuple[str, float], ...]
+    measured: Measured
     raw: float
+    extra: tuple[tuple[str, float], ...] = ()
+
+    def adding(self, name: str, value: float) -> Scored:
+        """The same with one more part."""
+        return Scored(self.measured, self.raw + value, (*self.extra, (name, value)))
 
 
-def rank(
-    candidates: Sequence[Candidate],
-    weights: Weights,
-    *,
-    named: Callable[[str], bool] = lambda name: False,
-    quoted: Callable[[str], bool] = lambda content: False,
-    tells: Callable[[str], bool] = lambda content: True,
-) -> list[Scored]:
-    """The candidates that have something to say, best first; of equals, the newer first.
+def rank(measured: Sequence[Measured], weights: Weights, most: int | None = None) -> list[Scored]:
+    """Candidates by raw score, the best `most` of them (None: all); of equals, the newer first."""
+    row = weights.row()
+    raws = [sum(map(mul, row, one.values)) for one in measured]
+    if most is not None and most < len(raws):
+        least = nlargest(most, raws)[-1]  # equals of the last are kept until they are told apart
+        kept = [Scored(one, raw) for one, raw in zip(measured, raws, strict=True) if raw >= least]
+    else:
+        kept = [Scored(one, raw) for one, raw in zip(measured, raws, strict=True)]
+    return ordered(kept)[:most]
 
-    Left out is who has neither a word of the question nor a cosine of `COSINE_FLOOR`, nor a neighbour that has.
 
-    Args:
-        candidates: What the legs found.
-        weights: What the parts are worth.
-        named: Whether the question names a speaker.
-        quoted: Whether a text has the question word for word.
-        tells: Whether a text says more than the question does.
+def ordered(scored: Iterable[Scored]) -> list[Scored]:
+    """Scored candidates, best first; of equals, the newer first."""
+    return sorted(scored, key=lambda s: (-s.raw, -s.measured.candidate.at, s.measured.candidate.id))
+
+
+def parts(scored: Scored, weights: Weights) -> dict[str, float]:
+    """Name -> addend of the raw score; those that add nothing are left out."""
+    added = {name: w * v for name, w, v in zip(FEATURES, weights.row(), scored.measured.values, strict=True)}
+    return {name: value for name, value in (*added.items(), *scored.extra) if value}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Raw score -> probability that a turn has to do with the question.
+
+    How sure the best turn is follows from two grounds that do not depend on the question or its language: how much of the
+    question the window around a turn has (`reach`), and the turn's cosine; the closest of the `JUDGED` best counts. Where
+    no leg of meaning answered, words stand for both. The other turns are less likely by how much their raw scores lag behind.
+
+    Attributes:
+        base: Log odds at nothing.
+        reach: Log odds for all of the question.
+        cosine: Log odds for a cosine of 1.
+        wordless: Log odds where meaning has no say.
+        wordless_reach: The same, for all of the question.
+        lag: Log odds for each unit of raw score behind the best.
     """
-    order = sorted(candidates, key=lambda c: _place(c.turn))
-    lexical = _against_best([c.scores.get(LEXICAL, 0.0) for c in order])
-    cosine = [max((s for leg, s in c.scores.items() if leg != LEXICAL), default=0.0) for c in order]
-    own = [x + weights.dense * y for x, y in zip(lexical, _against_best(cosine), strict=True)]
-    anchored = [x > 0 or c >= COSINE_FLOOR for x, c in zip(lexical, cosine, strict=True)]
-    asks = [_asks(c.turn.content) for c in order]
-    session = _sessions(order, own)
-    speakers = {name: named(name) for name in {c.turn.name for c in order} if name}
-    found = []
-    for i, candidate in enumerate(order):
-        turn = candidate.turn
-        neighbours = answer = 0.0
-        kept = anchored[i]
-        for j, near in _neighbours(order, i):
-            neighbours += (weights.near if near else weights.far) * own[j]
-            kept = kept or anchored[j]
-            if near and j < i and asks[j]:
-                answer = weights.answer * own[j]
-        if not kept:
-            continue
-        parts = [
-            ("lexical", lexical[i]),
-            ("dense", own[i] - lexical[i]),
-            ("neighbours", neighbours),
-            ("answer", answer),
-            ("session", weights.session * session[i]),
-        ]
-        total = sum(value for _, value in parts)
-        if speakers.get(turn.name):
-            parts.append(("speaker", weights.speaker * total))
-            total += weights.speaker * total
-        echo = asks[i] and not tells(turn.content)
-        if echo:
-            parts.append(("echo", -weights.echo * total))
-        elif asks[i]:
-            parts.append(("question", -weights.question * total))
-        if quoted(turn.content) and not echo:
-            parts.append(("quoted", weights.quoted))
-        raw = sum(value for _, value in parts)
-        if raw > 0:
-            found.append(Scored(turn, cosine[i], tuple(p for p in parts if p[1]), raw))
-    found.sort(key=lambda s: (-s.raw, -s.turn.timestamp.timestamp(), s.turn.id))
-    return found
 
+    base: float = -4.95
+    reach: float = 2.55
+    cosine: float = 5.95
+    wordless: float = 0.62
+    wordless_reach: float = 2.88
+    lag: float = 0.77
 
-def _against_best(values: Sequence[float]) -> list[float]:
-    best = max(values, default=0.0)
-    return [max(v, 0.0) / best for v in values] if best > 0 else [0.0] * len(values)
+    def best(self, scored: Sequence[Scored]) -> float:
+        """Log odds of the best turn, from the ranking's head. Having the question word for word is a ground of its own."""
+        closest = max((self.odds(s.measured.reach, s.measured.cosine) for s in scored[:JUDGED]), default=-math.inf)
+        return closest + sum(max(0.0, value) for one in scored[:1] for _, value in one.extra)
 
+    def odds(self, reach: float, cosine: float) -> float:
+        """Log odds of a turn with such grounds, if it leads."""
+        if cosine > 0:
+            return self.base + self.reach * reach + self.cosine * cosine
+        return self.base + self.wordless + (self.reach + self.wordless_reach) * reach
 
-_DIGITS = re.compile(r"(\d+)")
-_UUID_LENGTH = 36
-
-
-def _place(turn: Turn) -> tuple[str, float, tuple[str | int, ...], str]:
-    """Sorts turns as they were said. Of one instant, ids that count up are in order: `msg-9` before `msg-10`."""
-    if len(turn.event_id) == _UUID_LENGTH and turn.event_id.count("-") == 4:
-        counted: tuple[str | int, ...] = (turn.event_id,)
-    else:  # text at even places, numbers at odd ones, so that the two are never compared
-        counted = tuple(int(p) if i % 2 else p for i, p in enumerate(_DIGITS.split(turn.event_id)))
-    return turn.session_id, turn.timestamp.timestamp(), counted, turn.id
-
-
-def _neighbours(order: Sequence[Candidate], i: int) -> Iterator[tuple[int, bool]]:
-    """The places of a turn's neighbours among the candidates, and whether they are direct ones."""
-    turn = order[i].turn
-    for j in (i - 2, i - 1, i + 1, i + 2):
-        if 0 <= j < len(order):
-            other = order[j].turn
-            apart = abs((other.timestamp - turn.timestamp).total_seconds())
-            if other.session_id == turn.session_id and apart <= NEIGHBOUR_SECONDS:
-                yield j, abs(i - j) == 1
-
-
-def _sessions(order: Sequence[Candidate], own: Sequence[float]) -> list[float]:
-    """For each candidate, its session's evidence against the best session's. Turns without a session have none."""
-    priors: dict[str, float] = {}
-    pairs = [(c.turn.session_id, x) for c, x in zip(order, own, strict=True) if c.turn.session_id]
-    for session, group in groupby(pairs, key=itemgetter(0)):
-        priors[session] = sum(sorted((x for _, x in group), reverse=True)[:2]) / 2
-    best = max(priors.values(), default=0.0)
-    return [priors.get(c.turn.session_id, 0.0) / best if best > 0 else 0.0 for c in order]
-
-
-def _asks(content: str) -> bool:
-    """Whether a text ends with a question; a caption below it aside."""
-    return content.partition("\n[image: ")[0].rstrip()[-1:] in ("?", "？")
+    def score(self, best: float, lag: float) -> float:
+        """The probability of a turn whose raw score lags so much behind the best's, with log odds `best`."""
+        return 1 / (1 + math.exp(min(700.0, self.lag * lag - best)))

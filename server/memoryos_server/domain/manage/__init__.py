@@ -1,0 +1,1 @@
+"""Mid-term memory as its owner manages it: tags, versions, export, import."""

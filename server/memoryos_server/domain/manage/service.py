@@ -1,0 +1,321 @@
+"""What a user does with the segments of his mid-term memory: tags, versions, export, import."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.faults import BackendDown, Invalid, NotFound
+from memoryos_server.domain.core.text import check_id
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.manage.checks import MAX_SEGMENTS, MAX_TAGS, check_tags
+from memoryos_server.domain.manage.importing import Import, Tally, check_all
+from memoryos_server.domain.manage.model import (
+    KIND,
+    SHOWN_ID,
+    NewSegment,
+    Segment,
+    Version,
+    alias,
+    is_uuid,
+    older,
+    present,
+    segment_of,
+    versions_of,
+)
+from memoryos_server.domain.ports import Change, HeatState, HeatStore, Record, RecordFilter, Subject, Subjects, Vectors
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 50
+CATCH_UP_SECONDS = 2.0
+
+_PIECE_SEGMENTS = 100
+_PIECE_CHARACTERS = 256 * 1024
+
+
+class Changes(Protocol):
+    """How memory is changed: accepted durably first, then applied to the searchable side."""
+
+    @property
+    def behind(self) -> bool:
+        """Whether what was acknowledged may be missing from the searchable side for now."""
+
+    async def catch_up(self, seconds: float) -> bool:
+        """Waits until nothing acknowledged is missing from the searchable side, at most `seconds`; whether that is so."""
+
+    async def change(
+        self, subject: Subject, make: Callable[[], Awaitable[Change | None]], *, reads: bool = True
+    ) -> bool:
+        """Applies what `make` gives, which may be asked again if another change came between; whether that is degraded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """A segment after a change of its tags."""
+
+    version: int
+    tags: tuple[str, ...]
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Segments by tag: `total` is how many there are, listed or not; their heat is as of now."""
+
+    segments: Sequence[Segment]
+    total: int
+    degraded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """All segments of a user, in pieces, in the order of ids; their heat is as of `last_accessed`."""
+
+    user_id: str
+    exported_at: datetime
+    count: int
+    pieces: AsyncIterator[Sequence[Segment]]
+
+
+class SegmentService:
+    """A user's segments.
+
+    Args:
+        subjects: Who is known.
+        vectors: The searchable side.
+        heat: How often segments are used.
+        changes: How they are changed.
+        initial: The heat of a record made at a time.
+        decayed: The heat of a state at a later time.
+        clock: The present time.
+    """
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        vectors: Vectors,
+        heat: HeatStore,
+        changes: Changes,
+        *,
+        initial: Callable[[datetime], HeatState],
+        decayed: Callable[[HeatState, datetime], float],
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._subjects = subjects
+        self._vectors = vectors
+        self._heat = heat
+        self._changes = changes
+        self._initial = initial
+        self._decayed = decayed
+        self._clock = clock
+
+    async def add_tags(self, who: Caller, user_id: str, segment_id: str, tags: Sequence[str]) -> Tagged:
+        """Adds those tags that the segment lacks, as a new version; if it lacks none, nothing changes.
+
+        Raises:
+            Invalid: A tag is malformed, or the segment would have more than 64.
+            NotFound: The user has no such segment.
+            Forbidden: The caller may not act for the user.
+            BackendDown: A store is down.
+        """
+
+        def with_tags(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+            both = tuple(dict.fromkeys((*old, *new)))
+            if len(both) > max(MAX_TAGS, len(old)):
+                raise Invalid(f"tags: the segment has {len(old)} tags and may have {MAX_TAGS}", param="tags")
+            return both
+
+        return await self._retag(who, user_id, segment_id, tags, with_tags)
+
+    async def remove_tags(self, who: Caller, user_id: str, segment_id: str, tags: Sequence[str]) -> Tagged:
+        """Takes tags off the segment, as a new version; if it has none of them, nothing changes.
+
+        Raises:
+            As `add_tags`.
+        """
+        return await self._retag(
+            who, user_id, segment_id, tags, lambda old, gone: tuple(tag for tag in old if tag not in gone)
+        )
+
+    async def _retag(
+        self,
+        who: Caller,
+        user_id: str,
+        segment_id: str,
+        tags: Sequence[str],
+        change: Callable[[tuple[str, ...], tuple[str, ...]], tuple[str, ...]],
+    ) -> Tagged:
+        owner = who.owner(user_id)
+        check_id(segment_id, "segment_id")
+        wanted = check_tags(tags, "tags", least=1)
+        subject = await self._known(who, owner)
+        await self._caught_up()
+        done = Tagged(0, ())
+
+        async def make() -> Change | None:
+            nonlocal done
+            old = await self._record(subject, segment_id)
+            self._check_sound()
+            new = change(old.tags, wanted)
+            if new == old.tags:
+                done = Tagged(old.version, old.tags)
+                return None
+            done = Tagged(old.version + 1, new)
+            return Change(
+                put=(replace(old, version=done.version, tags=new, updated_at=self._clock(), history=older(old)),)
+            )
+
+        degraded = await self._changes.change(subject, make)
+        return replace(done, degraded=degraded)
+
+    async def search(
+        self, who: Caller, user_id: str, tags: Sequence[str], *, limit: int | None = None, match_all: bool = False
+    ) -> Found:
+        """The segments with any, or all, of the tags, newest first; none for a user never heard of.
+
+        Raises:
+            Invalid: A tag is malformed, or the limit out of range.
+            Forbidden: The caller may not act for the user.
+            BackendDown: The searchable side is down.
+        """
+        owner = who.owner(user_id)
+        wanted = check_tags(tags, "tags", least=1)
+        if limit is not None and not 1 <= limit <= MAX_LIMIT:
+            raise Invalid(f"limit must be 1..{MAX_LIMIT}", param="limit")
+        subject = await self._subjects.find(who.tenant_id, owner)
+        if subject is None:
+            return Found((), 0)
+        await self._caught_up()
+        chosen = RecordFilter(KIND, tags=wanted, match_all=match_all)
+        records, total = await self._vectors.page(subject, chosen, 0, limit or DEFAULT_LIMIT)
+        if self._changes.behind and await self._caught_up():
+            # It was restarted just before: what was read may lack what was not durable there yet.
+            records, total = await self._vectors.page(subject, chosen, 0, limit or DEFAULT_LIMIT)
+        now = self._clock()
+        try:
+            states, cold = await self._heat.get(subject, [record.id for record in records]), False
+        except BackendDown:
+            states, cold = {}, True  # heat is an ornament here: the segments are found all the same
+        segments = [
+            replace(segment_of(record, state), heat=self._decayed(state, now))
+            for record in records
+            for state in [states.get(record.id) or self._initial(record.created_at)]
+        ]
+        return Found(segments, total, cold or self._changes.behind)
+
+    async def versions(self, who: Caller, user_id: str, segment_id: str) -> list[Version]:
+        """Every version of a segment, newest first.
+
+        Raises:
+            NotFound: The user has no such segment.
+            Forbidden: The caller may not act for the user.
+            BackendDown: The searchable side is down.
+        """
+        owner = who.owner(user_id)
+        check_id(segment_id, "segment_id")
+        subject = await self._known(who, owner)
+        await self._caught_up()
+        record = await self._record(subject, segment_id)
+        self._check_sound()
+        return [present(record), *versions_of(record)]
+
+    async def export(self, who: Caller, user_id: str) -> Export:
+        """All segments of a user with their versions, complete whatever their number.
+
+        Raises:
+            Forbidden: The caller may not act for the user.
+            BackendDown: A store is down, or something acknowledged may be missing for now; also midway.
+        """
+        owner = who.owner(user_id)
+        subject = await self._subjects.find(who.tenant_id, owner)
+        now = self._clock()
+        if subject is None:
+            return Export(owner, now, 0, _nothing())
+        if not await self._caught_up():
+            self._check_sound()
+        _, count = await self._vectors.page(subject, RecordFilter(KIND), 0, 1)
+        return Export(owner, now, count, self._pieces(subject))
+
+    async def _pieces(self, subject: Subject) -> AsyncIterator[Sequence[Segment]]:
+        piece: list[Record] = []
+        size = 0
+        async for record in self._vectors.scan(subject, RecordFilter(KIND), history=True):
+            piece.append(record)
+            size += len(record.text) * (1 + len(record.history))
+            if len(piece) >= _PIECE_SEGMENTS or size >= _PIECE_CHARACTERS:
+                yield await self._warm(subject, piece)
+                self._check_sound()
+                piece, size = [], 0
+        if piece:
+            yield await self._warm(subject, piece)
+        self._check_sound()
+
+    async def _warm(self, subject: Subject, records: Sequence[Record]) -> list[Segment]:
+        states = await self._heat.get(subject, [record.id for record in records])
+        return [segment_of(record, states.get(record.id) or self._initial(record.created_at)) for record in records]
+
+    async def import_segments(self, who: Caller, user_id: str, segments: Sequence[NewSegment]) -> Tally:
+        """Adds segments, all or none; they are seen together. What is there with the same text, tags and type stays.
+
+        Raises:
+            Invalid: A segment is malformed, or there are none or more than 10,000; nothing was written.
+            Forbidden: The caller may not act for the user.
+            BackendDown: A store is down.
+        """
+        owner = who.owner(user_id)
+        if not 1 <= len(segments) <= MAX_SEGMENTS:
+            raise Invalid(f"segments must be 1..{MAX_SEGMENTS:,}, not {len(segments):,}", param="segments")
+        await check_all(segments)
+        subject = await self._subjects.open(who.tenant_id, owner)
+        await self._caught_up()
+        work = Import(self._subjects, self._vectors, subject, segments, self._initial)
+
+        async def make() -> Change | None:
+            change = await work.plan(self._clock())
+            self._check_sound()
+            return change
+
+        degraded = await self._changes.change(subject, make)
+        return replace(work.tally, degraded=degraded)
+
+    async def _caught_up(self) -> bool:
+        """Waits a moment where the searchable side lacks something, such as after a restart; whether it lacks nothing."""
+        return not self._changes.behind or await self._changes.catch_up(CATCH_UP_SECONDS)
+
+    def _check_sound(self) -> None:
+        """Refuses what was just read if it may lack something: a searchable side that was restarted is found out by reading.
+
+        Raises:
+            BackendDown: It may.
+        """
+        if self._changes.behind:
+            raise BackendDown("The searchable side of memory is catching up")
+
+    async def _known(self, who: Caller, owner: str) -> Subject:
+        subject = await self._subjects.find(who.tenant_id, owner)
+        if subject is None:
+            raise _no_segment()
+        return subject
+
+    async def _record(self, subject: Subject, segment_id: str) -> Record:
+        if not is_uuid(segment_id):
+            raise _no_segment()
+        asked = [segment_id, alias(subject.id, segment_id)]
+        found = [r for r in await self._vectors.records(subject, asked, history=True) if r.kind == KIND]
+        if not found:
+            self._check_sound()
+            raise _no_segment()
+        # Shown under this id, or kept under it and shown under another.
+        return next((record for record in found if record.data.get(SHOWN_ID) == segment_id), found[0])
+
+
+async def _nothing() -> AsyncIterator[Sequence[Segment]]:
+    return
+    yield
+
+
+def _no_segment() -> NotFound:
+    return NotFound("There is no such segment", param="segment_id")

@@ -1,0 +1,229 @@
+"""Open entries brought to the searchable side: turns indexed, changes applied.
+
+Everything here may be repeated: a turn that is there stays as it is, a record is replaced only by one that is not older,
+removing what is gone does nothing. What this process wrote is remembered with the incarnation of the engine that took it,
+so that it is written once in ordinary times and again after a restart of the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from memoryos_server.domain.core.faultpoints import reach
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.memory.progress import Locks
+from memoryos_server.domain.ports import (
+    Change,
+    Entry,
+    HeatStore,
+    IndexedRecord,
+    IndexedTurn,
+    Record,
+    Subject,
+    Turn,
+    Vectors,
+)
+
+_Value = TypeVar("_Value")
+
+_REMEMBERED = 100_000
+_MEANING_BATCH = 64
+_WORDS_BATCH = 256
+
+Words = Callable[[str], Mapping[str, float]]
+"""The terms of a text with their weights."""
+
+
+class Indexer(Protocol):
+    """Makes turns and texts searchable: their terms and vectors."""
+
+    async def index(self, turns: Sequence[Turn]) -> list[IndexedTurn]:
+        """The turns with what search needs, in order."""
+
+    async def terms_and_vectors(
+        self, texts: Sequence[str]
+    ) -> Sequence[tuple[Mapping[str, float], Mapping[str, Sequence[float]]]]:
+        """For each text its terms and vectors, in order."""
+
+
+class Indexing:
+    """Writes entries to the searchable side.
+
+    Args:
+        vectors: The searchable side.
+        indexer: Makes terms and vectors.
+        words: Makes terms alone.
+        heat: Where heat is kept.
+        locks: Who holds which subject.
+    """
+
+    def __init__(self, vectors: Vectors, indexer: Indexer, words: Words, heat: HeatStore, locks: Locks) -> None:
+        self._vectors = vectors
+        self._indexer = indexer
+        self._words = words
+        self._heat = heat
+        self._locks = locks
+        self._known: OrderedDict[str, None] = OrderedDict()
+        self._written: OrderedDict[str, int] = OrderedDict()
+        self._wordy: set[str] = set()
+        self._removed: OrderedDict[str, None] = OrderedDict()
+        self._busy: dict[str, asyncio.Event] = {}
+
+    def know(self, entry_id: str) -> None:
+        """Notes an entry as accepted, or as counted, by this process."""
+        _note(self._known, entry_id, None)
+
+    def knows(self, entry_id: str) -> bool:
+        """Whether an entry was accepted or counted by this process."""
+        return entry_id in self._known
+
+    def is_removed(self, turn: Turn) -> bool:
+        """Whether a change removes this turn, whose own entry may still be open."""
+        return turn.id in self._removed
+
+    def removes(self, change: Change) -> None:
+        """Notes what an accepted change removes: the open entries of those turns must not bring them back."""
+        for memory_id in change.remove:
+            _note(self._removed, memory_id, None)
+
+    def written(self, entry_id: str) -> int | None:
+        """The incarnation that took an entry's writes, or None if they are to be done."""
+        return None if entry_id in self._wordy else self._written.get(entry_id)
+
+    def is_unwritten(self, entry_id: str) -> bool:
+        """Whether nothing of an entry is written, neither words nor meaning."""
+        return entry_id not in self._written
+
+    def forget(self, entry_id: str) -> None:
+        """Has an entry written again if it is still open."""
+        self._written.pop(entry_id, None)
+        self._wordy.discard(entry_id)
+
+    def forget_all(self) -> None:
+        """Has every open entry written again: the engine may have lost them."""
+        self._written.clear()
+        self._wordy.clear()
+
+    async def inline(self, entries: Sequence[Entry]) -> None:
+        """Writes turns that this process has just accepted, while the worker waits with them.
+
+        Raises:
+            BackendDown: The searchable side does not answer.
+        """
+        done = asyncio.Event()
+        for entry in entries:
+            self._busy[entry.id] = done
+        try:
+            await self._index([(entry, entry.turn) for entry in entries if entry.turn])
+        finally:
+            done.set()
+            for entry in entries:
+                self._busy.pop(entry.id, None)
+
+    async def ensure(self, entries: Sequence[Entry], *, quickly: bool = False) -> None:
+        """Writes what is not written yet: the turns together, changes after them in their order.
+
+        Args:
+            entries: Open entries, in order.
+            quickly: Leaves the meaning of changes that asked for words only to a later call.
+
+        Raises:
+            BackendDown: The searchable side does not answer.
+            Exception: An entry cannot be written; some others may be.
+        """
+        for event in {id(e): e for e in map(self._busy.get, [entry.id for entry in entries]) if e}.values():
+            await event.wait()
+        for entry in entries:
+            if entry.change:
+                self.removes(entry.change)
+        missing = [e for e in entries if self.written(e.id) is None]
+        await self._index([(e, e.turn) for e in missing if e.turn and not self.is_removed(e.turn)])
+        for entry in missing:
+            if entry.turn and self.is_removed(entry.turn):
+                _note(self._written, entry.id, await self.incarnation(entry.subject))
+            if entry.change:
+                async with self._locks.change(entry.subject.id):
+                    if entry.id not in self._written:
+                        await self.apply(entry, entry.change)
+                if entry.id in self._wordy and not quickly:
+                    await self._add_meaning(entry, entry.change)
+
+    async def apply(self, entry: Entry, change: Change) -> None:
+        """Applies a change; whoever calls holds the subject's lock. Without `embed` its meaning waits for the worker.
+
+        Raises:
+            BackendDown: The searchable side does not answer.
+        """
+        took = set()
+        if change.put:
+            records = await (self._whole(change.put) if change.embed else self._in_words(change.put))
+            took.add(await self._vectors.put(entry.subject, records))
+        if change.heat:
+            await self._heat.put(entry.subject, change.heat)
+        if change.remove:
+            took.add(await self._vectors.remove(entry.subject, change.remove))
+        if not took:
+            took.add(await self.incarnation(entry.subject))
+        if len(took) > 1:
+            raise BackendDown("The searchable side was restarted midway")
+        _note(self._written, entry.id, took.pop())
+        if change.put and not change.embed:
+            self._wordy.add(entry.id)
+        reach("change.applied")
+
+    async def _index(self, turns: Sequence[tuple[Entry, Turn]]) -> None:
+        if not turns:
+            return
+        indexed = await self._indexer.index([turn for _, turn in turns])
+        reach("index.embedded")
+        by_subject: dict[str, list[int]] = {}
+        for at, (entry, _) in enumerate(turns):
+            by_subject.setdefault(entry.subject.id, []).append(at)
+        for places in by_subject.values():
+            subject = turns[places[0]][0].subject
+            incarnation = await self._vectors.insert(subject, [indexed[at] for at in places])
+            for at in places:
+                _note(self._written, turns[at][0].id, incarnation)
+        reach("index.inserted")
+
+    async def _add_meaning(self, entry: Entry, change: Change) -> None:
+        took = {self._written[entry.id]}
+        for start in range(0, len(change.put), _MEANING_BATCH):
+            records = await self._whole(change.put[start : start + _MEANING_BATCH])
+            async with self._locks.change(entry.subject.id):
+                # What was changed or removed meanwhile must not come back.
+                there = await self._vectors.records(entry.subject, [r.record.id for r in records])
+                versions = {record.id: record.version for record in there}
+                still = [r for r in records if versions.get(r.record.id) == r.record.version]
+                if still:
+                    took.add(await self._vectors.put(entry.subject, still))
+        if len(took) > 1:
+            raise BackendDown("The searchable side was restarted midway")
+        self._wordy.discard(entry.id)
+
+    async def _whole(self, records: Sequence[Record]) -> list[IndexedRecord]:
+        made = await self._indexer.terms_and_vectors([record.text for record in records])
+        return [IndexedRecord(record, *parts) for record, parts in zip(records, made, strict=True)]
+
+    async def _in_words(self, records: Sequence[Record]) -> list[IndexedRecord]:
+        def piece(start: int) -> list[IndexedRecord]:
+            return [IndexedRecord(r, self._words(r.text), {}) for r in records[start : start + _WORDS_BATCH]]
+
+        made: list[IndexedRecord] = []
+        for start in range(0, len(records), _WORDS_BATCH):
+            made += await asyncio.to_thread(piece, start)
+        return made
+
+    async def incarnation(self, subject: Subject) -> int:
+        """The engine's present incarnation."""
+        return await self._vectors.insert(subject, [])
+
+
+def _note(kept: OrderedDict[str, _Value], key: str, value: _Value) -> None:
+    kept.pop(key, None)
+    kept[key] = value
+    while len(kept) > _REMEMBERED:
+        kept.popitem(last=False)

@@ -1,0 +1,44 @@
+"""What the background work of a process is done with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from memoryos_server.domain.memory.flushing import Flusher
+from memoryos_server.domain.memory.indexing import Indexing
+from memoryos_server.domain.memory.model import Consolidation, Digest
+from memoryos_server.domain.memory.progress import Locks, Progress
+from memoryos_server.domain.ports import Queue
+
+LEASE_SECONDS = 15.0
+"""How long a partition stays with a process that says nothing more."""
+
+
+@dataclass(slots=True)
+class Tools:
+    """What every partition of a process works with.
+
+    Attributes:
+        slots: How many partitions may work at once.
+        alone: Held while a suspicious entry is worked on.
+        backoff: Seconds before the second attempt of a failed entry.
+        successes: How many entries were worked on without failing.
+        lease_seconds: How long a lease lasts.
+    """
+
+    queue: Queue
+    indexing: Indexing
+    flusher: Flusher
+    locks: Locks
+    progress: Progress
+    digest: Digest | None
+    consolidation: Consolidation | None
+    now: Callable[[], datetime]
+    slots: asyncio.Semaphore
+    alone: asyncio.Lock
+    backoff: float
+    successes: int = 0
+    lease_seconds: float = LEASE_SECONDS

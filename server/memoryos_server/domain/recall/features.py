@@ -1,0 +1,203 @@
+"""What a ranking goes by: numbers that say how a turn, the turns around it and its session bear on a question.
+
+A turn is rarely found by its own words alone: "Yes, in Paris!" answers a question that has the words. So besides its own
+evidence a candidate has that of the window around it, of the question it follows, and of its session. Everything is
+computed from light candidates; no text is read here. Neighbours are true ones: next in the order of acceptance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from heapq import nlargest
+
+from memoryos_server.domain.ports import Candidate
+from memoryos_server.domain.recall.analysis import Question
+from memoryos_server.domain.recall.hints import HINTS
+
+LEXICAL = "lexical"
+"""The leg of all words of a question."""
+
+GROUP = "words"
+"""The legs of a question's groups of words are called so, and numbered."""
+
+FEATURES = (
+    "lexical",
+    "dense",
+    "window",
+    "around",
+    "before",
+    "answer",
+    "answer_dense",
+    "session",
+    "session_dense",
+    "speaker",
+    "asks",
+    "length",
+    "time",
+    "number",
+    "place",
+    "names",
+    "first_person",
+    "opening",
+    "assistant",
+)
+"""The features of a candidate, in order.
+
+lexical, dense: Its own evidence against the best candidate's, 0..1.
+window: For each group of the question's words the best evidence in the window of five turns around it, summed; against the
+    best candidate's, 0..1. Two turns that have half of the words each make a whole.
+around, before: Meaning of the direct neighbours, added; of the turn before the previous one, which is often the same speaker's.
+answer, answer_dense: The evidence of the question that it follows.
+session, session_dense: Of its session: the mean of the two best by words, the three best by meaning; against the best's.
+speaker: The question names its speaker.
+asks, length, names, first_person, opening, assistant: Hints (`hints`).
+time, number, place: It has a date, a number, a name, and the question asks for one.
+"""
+
+NEIGHBOUR_SECONDS = 1800.0
+"""Turns without a session that are further apart than this are no neighbours."""
+
+COSINE_FLOOR = 0.25
+"""The cosine from which a turn counts as found by meaning; what two unrelated texts have lies below."""
+
+_STEPS = ((-2, 0.4), (-1, 0.7), (1, 0.7), (2, 0.4))  # neighbours and what their evidence counts in a window
+_WINDOW = FEATURES.index("window")
+_SESSION_WORDS, _SESSION_MEANING = 2, 3  # how many of a session's best turns stand for it
+_ASKS, _LENGTH, _TIME, _NUMBER, _NAMES, _FIRST_PERSON, _OPENING, _ASSISTANT = range(len(HINTS))
+_NO_HINTS = (0.0,) * len(HINTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A candidate in numbers.
+
+    Attributes:
+        candidate: The candidate.
+        values: In the order of `FEATURES`.
+        cosine: Its own cosine, not below 0.
+        reach: The share of the question that the window around it has, weighed by what each group of words can bring.
+    """
+
+    candidate: Candidate
+    values: tuple[float, ...]
+    cosine: float
+    reach: float
+
+
+def measure(candidates: Sequence[Candidate], question: Question, dense: Collection[str]) -> list[Measured]:
+    """The candidates that have something to say, in the order of acceptance.
+
+    Left out is who has neither a word of the question nor a cosine of `COSINE_FLOOR`, nor a neighbour that has.
+
+    Args:
+        candidates: What the legs found.
+        question: The question.
+        dense: The names of the legs of meaning.
+    """
+    own = {LEXICAL, *dense}
+    # Who was found by one group of words alone is no candidate.
+    pool = sorted([c for c in candidates if not own.isdisjoint(c.scores)], key=lambda c: (c.seq, c.at, c.id))
+    words = [max(0.0, c.scores.get(LEXICAL, 0.0)) for c in pool]
+    cosines = [max([0.0, *[c.scores.get(leg, 0.0) for leg in dense]]) for c in pool]
+    lexical, meaning = _against_best(words), _against_best(cosines)
+    anchored = [w > 0 or c >= COSINE_FLOOR for w, c in zip(words, cosines, strict=True)]
+    rows, whole = _rows(pool, words, len(question.groups))
+    session_words = _sessions(pool, lexical, _SESSION_WORDS)
+    session_meaning = _sessions(pool, meaning, _SESSION_MEANING)
+    places = {c.seq: i for i, c in enumerate(pool) if c.seq}
+    hints = [c.hints if len(c.hints) == len(HINTS) else _NO_HINTS for c in pool]
+
+    measured: list[tuple[int, list[float]]] = []
+    for i, candidate in enumerate(pool):
+        seq = candidate.seq
+        kept = anchored[i]
+        window: list[Sequence[float]] = [rows[i]]
+        around = before = answer = answer_meaning = 0.0
+        for step, share in _STEPS:
+            j = places.get(seq + step)
+            if j is None or not seq or not _together(candidate, pool[j]):
+                continue
+            kept = kept or anchored[j]
+            window.append([share * x for x in rows[j]])
+            if step in (-1, 1):
+                around += meaning[j]
+            elif step == -2:
+                before = meaning[j]
+            if step == -1 and hints[j][_ASKS]:
+                answer, answer_meaning = lexical[j], meaning[j]
+        if not kept:
+            continue
+        hint = hints[i]
+        values = [
+            lexical[i],
+            meaning[i],
+            sum(map(max, *window)) if len(window) > 1 else sum(rows[i]),
+            around,
+            before,
+            answer,
+            answer_meaning,
+            session_words.get(candidate.session, 0.0),
+            session_meaning.get(candidate.session, 0.0),
+            float(candidate.named),
+            hint[_ASKS],
+            hint[_LENGTH],
+            hint[_TIME] if question.when else 0.0,
+            hint[_NUMBER] if question.count else 0.0,
+            hint[_NAMES] if question.where else 0.0,
+            hint[_NAMES],
+            hint[_FIRST_PERSON],
+            hint[_OPENING],
+            hint[_ASSISTANT],
+        ]
+        measured.append((i, values))
+    best = max([values[_WINDOW] for _, values in measured], default=0.0) or 1.0
+    found = []
+    for i, values in measured:
+        reach = min(1.0, values[_WINDOW] / whole) if whole else 0.0
+        values[_WINDOW] /= best
+        found.append(Measured(pool[i], tuple(values), cosines[i], reach))
+    return found
+
+
+def _against_best(values: Sequence[float]) -> list[float]:
+    best = max(values, default=0.0)
+    return [value / best for value in values] if best > 0 else [0.0] * len(values)
+
+
+def _rows(pool: Sequence[Candidate], words: Sequence[float], groups: int) -> tuple[list[list[float]], float]:
+    """For each candidate what each group of words brings, and last what none of them accounts for; and what all can bring.
+
+    A group that found nothing at all counts like the one that can bring most: the words that nobody said are the rare ones.
+    """
+    legs = [f"{GROUP}{n}" for n in range(groups)]
+    rows: list[list[float]] = []
+    for candidate, total in zip(pool, words, strict=True):
+        get = candidate.scores.get
+        row = [get(leg, 0.0) for leg in legs]
+        row.append(max(0.0, total - sum(row)))
+        rows.append(row)
+    best = [max(column) for column in zip(*rows, strict=True)] if rows else []
+    if not best or max(best) <= 0:
+        return rows, 0.0
+    if not groups:
+        return rows, best[-1]
+    most = max(best[:-1])
+    return rows, sum(value if value > 0 else most for value in best[:-1]) or best[-1]
+
+
+def _sessions(pool: Sequence[Candidate], values: Sequence[float], count: int) -> dict[str, float]:
+    """Session -> its evidence against the best session's. Turns without a session have none."""
+    found: dict[str, list[float]] = {}
+    for candidate, value in zip(pool, values, strict=True):
+        if candidate.session and value > 0:
+            found.setdefault(candidate.session, []).append(value)
+    means = {session: sum(nlargest(count, all_of)) / count for session, all_of in found.items()}
+    best = max(means.values(), default=0.0)
+    return {session: mean / best for session, mean in means.items()} if best > 0 else {}
+
+
+def _together(one: Candidate, other: Candidate) -> bool:
+    if one.session or other.session:
+        return one.session == other.session
+    return abs(one.at - other.at) <= NEIGHBOUR_SECONDS

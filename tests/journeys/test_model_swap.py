@@ -1,0 +1,103 @@
+"""Another embedding model over the same data: said, served by words meanwhile, embedded again in the background."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.embedding_provider import embedding_provider
+from tests.system import System
+
+HTTP = {"MEMORYOS_EMBEDDING__PROVIDER": "http", "MEMORYOS_EMBEDDING__MODEL": "tiny"}
+
+
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about in time"
+        time.sleep(0.05)
+
+
+def found(system: System, query: str) -> list[str]:
+    answer = system.post("/v1/memory/retrieve", {"user_id": "ann", "query": query})[1]
+    return [episode["content"] for episode in answer["episodes"]]
+
+
+def log(system: System) -> str:
+    return (system.home / "server.log").read_text()
+
+
+@pytest.mark.timeout(240)
+def test_model_when_another_is_configured_then_said_and_everything_is_embedded_again(tmp_path: Path) -> None:
+    with embedding_provider() as provider:
+        http = HTTP | {"MEMORYOS_EMBEDDING__BASE_URL": provider.url}
+        with System(tmp_path, http) as system:
+            for n in range(40):
+                system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": f"Heron number {n} flew."})
+            body = {"content": "The physician comes on Friday", "memory_type": "fact"}
+            assert system.post("/v1/memories", body)[0] == 200
+            system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": "The doctor lives in Porto."})
+            system.stop()
+            asked = len(provider.asked)
+            assert asked > 40
+            for name in http:
+                del system.env[name]
+            system.start()
+            # Words are served from the first moment; meaning follows.
+            assert "The doctor lives in Porto." in found(system, "doctor")
+            until(lambda: "indexing again is done" in log(system))
+            assert "the embedding model is all-MiniLM" in log(system)
+            assert "tiny" in log(system)
+            assert found(system, "physician")[:1] == ["The doctor lives in Porto."]
+            hits = system.post("/v1/memories/search", {"query": "a doctor's visit", "top_k": 1})[1]["data"]["results"]
+            assert [hit["content"] for hit in hits] == ["The physician comes on Friday"]
+            assert len(provider.asked) == asked
+
+            # A restart with the same model has nothing to do.
+            done = log(system).count("indexing again is done")
+            system.stop()
+            system.start()
+            assert found(system, "physician")[:1] == ["The doctor lives in Porto."]
+            assert log(system).count("indexing again is done") == done
+
+
+@pytest.mark.timeout(240)
+def test_model_when_killed_while_embedding_again_then_the_next_start_goes_on(tmp_path: Path) -> None:
+    with embedding_provider() as provider, System(tmp_path, {"MEMORYOS_EMBEDDING__MODEL": "none"}) as system:
+        for n in range(300):
+            system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": f"Heron number {n} flew."})
+        system.stop()
+        del system.env["MEMORYOS_EMBEDDING__MODEL"]
+        system.env |= HTTP | {"MEMORYOS_EMBEDDING__BASE_URL": provider.url}
+        system.start()
+        until(lambda: sum(len(body["input"]) for body in provider.asked) > 60)  # type: ignore[arg-type,misc]
+        assert system.server is not None
+        os.kill(system.server.pid, signal.SIGKILL)
+        system.server.wait()
+        provider.status = 503  # and the provider is away for a while
+        system.env["MEMORYOS_EMBEDDING__DIMENSION"] = "3"
+        system.start()
+        assert "Heron number 7 flew." in found(system, "heron number 7")
+        until(lambda: "indexing again waits" in log(system))
+        provider.status = 200
+        until(lambda: "indexing again is done" in log(system))
+
+
+@pytest.mark.timeout(120)
+def test_text_when_the_model_refuses_it_then_it_is_found_by_words_after_all(tmp_path: Path) -> None:
+    with embedding_provider() as provider, System(tmp_path, {"MEMORYOS_EMBEDDING__MODEL": "none"}) as system:
+        for content in ("A bad heron.", "A good heron."):
+            system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": content})
+        system.stop()
+        del system.env["MEMORYOS_EMBEDDING__MODEL"]
+        system.env |= HTTP | {"MEMORYOS_EMBEDDING__BASE_URL": provider.url}
+        provider.refuses = "bad"
+        system.start()
+        until(lambda: "indexing again is done" in log(system))
+        assert "stays without a vector" in log(system)
+        assert sorted(found(system, "heron")) == ["A bad heron.", "A good heron."]
