@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from memoryos.ids import new_id
 from memoryos.schema import Method
 from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge.errors import ClientGone, unreachable
@@ -76,6 +77,10 @@ class Remote:
             ClientGone: The client left.
         """
         stub = self._stub(method)
+        if method.retryable:
+            for name in method.made_ids:
+                if not request.HasField(name):
+                    setattr(request, name, new_id())
         with exchange.watching() as watch:
             for pause in (*(_RETRY_SECONDS if method.retryable else ()), None):
                 call = stub(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)

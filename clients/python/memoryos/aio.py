@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from memoryos import calls, model, schema
 from memoryos.errors import from_rpc
+from memoryos.ids import new_id
 from memoryos.memories import AsyncMemories
 from memoryos.model import answer  # `chat` has a parameter called model
 from memoryos.segments import AsyncSegments
@@ -248,7 +249,7 @@ class AsyncClient:
     ) -> tuple[Any, bool]:
         method = calls.method(named)
         attempts = calls.Attempts(method, self._timeout if timeout is None else timeout)
-        request_id = calls.new_id()
+        request_id = new_id()
         metadata = self._identity.metadata(user_id, request_id)
         while True:
             try:
@@ -267,7 +268,7 @@ class AsyncClient:
         self, method: schema.Method, request: Message, user_id: str | None, timeout: float | None
     ) -> tuple[Any, str]:
         attempts = calls.Attempts(method, self._timeout if timeout is None else timeout)
-        request_id = calls.new_id()
+        request_id = new_id()
         metadata = self._identity.metadata(user_id, request_id)
         call = self._callable(method)(request, timeout=attempts.next_timeout(), metadata=metadata)
         return call, request_id

@@ -6,10 +6,8 @@ Deadlines and what may be repeated come from the proto, by `memoryos.schema`: th
 from __future__ import annotations
 
 import json
-import os
 import random
 import time
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +19,7 @@ import grpc
 
 from memoryos import model, schema
 from memoryos.errors import MemoryOSError
+from memoryos.ids import new_id
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, types_pb2
 
 ATTEMPTS = 5
@@ -114,15 +113,6 @@ def method(named: schema.Method | str) -> schema.Method:
         KeyError: There is none of this name.
     """
     return methods()[named] if isinstance(named, str) else named
-
-
-def new_id() -> str:
-    """A new UUIDv7: ids made later sort later."""
-    stamp = time.time_ns() // 1_000_000
-    number = (stamp & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10), "big")
-    number = number & ~(0xF << 76) | 0x7 << 76
-    number = number & ~(0x3 << 62) | 0x2 << 62
-    return str(uuid.UUID(int=number))
 
 
 def is_degraded(metadata: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import Message
 
-from memoryos.calls import new_id
+from memoryos.ids import new_id
 from memoryos.model import short, value, when
 from memoryos.v1 import memories_service_pb2 as pb
 from memoryos.v1 import types_pb2

@@ -135,6 +135,12 @@ class Method:
         return int(self.rest.max_body_bytes) or DEFAULT_BODY_BYTES
 
     @cached_property
+    def made_ids(self) -> tuple[str, ...]:
+        """The request's fields that make a repeated call recognisable."""
+        fields = self.descriptor.input_type.fields
+        return tuple(f.name for f in fields if f.GetOptions().Extensions[options_pb2.field].made_id)
+
+    @cached_property
     def request_class(self) -> type[Message]:
         """The request's message class."""
         return message_factory.GetMessageClass(self.descriptor.input_type)

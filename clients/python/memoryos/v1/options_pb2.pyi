@@ -322,22 +322,28 @@ class Field(_message.Message):
     RAW_JSON_FIELD_NUMBER: _builtins.int
     REST_NAME_FIELD_NUMBER: _builtins.int
     NULL_WHEN_ABSENT_FIELD_NUMBER: _builtins.int
+    MADE_ID_FIELD_NUMBER: _builtins.int
     raw_json: _builtins.bool
     """raw_json marks a string field that holds JSON text: REST shows and takes the JSON value itself."""
     rest_name: _builtins.str
     """rest_name is the name REST uses, where it must differ from the field's."""
     null_when_absent: _builtins.bool
     """null_when_absent shows an absent optional field as null. Default: left out."""
+    made_id: _builtins.bool
+    """made_id marks a field that makes a call recognisable when it is sent again: who may repeat a call fills it, if it is
+    absent, with a new UUIDv7 before the first attempt.
+    """
     def __init__(
         self,
         *,
         raw_json: _builtins.bool = ...,
         rest_name: _builtins.str = ...,
         null_when_absent: _builtins.bool = ...,
+        made_id: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["null_when_absent", b"null_when_absent", "raw_json", b"raw_json", "rest_name", b"rest_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_id", b"made_id", "null_when_absent", b"null_when_absent", "raw_json", b"raw_json", "rest_name", b"rest_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
