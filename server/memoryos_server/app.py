@@ -199,7 +199,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         knowledge.forget_user(tenant_id, user_id)
 
     memories = MemoriesService(redis.subjects, vectors, pipeline, finder, keeper, forget=forget)
-    said = SaidService(redis.subjects, redis.turns, vectors, pipeline, rebuild=consolidator, forget=forget)
+    said = SaidService(redis.subjects, redis.turns, vectors, pipeline, knowledge, rebuild=consolidator, forget=forget)
     letters = DeadLetters(redis.queue)
 
     key_service = KeyService(redis.keys, redis.audit)

@@ -91,7 +91,7 @@ def test_document_when_weighed_then_follows_the_stated_formula() -> None:
 
 
 def test_document_when_the_speaker_has_a_name_then_is_found_by_it() -> None:
-    assert "carolin" in matches("What does Caroline like?", turn("Pottery", name="Caroline"))
+    assert "josephin" in matches("What does Josephine like?", turn("Pottery", name="Josephine"))
 
 
 def named(question: str, name: str) -> bool:
@@ -99,14 +99,14 @@ def named(question: str, name: str) -> bool:
 
 
 def test_names_when_the_question_names_the_speaker_then_they_meet() -> None:
-    assert named("What is Caroline's hobby?", "Caroline Smith")
-    assert not named("What is Caroline's hobby?", "Carol")
-    assert not named("What is Caroline's hobby?", "")
+    assert named("What is Josephine's hobby?", "Josephine Smith")
+    assert not named("What is Josephine's hobby?", "Joseph")
+    assert not named("What is Josephine's hobby?", "")
 
 
 def test_names_when_chinese_then_they_meet_within_the_sentence() -> None:
-    assert named("张曼婷喜欢什么？", "張曼婷")
-    assert not named("张曼婷喜欢什么？", "王峰")
+    assert named("李晓雨喜欢什么？", "李曉雨")
+    assert not named("李晓雨喜欢什么？", "王峰")
 
 
 @pytest.mark.parametrize(("asked", "said"), [("buy", "bought"), ("go", "gone"), ("children", "child")])

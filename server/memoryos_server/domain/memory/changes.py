@@ -84,6 +84,9 @@ class Changes:
                 change = await make()
                 if change is None:
                     return False
+                if reads and self._behind():
+                    # A restart of the searchable side is noticed by reading: what was read may be from before it.
+                    raise BackendDown("The searchable side of memory is catching up")
                 if not derived and _touches_derived(change):
                     # Facts and segments are being made of this subject's turns: what was read may be old by then.
                     derived = True

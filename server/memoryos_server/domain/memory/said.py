@@ -6,7 +6,7 @@ its older versions, which quote what is gone, are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,7 +16,6 @@ from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import (
-    KINDS,
     Change,
     EventState,
     Record,
@@ -54,6 +53,13 @@ class Rebuild(Protocol):
         """The segment as it is with these turns only."""
 
 
+class Facts(Protocol):
+    """What is believed, without some of what was said."""
+
+    async def without(self, subject: Subject, memory_ids: Collection[str]) -> tuple[list[Record], list[str]]:
+        """Facts to put, and ids of facts to remove, if those turns are taken back."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deleted:
     """What was removed.
@@ -83,6 +89,7 @@ class SaidService:
         turns: The ledger's view of turns.
         vectors: The searchable side.
         changes: Makes changes.
+        facts: What is believed.
         rebuild: Makes segments anew; None: a segment that lost a source is removed.
         forget: Told of a (tenant, user) of whom something was removed.
     """
@@ -93,6 +100,7 @@ class SaidService:
         turns: Turns,
         vectors: Vectors,
         changes: Changes,
+        facts: Facts,
         rebuild: Rebuild | None = None,
         forget: Callable[[str, str], None] = lambda tenant_id, user_id: None,
     ) -> None:
@@ -100,6 +108,7 @@ class SaidService:
         self._turns = turns
         self._vectors = vectors
         self._changes = changes
+        self._facts = facts
         self._rebuild = rebuild
         self._forget = forget
 
@@ -224,35 +233,35 @@ class SaidService:
         gone = {turn.id for turn in turns}
         put: list[Record] = []
         remove: list[str] = []
-        for record in await self._derived(subject, sorted(gone)):
+        for record in await self._segments(subject, sorted(gone)):
             left = tuple(source for source in record.sources if source not in gone)
             kept = await self._from(subject, record, left) if left else None
             if kept is None:
                 remove.append(record.id)
             else:
                 put.append(kept)
+        # A belief that only such a turn had ended is held again: facts know the turns they follow from.
+        believed, forgotten = await self._facts.without(subject, gone)
+        put += believed
+        remove += forgotten
         tally.turns, tally.derived = len(turns), len(remove)
         events = {turn.id: (turn.event_id, turn.session_id) for turn in turns}
         return Change(put=tuple(put), remove=(*events, *remove), events=events)
 
     async def _from(self, subject: Subject, record: Record, left: tuple[str, ...]) -> Record | None:
-        """The record with these sources only, or None if it cannot stand on them."""
-        now = utc_now()
-        if record.kind == "segment":
-            turns = await self._vectors.get(subject, left)
-            if self._rebuild is None or not turns:
-                return None
-            made = await self._rebuild.rebuild(subject, record, turns)
-            return replace(made, version=record.version + 1, updated_at=now, history=())
-        return replace(record, version=record.version + 1, sources=left, updated_at=now, history=())
+        """The segment with these sources only, or None if it cannot stand on them."""
+        turns = await self._vectors.get(subject, left)
+        if self._rebuild is None or not turns:
+            return None
+        made = await self._rebuild.rebuild(subject, record, turns)
+        return replace(made, version=record.version + 1, updated_at=utc_now(), history=())
 
-    async def _derived(self, subject: Subject, ids: Sequence[str]) -> list[Record]:
+    async def _segments(self, subject: Subject, ids: Sequence[str]) -> list[Record]:
         found: dict[str, Record] = {}
-        for kind in KINDS:
-            for start in range(0, len(ids), _SOURCES_AT_ONCE):
-                chosen = RecordFilter(kind, sources=tuple(ids[start : start + _SOURCES_AT_ONCE]))
-                async for record in self._vectors.scan(subject, chosen):
-                    found[record.id] = record
+        for start in range(0, len(ids), _SOURCES_AT_ONCE):
+            chosen = RecordFilter("segment", sources=tuple(ids[start : start + _SOURCES_AT_ONCE]))
+            async for record in self._vectors.scan(subject, chosen):
+                found[record.id] = record
         return list(found.values())
 
 
