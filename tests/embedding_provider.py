@@ -19,6 +19,7 @@ class Provider:
         url: Its base URL.
         status: What it answers with.
         body: The answer's body, or None for vectors.
+        most: After so many texts it is out of breath.
         refuses: A text with this in it is answered with 400.
         asked: The bodies of requests.
         keys: The Authorization headers of requests.
@@ -27,6 +28,7 @@ class Provider:
     url: str = ""
     status: int = 200
     body: bytes | None = None
+    most: int = 10**9
     refuses: str = "\x00"
     asked: list[dict[str, object]] = field(default_factory=list)
     keys: list[str | None] = field(default_factory=list)
@@ -47,11 +49,12 @@ def embedding_provider() -> Iterator[Provider]:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             state.asked.append(request)
             state.keys.append(self.headers["Authorization"])
+            state.most -= len(request["input"])
             refused = any(state.refuses in text for text in request["input"])
             # Out of order, as the dialect allows: the index counts.
             rows = [{"index": i, "embedding": vector(text)} for i, text in enumerate(request["input"])][::-1]
             body = state.body if state.body is not None else json.dumps({"data": rows}).encode()
-            self.send_response(400 if refused else state.status)
+            self.send_response(400 if refused else 503 if state.most < 0 else state.status)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,12 @@ import pytest
 from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.core.faults import Invalid, NotFound
+from memoryos_server.domain.memory.extraction.model import Fact
+from memoryos_server.domain.memory.facts import sightings
+from memoryos_server.domain.memory.knowledge import Knowledge
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.ports import Change, Record, Subject, Turn
-from tests.domain.pipeline_support import THEN, Opened, opened_at, record, until
+from tests.domain.pipeline_support import THEN, Opened, opened_at, record, until, words
 
 ANN = Caller(tenant_id="default", permissions=PERMISSIONS, anonymous=True, named_user="ann")
 ANYBODY = replace(ANN, named_user=None)
@@ -36,6 +40,7 @@ class Room:
     opened: Opened
     said: SaidService
     rebuild: Joined
+    knowledge: Knowledge
     forgotten: list[tuple[str, str]]
 
 
@@ -43,15 +48,17 @@ class Room:
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
     async with opened_at(tmp_path) as opened:
         rebuild, forgotten = Joined(), list[tuple[str, str]]()
+        knowledge = Knowledge(opened.vectors, opened.indexer, str.casefold, words)
         said = SaidService(
             opened.redis.subjects,
             opened.redis.turns,
             opened.vectors,
             opened.pipeline,
+            knowledge,
             rebuild,
             lambda tenant, user: forgotten.append((tenant, user)),
         )
-        yield Room(opened, said, rebuild, forgotten)
+        yield Room(opened, said, rebuild, knowledge, forgotten)
 
 
 async def put(room: Room, *records: Record) -> None:
@@ -106,20 +113,15 @@ async def test_delete_when_a_turn_has_derived_memories_then_they_go_or_are_made_
     subject = await room.opened.subject()
     both = record(subject, "both", "my secret / a heron", kind="segment", type="qa", sources=(secret.id, harmless.id))
     both = replace(both, version=3, history=({"summary": "my secret"},))
-    alone = record(subject, "alone", "has a secret", kind="fact", type="owns", sources=(secret.id,))
-    shared = record(subject, "shared", "watches", kind="fact", type="likes", sources=(secret.id, harmless.id))
+    alone = record(subject, "alone", "my secret", kind="segment", type="qa", sources=(secret.id,))
     other = record(subject, "other", "a heron", kind="segment", type="qa", sources=(harmless.id,))
-    await put(room, both, alone, shared, other)
+    await put(room, both, alone, other)
     deleted = await room.said.delete(ANN, "", secret.id)
     assert (deleted.turns, deleted.derived, deleted.degraded) == (1, 1, False)
-    left = {
-        r.id: r
-        for r in await room.opened.vectors.records(subject, [both.id, alone.id, shared.id, other.id], history=True)
-    }
+    left = {r.id: r for r in await room.opened.vectors.records(subject, [both.id, alone.id, other.id], history=True)}
     assert alone.id not in left
     assert (left[both.id].text, left[both.id].version, left[both.id].history) == ("a heron", 4, ())
     assert left[both.id].sources == (harmless.id,)
-    assert left[shared.id].sources == (harmless.id,)
     assert left[other.id] == other
     assert await room.opened.vectors.get(subject, [secret.id]) == []
     assert [t.content for t in await room.opened.redis.turns.recent(subject, 20)] == ["a heron"]
@@ -128,6 +130,31 @@ async def test_delete_when_a_turn_has_derived_memories_then_they_go_or_are_made_
     assert (state.state, state.reason) == ("rejected", "deleted")
     with pytest.raises(NotFound):
         await room.said.delete(ANN, "", secret.id)
+
+
+async def test_delete_when_a_turn_stated_or_ended_beliefs_then_those_follow_from_the_others(room: Room) -> None:
+    paris, again, berlin, tea = await room.opened.say("in Paris", "still in Paris", "now in Berlin", "likes tea")
+    subject = await room.opened.subject()
+    said = [(paris, "lives_in", "Paris"), (again, "lives_in", "Paris"), (berlin, "lives_in", "Berlin")]
+    said.append((tea, "likes", "tea"))
+    for hours, (turn, predicate, value) in enumerate(said):
+        stated = Fact("user", predicate, value, f"{predicate} {value}", 0.9)
+        timed = replace(turn, timestamp=turn.timestamp + timedelta(hours=hours))
+        await room.knowledge.learn(subject, sightings(timed, [stated], THEN))
+
+    async def believed() -> list[tuple[str, int]]:
+        return sorted((one.value, len(one.sources)) for one in await room.knowledge.current(subject))
+
+    assert await believed() == [("Berlin", 1), ("tea", 1)]
+    await room.said.delete(ANN, "", berlin.id)
+    room.knowledge.forget(subject)
+    assert await believed() == [("Paris", 2), ("tea", 1)]
+    await room.said.delete(ANN, "", paris.id)
+    room.knowledge.forget(subject)
+    assert await believed() == [("Paris", 1), ("tea", 1)]
+    await room.said.delete_session(ANN, "", "s")
+    room.knowledge.forget(subject)
+    assert await believed() == []
 
 
 async def test_delete_when_it_is_a_record_then_only_that_goes(room: Room) -> None:

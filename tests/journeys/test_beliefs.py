@@ -77,6 +77,8 @@ def test_retrieve_when_a_belief_changes_then_the_new_one_and_as_of_before_the_ol
     now = until(system, user, question, knows(after))
     then = retrieve(system, user, question, as_of="2026-01-20T00:00:00Z")
     assert not knows(before)(now)
+    assert new in [e["content"] for e in now["episodes"]][:1]
+    assert old in [e["content"] for e in then["episodes"]][:1]
     assert after in now["long_term"]["profile"]
     assert knows(before)(then)
     assert not knows(after)(then)
@@ -96,6 +98,17 @@ def test_retrieve_when_a_belief_changes_then_the_new_one_and_as_of_before_the_ol
         assert history[1]["changed_at"].startswith("2026-01-10T10:00:00")
     # What was contradicted stays findable as it was said.
     assert old in {e["content"] for e in retrieve(system, user, old)["episodes"]}
+
+
+def test_retrieve_when_one_moved_twice_then_the_last_place_leads_and_the_score_explains_it(system: System) -> None:
+    for month, said in enumerate(("I live in Paris.", "I moved to Berlin.", "I moved to Rome."), 1):
+        tell(system, "rover", said, f"2026-{month:02}-10T10:00:00Z")
+    answer = until(system, "rover", "Where do I live?", knows("Rome"), explain=True)
+    assert answer["episodes"][0]["content"] == "I moved to Rome."
+    assert [e["score"] for e in answer["episodes"]] == sorted((e["score"] for e in answer["episodes"]), reverse=True)
+    for explained in answer["explanations"]:
+        assert sum(part["value"] for part in explained["parts"]) == pytest.approx(explained["raw"])
+    assert "instead" in {part["name"] for part in answer["explanations"][0]["parts"]}
 
 
 def test_retrieve_when_asked_over_grpc_then_the_same_as_over_rest(system: System) -> None:

@@ -1,8 +1,8 @@
-"""Runs every block of the README, in order, against a system of its own.
+"""Runs every block of the README and of each page in `docs`, in order, against a system of its own.
 
-A block's info string says how: `run` runs it; `json` after it is the shape of what it printed; `start` and `keys` start the
-system (the last line is replaced by the same command on free ports); `settings` is checked for what it sets; `make` names
-targets. A block of another kind fails the test, so that none goes unchecked.
+A block's info string says how: `run` runs it; `json` after it is the shape of what it printed, `json part` that of some of its
+members; `start` and `keys` start the system (the last line is replaced by the same command on free ports); `settings` is
+checked for what it sets; `make` names targets. A block of another kind fails the test, so that none goes unchecked.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from memoryos.settings import load as load_settings
 from scripts.generate import ROOT
 from tests.clients.supervised import Up
 
+PAGES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in sorted(ROOT.glob("docs/*.md"))}
 README = (ROOT / "README.md").read_text("utf-8")
 KINDS = {
     "sh start",
@@ -38,7 +40,54 @@ KINDS = {
     "sh make",
     "python run",
     "json",
+    "json part",
 }
+PAGE_KINDS = {"sh run", "toml settings", "json", "json part"}
+ANSWERS = (
+    ("coffee?", "black"),
+    ("Where does Eva live?", "Porto"),
+    ("2024-12-31", "Lives in Paris."),
+    ("Which Python version?", "Python 3.12"),
+    ("What is my dog called?", "Rex"),
+    ("import --user ann chatgpt-export.zip", "imported 2 turns"),
+)
+EXACT = (
+    *(".content", ".role", ".status", ".profile", ".knowledge[]", ".text", ".subject", ".predicate", ".value"),
+    *(".state", ".reason", "[].version"),
+)
+"""What must be as it is shown, not only of its form."""
+
+EXPORT = [
+    {
+        "id": "c1",
+        "create_time": 1700000000,
+        "current_node": "b",
+        "mapping": {
+            "root": {"message": None, "parent": None, "children": ["a"]},
+            "a": {
+                "parent": "root",
+                "children": ["b"],
+                "message": {
+                    "id": "a",
+                    "author": {"role": "user"},
+                    "create_time": 1700000001,
+                    "content": {"content_type": "text", "parts": ["My dog is called Rex."]},
+                },
+            },
+            "b": {
+                "parent": "a",
+                "children": [],
+                "message": {
+                    "id": "b",
+                    "author": {"role": "assistant"},
+                    "create_time": 1700000002,
+                    "content": {"content_type": "text", "parts": ["That is a fine name for a dog."]},
+                },
+            },
+        },
+    }
+]
+"""What a reader has at hand: a data export of ChatGPT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,16 +95,21 @@ class Block:
     line: int
     kind: str
     text: str
+    page: str = "README.md"
+
+    @property
+    def place(self) -> str:
+        return f"{self.page}:{self.line}"
 
 
-def _blocks() -> list[Block]:
+def _blocks(page: str, content: str) -> list[Block]:
     return [
-        Block(README.count("\n", 0, match.start()) + 2, match[1].strip(), match[2])
-        for match in re.finditer(r"^```([^\n`]+)\n(.*?)^```$", README, re.M | re.S)
+        Block(content.count("\n", 0, match.start()) + 2, match[1].strip(), match[2], page)
+        for match in re.finditer(r"^```([^\n`]+)\n(.*?)^```$", content, re.M | re.S)
     ]
 
 
-BLOCKS = _blocks()
+BLOCKS = _blocks("README.md", README)
 
 
 class Reader:
@@ -65,6 +119,8 @@ class Reader:
         self.up = Up(home)
         self.env = {**self.up.system.env, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
         (home / ".venv").symlink_to(Path(sys.executable).parent.parent)
+        with zipfile.ZipFile(home / "chatgpt-export.zip", "w") as archive:
+            archive.writestr("conversations.json", json.dumps(EXPORT))
 
     def here(self, text: str) -> str:
         """The text with this system's addresses."""
@@ -74,7 +130,7 @@ class Reader:
         text = self.here(block.text)
         shell = ["sh", "-euc", text] if block.kind.startswith("sh") else [sys.executable, "-c", text]
         done = subprocess.run(shell, env=self.env, cwd=self.up.system.home, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, f"README.md:{block.line}\n{done.stdout}\n{done.stderr}\n{self.up.text()}"
+        assert done.returncode == 0, f"{block.place}\n{done.stdout}\n{done.stderr}\n{self.up.text()}"
         return done.stdout
 
 
@@ -94,20 +150,28 @@ def _same_shape(shown: Any, got: Any, where: str) -> None:
     elif isinstance(shown, list):
         assert isinstance(got, list), where
         assert bool(shown) == bool(got), where
-        for item in got:
-            _same_shape(shown[0], item, f"{where}[]")
-    elif isinstance(shown, bool) or where.endswith((".content", ".role", ".status")):
+        pairs = zip(shown, got, strict=True) if len(shown) > 1 else ((shown[0], item) for item in got)
+        for one, item in pairs:
+            _same_shape(one, item, f"{where}[]")
+    elif isinstance(shown, bool) or where.endswith(EXACT):
         assert shown == got, where
     else:
         assert isinstance(got, (int, float) if isinstance(shown, (int, float)) else type(shown)), where
 
 
+def _compare(block: Block, printed: str) -> None:
+    shown, got = json.loads(block.text), json.loads(printed)
+    if block.kind == "json part":
+        got = {name: value for name, value in got.items() if name in shown}
+    _same_shape(shown, got, f"{block.place} ")
+
+
 def _judge(block: Block, printed: str) -> None:
     """What a reader would see at a glance: the commands that answer a question answer it."""
-    assert '"error"' not in printed, f"README.md:{block.line}\n{printed}"
-    for asked, expected in (("coffee?", "black"), ("Where does Eva live?", "Porto")):
+    assert '"error"' not in printed, f"{block.place}\n{printed}"
+    for asked, expected in ANSWERS:
         if asked in block.text:
-            assert expected in printed, f"README.md:{block.line}\n{printed}"
+            assert expected in printed, f"{block.place}\n{printed}"
     if '"stream": true' in block.text:
         assert printed.strip().endswith("data: [DONE]"), printed
 
@@ -115,19 +179,31 @@ def _judge(block: Block, printed: str) -> None:
 def test_blocks_when_read_then_each_is_of_a_kind_that_is_checked() -> None:
     assert len(BLOCKS) == README.count("\n```") / 2
     assert {block.kind for block in BLOCKS} == KINDS
+    for page, content in PAGES.items():
+        blocks = _blocks(page, content)
+        assert len(blocks) == content.count("\n```") / 2, page
+        assert {block.kind for block in blocks} <= PAGE_KINDS, page
 
 
 def test_links_when_local_then_they_lead_somewhere() -> None:
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
+    documents = [path for path in ROOT.glob("*.md") if path.is_file()]
+    documents += [*ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/**/*.md")]
+    links = [
+        (path.relative_to(ROOT), link)
+        for path in documents
+        for link in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", path.read_text("utf-8"))
+        if "://" not in link
+    ]
+    assert len(links) > 10
+    assert [(str(path), link) for path, link in links if not (ROOT / path.parent / link).exists()] == []
 
 
 def test_settings_when_named_then_they_exist() -> None:
     permissions = {method.permission for method in load()}
     names = {item.name for item in known({"HOME": "/h"})}
     sections = {name.partition(".")[0] for name in names}
-    dotted = {n for n in re.findall(r"`([a-z_]+\.[a-z_]+)`", README + (ROOT / "SECURITY.md").read_text())}
+    text = "".join((README, (ROOT / "SECURITY.md").read_text("utf-8"), *PAGES.values()))
+    dotted = set(re.findall(r"`([a-z_]+\.[a-z_]+)`", text))
     assert {name for name in dotted - permissions if name.partition(".")[0] in sections} <= names
     assert len(dotted & names) > 3
 
@@ -164,6 +240,36 @@ def test_settings_file_when_written_as_shown_then_it_is_read(tmp_path: Path) -> 
     assert loaded.settings.server.listen == "127.0.0.1:50052"
 
 
+def test_settings_of_pages_when_written_as_shown_then_they_are_read(tmp_path: Path) -> None:
+    blocks = [b for page, content in PAGES.items() for b in _blocks(page, content) if b.kind == "toml settings"]
+    assert blocks
+    for block in blocks:
+        file = tmp_path / "memoryos.toml"
+        file.write_text(block.text)
+        loaded = load_settings({"HOME": "/h"}, config=file)
+        assert loaded.settings != load_settings({"HOME": "/h"}).settings, block.place
+
+
+def test_routes_when_named_then_they_exist() -> None:
+    templates = {re.sub(r"\{.*?\}", "{}", route.template) for method in load() for route in method.routes}
+    text = "".join((README, *PAGES.values()))
+    for verb, path in re.findall(r"`(GET|POST|PATCH|DELETE) (/v1/[^`\s?]*)", text):
+        assert re.sub(r"\{.*?\}", "{}", path) in templates, (verb, path)
+
+
+@pytest.mark.parametrize("page", [page for page, content in PAGES.items() if "```sh run" in content])
+def test_page_when_followed_from_top_to_bottom_then_everything_works(page: str, reader: Reader) -> None:
+    reader.up.start()
+    reader.up.ready()
+    printed = ""
+    for block in _blocks(page, PAGES[page]):
+        if block.kind.startswith("json"):
+            _compare(block, printed)
+        elif block.kind == "sh run":
+            printed = reader.run(block)
+            _judge(block, printed)
+
+
 def test_readme_when_followed_from_top_to_bottom_then_everything_works(reader: Reader) -> None:
     printed = ""
     ran = 0
@@ -171,8 +277,8 @@ def test_readme_when_followed_from_top_to_bottom_then_everything_works(reader: R
         if block.kind == "sh start":
             reader.up.start()
             reader.up.ready()
-        elif block.kind == "json":
-            _same_shape(json.loads(block.text), json.loads(printed), f"README.md:{block.line} ")
+        elif block.kind.startswith("json"):
+            _compare(block, printed)
         elif block.kind == "sh keys":
             create, up = block.text.splitlines()
             printed = reader.run(Block(block.line, "sh", create))

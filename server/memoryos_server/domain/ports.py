@@ -309,6 +309,7 @@ class SearchQuery:
         limit: Candidates per leg.
         until: Only turns said at or before this time, or None.
         names: Words that may name a speaker, folded.
+        parts: The names of lexical legs that only score what other legs found: they bring no candidates of their own.
     """
 
     lexical: Mapping[str, Mapping[str, float]]
@@ -316,6 +317,7 @@ class SearchQuery:
     limit: int
     until: datetime | None = None
     names: frozenset[str] = frozenset()
+    parts: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)  # not frozen, which would cost four times as much to make, and a search makes hundreds

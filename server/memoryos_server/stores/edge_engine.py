@@ -82,19 +82,25 @@ class Engine:
         dense: Mapping[str, bytes],
         limit: int,
         until: float | None,
+        parts: Collection[str] = (),
     ) -> list[Any]:
         """The best `limit` of each leg among a corpus: rows, and for each leg its name, places and scores.
 
-        IDF is counted over the corpus, whatever `until` says.
+        IDF is counted over the corpus, whatever `until` says. Of the legs named in `parts` only those hits count that
+        another leg has, too.
         """
         chosen = matching({"s": corpus} if until is None else {"s": corpus, "began": until})
         legs = self.points.legs(corpus, chosen, lexical, dense, limit)
         places: dict[int, int] = {}
         answer: list[tuple[str, bytes, bytes]] = []
-        for name, hits in legs:
-            at = array.array("I", [places.setdefault(number, len(places)) for number in numbers_of(hits)])
-            scores = array.array("f", [hit.score for hit in hits])
-            answer.append((name, at.tobytes(), scores.tobytes()))
+        for name, hits in sorted(legs, key=lambda leg: leg[0] in parts):
+            numbers, scores = numbers_of(hits), [hit.score for hit in hits]
+            if name in parts:
+                both = [(places[number], score) for number, score in zip(numbers, scores, strict=True) if number in places]
+                at, scores = [place for place, _ in both], [score for _, score in both]
+            else:
+                at = [places.setdefault(number, len(places)) for number in numbers]
+            answer.append((name, array.array("I", at).tobytes(), array.array("f", scores).tobytes()))
         return [self._rows_of(places), answer]
 
     def near(self, corpus: str, dense: Mapping[str, bytes], limit: int) -> list[tuple[str, float]]:

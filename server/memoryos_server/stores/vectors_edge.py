@@ -113,6 +113,7 @@ class EdgeVectors(EdgeUpkeep):
             {name: dense(vector) for name, vector in query.dense.items()},
             query.limit,
             query.until.timestamp() if query.until is not None else None,
+            list(query.parts),
         )
         return candidates(rows, legs, frozenset(names(query.names, sealer)))
 

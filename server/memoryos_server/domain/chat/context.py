@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from collections import OrderedDict
@@ -79,7 +80,8 @@ def items_of(query: str, found: Recollection) -> list[RecalledItem]:
             hit.turn.role,
             hit.turn.content,
             hit.turn.timestamp,
-            hit.score,
+            # A probability, seldom above a half; its root compares with how close a note or a summary is.
+            math.sqrt(hit.score),
         )
         for hit in found.episodes
     ]

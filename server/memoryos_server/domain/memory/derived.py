@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -66,11 +66,13 @@ class Derived:
         topics: Best first.
         profile: A short text, "" if nothing is known.
         knowledge: What has to do with the question first, then what is surest.
+        outdated: Turns that say what is no longer believed -> the turns that say what came instead.
     """
 
     topics: tuple[Topic, ...] = ()
     profile: str = ""
     knowledge: tuple[Belief, ...] = ()
+    outdated: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def ids(self) -> list[str]:
@@ -119,7 +121,10 @@ class DerivedRecall:
             relevant += [belief(hit.record) for hit in sorted(meant, key=_cosine, reverse=True)]
         knowledge = {one.id: one for one in (*relevant, *known)}
         return Derived(
-            self._topics(query, found), profile(known), tuple(itertools.islice(knowledge.values(), MOST_KNOWLEDGE))
+            self._topics(query, found),
+            profile(known),
+            tuple(itertools.islice(knowledge.values(), MOST_KNOWLEDGE)),
+            await self._knowledge.outdated(subject, as_of),
         )
 
     async def history(self, subject: Subject, memory_id: str) -> list[Version] | None:

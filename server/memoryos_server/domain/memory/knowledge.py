@@ -71,6 +71,10 @@ class Belief:
     terms: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
 
+_Known = tuple[list[Belief], Mapping[str, tuple[str, ...]]]
+"""What is believed, and which turns are outdated by which."""
+
+
 def belief(record: Record) -> Belief:
     """A fact out of its record."""
     data = record.data
@@ -114,7 +118,7 @@ class Knowledge:
         self._slots = Slots(fold)
         self._terms = terms
         self._reading: dict[_Key, object] = {}
-        self._current: OrderedDict[_Key, tuple[float, list[Belief]]] = OrderedDict()
+        self._current: OrderedDict[_Key, tuple[float, _Known]] = OrderedDict()
 
     async def learn(self, subject: Subject, seen: Iterable[Sighting]) -> None:
         """Adds what was sighted to what is believed; what is known already changes nothing.
@@ -212,14 +216,22 @@ class Knowledge:
         Raises:
             BackendDown: The searchable side does not answer.
         """
+        return (await self._known(subject, as_of))[0]
+
+    async def outdated(self, subject: Subject, as_of: datetime | None = None) -> Mapping[str, tuple[str, ...]]:
+        """Turns whose every statement of a matter is no longer believed -> the turns that say what came instead.
+
+        As `current`; of somebody with more facts than are kept, none.
+
+        Raises:
+            BackendDown: The searchable side does not answer.
+        """
+        return (await self._known(subject, as_of))[1]
+
+    async def _known(self, subject: Subject, as_of: datetime | None) -> _Known:
         if as_of is not None:
-            return _ranked(
-                [
-                    self._belief(record)
-                    async for record in self._vectors.scan(subject, RecordFilter(KIND))
-                    if record.since <= as_of and (record.until is None or as_of < record.until)
-                ]
-            )
+            facts = self._vectors.scan(subject, RecordFilter(KIND))
+            return self._split([record async for record in facts if record.since <= as_of], as_of)
         key, now = _key(subject), time.monotonic()
         kept = self._current.get(key)
         if kept is not None and now < kept[0]:
@@ -227,16 +239,35 @@ class Knowledge:
             return kept[1]
         reading = self._reading[key] = object()
         try:
-            records, _ = await self._vectors.page(subject, RecordFilter(KIND, current=True), 0, MOST_CURRENT)
-            beliefs = _ranked([self._belief(record) for record in records])
+            records, total = await self._vectors.page(subject, RecordFilter(KIND), 0, MOST_CURRENT)
+            if total > len(records):
+                records, _ = await self._vectors.page(subject, RecordFilter(KIND, current=True), 0, MOST_CURRENT)
+            known = self._split(records)
             if self._reading.get(key) is reading:  # nothing was written meanwhile
-                self._current[key] = (now + CACHE_SECONDS, beliefs)
+                self._current[key] = (now + CACHE_SECONDS, known)
                 while len(self._current) > CACHE_SUBJECTS:
                     self._current.popitem(last=False)
-            return beliefs
+            return known
         finally:
             if self._reading.get(key) is reading:
                 del self._reading[key]
+
+    def _split(self, records: Sequence[Record], as_of: datetime | None = None) -> _Known:
+        def over(record: Record) -> bool:
+            return record.until is not None and (as_of is None or record.until <= as_of)
+
+        believed = [record for record in records if not over(record)]
+        states = {(source, slot) for record in believed for source in record.sources for slot in record.tags}
+        now: dict[str, list[str]] = {}
+        for record in believed:
+            for slot in record.tags:
+                now.setdefault(slot, []).extend(record.sources)
+        outdated: dict[str, tuple[str, ...]] = {}
+        for record in records:
+            for slot in record.tags if over(record) else ():
+                if instead := now.get(slot):
+                    outdated.update({one: tuple(instead) for one in record.sources if (one, slot) not in states})
+        return _ranked([self._belief(record) for record in believed]), outdated
 
     def forget(self, subject: Subject) -> None:
         """Drops what is kept of a subject, because it changed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -15,6 +16,7 @@ from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, Not
 from memoryos_server.domain.core.ids import derived_uuid, uuid7
 from memoryos_server.domain.core.text import check_id, check_text, estimate_tokens
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.currency import Ranked, current_first, instead_of
 from memoryos_server.domain.memory.derived import Derived, DerivedRecall, Topic, Version, packed
 from memoryos_server.domain.memory.knowledge import Belief
 from memoryos_server.domain.memory.pipeline import Pipeline
@@ -45,26 +47,6 @@ class Added:
     memory_id: str
     duplicate: bool
     degraded: bool = False
-
-
-class Ranked(Protocol):
-    """A found turn, as the recall engine gives it."""
-
-    @property
-    def turn(self) -> Turn:
-        """The turn."""
-
-    @property
-    def score(self) -> float:
-        """The relevance, 0..1."""
-
-    @property
-    def parts(self) -> Mapping[str, float]:
-        """Name -> addend of `raw`; only when explained."""
-
-    @property
-    def raw(self) -> float:
-        """The score before calibration; only when explained."""
 
 
 class Recalled(Protocol):
@@ -326,11 +308,12 @@ class MemoryService:
         degraded = isinstance(recent, BaseException) or isinstance(derived, BaseException) or self._pipeline.behind
         if isinstance(derived, BaseException):
             derived = Derived()
+        episodes = (await self._current(subject, found.ranked, derived.outdated, max_tokens))[:limit]
         if max_tokens is not None:
-            spent = sum(estimate_tokens(f"{hit.turn.name} {hit.turn.content}") + TURN_TOKENS for hit in found.ranked)
+            spent = sum(_tokens(hit.turn) for hit in episodes)
             derived = packed(derived, max(0, max_tokens - spent))
         return Retrieved(
-            episodes=found.ranked,
+            episodes=episodes,
             short_term=short_term,
             calibration=found.calibration,
             degraded=degraded,
@@ -338,6 +321,19 @@ class MemoryService:
             profile=derived.profile,
             knowledge=derived.knowledge,
         )
+
+    async def _current(
+        self, subject: Subject, ranked: Sequence[Ranked], outdated: Mapping[str, Sequence[str]], most: int | None
+    ) -> Sequence[Ranked]:
+        """The found turns, those that are believed before those they outdate, fetched if they were not found themselves."""
+        more: list[Turn] = []
+        if missing := instead_of(ranked, outdated):
+            with contextlib.suppress(BackendDown):  # what was found is an answer without it
+                more = await self._vectors.get(subject, missing)
+            if most is not None:
+                left = most - sum(_tokens(hit.turn) for hit in ranked)
+                more = [turn for turn in more if _tokens(turn) <= left][:1]
+        return current_first(ranked, outdated, more)
 
     async def history(self, who: Caller, memory_id: str) -> list[Version]:
         """The versions of a memory, newest first. A turn has one: it is never changed.
@@ -361,6 +357,10 @@ class MemoryService:
         owner = await self._vectors.owner(memory_id)
         subject = await self._subjects.by_id(owner) if owner else None
         return subject if subject and subject.tenant_id == who.tenant_id else None
+
+
+def _tokens(turn: Turn) -> int:
+    return estimate_tokens(f"{turn.name} {turn.content}") + TURN_TOKENS
 
 
 def _say_repeated(draft: audit.Draft | None) -> None:

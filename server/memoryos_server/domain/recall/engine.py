@@ -8,12 +8,14 @@ Must not know of stores or models.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from memoryos_server.domain.core.faults import Fault
 from memoryos_server.domain.core.text import is_cjk
 from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis, Question
@@ -21,6 +23,8 @@ from memoryos_server.domain.recall.features import GROUP, LEXICAL, measure
 from memoryos_server.domain.recall.hints import asks
 from memoryos_server.domain.recall.packing import POOL, pack, turn_tokens
 from memoryos_server.domain.recall.scoring import Calibration, Scored, Weights, ordered, parts, rank
+
+log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
@@ -134,8 +138,16 @@ class RecallEngine:
     async def query(self, text: str) -> tuple[dict[str, float], Mapping[str, Sequence[float]]]:
         """What a search among records needs of a question: its terms and its vectors."""
         question = await _aside(len(text), lambda: self._analysis.question(text))
-        (dense,) = await self._embedder.embed([text])
-        return dict(question.terms), dense
+        return dict(question.terms), await self._meaning(text)
+
+    async def _meaning(self, question: str) -> Mapping[str, Sequence[float]]:
+        """A question's vectors; none while the model is away or refuses it: words answer then."""
+        try:
+            (dense,) = await self._embedder.embed([question])
+        except Fault as fault:
+            log.warning("a question goes by words alone: %s", fault.message)
+            return {}
+        return dense
 
     def closeness(self, query: str, text: str, scores: Mapping[str, float]) -> float:
         """How close a record's text is to a question, 0..1: by the words they share, and by meaning.
@@ -175,12 +187,13 @@ class RecallEngine:
             BackendDown: The searchable side does not answer.
         """
         question = await _aside(len(query), lambda: self._analysis.question(query))
-        (dense,) = await self._embedder.embed([query])
+        dense = await self._meaning(query)
         if not question.terms and not dense:
             return Recalled()
-        legs = {LEXICAL: question.terms} | {f"{GROUP}{n}": group for n, group in enumerate(question.groups)}
+        groups = {f"{GROUP}{n}": group for n, group in enumerate(question.groups)}
+        legs = {LEXICAL: question.terms} | groups
         candidates = await self._vectors.search(
-            subject, SearchQuery(legs, dense, max(limit, CANDIDATES), as_of, question.names)
+            subject, SearchQuery(legs, dense, max(limit, CANDIDATES), as_of, question.names, frozenset(groups))
         )
         most = max(limit, PIECE) + MARGIN
         scored = rank(measure(candidates, question, tuple(dense)), self._weights, most)
