@@ -25,13 +25,22 @@ class Counting:
         return [{"v": [float(len(text))]} for text in texts]
 
 
-async def test_embed_when_asked_at_once_then_embedded_once_and_again_later() -> None:
+async def test_embed_when_asked_at_once_or_again_then_embedded_once() -> None:
     inner = Counting()
     shared = SharedEmbedder(inner)
     answers = await asyncio.gather(*(shared.embed(["cat"]) for _ in range(5)), shared.embed(["a", "b"]))
     assert answers == [[{"v": [3.0]}]] * 5 + [[{"v": [1.0]}, {"v": [1.0]}]]
-    await shared.embed(["cat"])
-    assert sorted(inner.asked) == [("a", "b"), ("cat",), ("cat",)]
+    assert await shared.embed(["b", "cat", "bird", "cat"]) == [{"v": [1.0]}, {"v": [3.0]}, {"v": [4.0]}, {"v": [3.0]}]
+    assert sorted(inner.asked) == [("a", "b"), ("bird",), ("cat",)]
+
+
+async def test_embed_when_more_texts_than_are_kept_then_the_oldest_is_embedded_again() -> None:
+    inner = Counting()
+    shared = SharedEmbedder(inner, kept=2)
+    assert await shared.embed(["a", "bb", "ccc"]) == [{"v": [1.0]}, {"v": [2.0]}, {"v": [3.0]}]
+    assert await shared.embed(["bb"]) == [{"v": [2.0]}]
+    assert await shared.embed(["a"]) == [{"v": [1.0]}]
+    assert inner.asked == [("a", "bb", "ccc"), ("a",)]
 
 
 async def test_embed_when_the_first_leaves_then_the_others_are_served() -> None:

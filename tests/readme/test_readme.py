@@ -52,7 +52,7 @@ ANSWERS = (
     ("import --user ann chatgpt-export.zip", "imported 2 turns"),
 )
 EXACT = (
-    *(".content", ".role", ".status", ".profile", ".knowledge[]", ".text", ".subject", ".predicate", ".value"),
+    *(".content", ".role", ".status", ".profile", ".knowledge[]", ".text", ".subject", ".predicate", ".facts[].value"),
     *(".state", ".reason", "[].version"),
 )
 """What must be as it is shown, not only of its form."""

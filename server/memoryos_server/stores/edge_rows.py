@@ -51,6 +51,7 @@ def candidates(
             form[0].append(row)
             form[1].append(score_of)
     sessions = {bytes(16): ""}
+    heard: dict[tuple[int, ...], bool] = {}
     found = []
     for (hints, words), (alike, scores_of) in forms.items():
         end = 6 + hints
@@ -58,7 +59,10 @@ def candidates(
             session = sessions.get(fields[3])
             if session is None:
                 session = sessions[fields[3]] = fields[3].hex()
-            says = bool(named) and not named.isdisjoint(fields[end:])
+            speaker = fields[end:]
+            says = heard.get(speaker)
+            if says is None:
+                says = heard[speaker] = not named.isdisjoint(speaker)
             found.append(Candidate(fields[0].decode(), fields[1], session, fields[2], fields[6:end], says, score_of))
     return found
 

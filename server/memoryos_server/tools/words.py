@@ -32,5 +32,7 @@ class Words:
 
     def fold(self, text: str) -> str:
         """The text in one form for comparing: NFKC, lower case, simplified characters."""
+        if text.isascii():
+            return text.casefold()
         text = unicodedata.normalize("NFKC", text).casefold()
         return str(self._tools.simplify.convert(text)) if any(map(is_cjk, text)) else text

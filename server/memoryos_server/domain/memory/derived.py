@@ -110,12 +110,14 @@ class DerivedRecall:
             BackendDown: The searchable side does not answer.
         """
         (terms, dense), known = await asyncio.gather(self._engine.query(query), self._knowledge.current(subject, as_of))
+        queries = [RecordQuery(segments.KIND, terms, dense, _HITS, as_of=as_of)]
         # Few facts are all given, and their words tell which come first; of many, search finds those that are meant.
-        kinds = [segments.KIND] if len(known) <= MOST_KNOWLEDGE else [segments.KIND, facts.KIND]
-        queries = [RecordQuery(kind, terms, dense, _HITS, as_of=as_of) for kind in kinds]
+        if dense and len(known) > MOST_KNOWLEDGE:
+            queries.append(RecordQuery(facts.KIND, {}, dense, _HITS, as_of=as_of))
         found, *more = await self._vectors.find(subject, queries)
-        shared = {one.id: sum(weight for term, weight in terms.items() if term in one.terms) for one in known}
-        relevant = sorted((one for one in known if shared[one.id]), key=lambda one: -shared[one.id])
+        asked = terms.keys()
+        shared = {one.id: sum(terms[term] for term in asked & one.terms) for one in known if asked & one.terms}
+        relevant = sorted((one for one in known if one.id in shared), key=lambda one: -shared[one.id])
         for hits in more:
             meant = [hit for hit in hits if _cosine(hit) >= MEANT]
             relevant += [belief(hit.record) for hit in sorted(meant, key=_cosine, reverse=True)]

@@ -216,7 +216,8 @@ def _groups(terms: Mapping[str, float]) -> tuple[Mapping[str, float], ...]:
 
 def _possible_names(folded: str) -> Iterator[str]:
     yield from _words(folded[:_NAMED_CHARS])
-    for token in _TOKEN.findall(folded[:_CJK_NAMED_CHARS]):
+    begin = folded[:_CJK_NAMED_CHARS]
+    for token in () if begin.isascii() else _TOKEN.findall(begin):
         for run, cjk in _runs(token):
             if cjk:
                 for length in _CJK_NAMES:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from memoryos_server.domain.core.faults import Fault
@@ -46,6 +47,8 @@ ABSTAIN = 0.025
 _LOW, _HIGH = 0.15, 0.75  # the cosines at which meaning is no and full ground for closeness
 _QUOTE_TERMS = 3
 _READ_SHARE = 20
+_QUESTIONS_KEPT = 64
+_TEXTS_KEPT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,9 @@ class RecallEngine:
         self._vectors = vectors
         self._embedder = embedder
         self._analysis = analysis
+        # A question is asked of episodes, segments and facts, and segments are met again by other questions.
+        self._question = lru_cache(_QUESTIONS_KEPT)(analysis.question)
+        self._terms_of = lru_cache(_TEXTS_KEPT)(lambda text: frozenset(analysis.text(text)))
         self._weights = weights or Weights()
         self._calibration = calibration or Calibration()
 
@@ -137,7 +143,7 @@ class RecallEngine:
 
     async def query(self, text: str) -> tuple[dict[str, float], Mapping[str, Sequence[float]]]:
         """What a search among records needs of a question: its terms and its vectors."""
-        question = await _aside(len(text), lambda: self._analysis.question(text))
+        question = await _aside(len(text), lambda: self._question(text))
         return dict(question.terms), await self._meaning(text)
 
     async def _meaning(self, question: str) -> Mapping[str, Sequence[float]]:
@@ -157,9 +163,10 @@ class RecallEngine:
             text: The record's text.
             scores: What the search found: leg -> score; every leg but `lexical` is a cosine.
         """
-        question = self._analysis.question(query)
+        question = self._question(query)
         cosine = max((score for leg, score in scores.items() if leg != LEXICAL), default=0.0)
-        return _grounds(question, self._analysis.text(text), cosine)
+        terms = self._terms_of(text) if len(text) <= LONG_CHARS else frozenset(self._analysis.text(text))
+        return _grounds(question, terms, cosine)
 
     async def recall(
         self,
@@ -186,7 +193,7 @@ class RecallEngine:
         Raises:
             BackendDown: The searchable side does not answer.
         """
-        question = await _aside(len(query), lambda: self._analysis.question(query))
+        question = await _aside(len(query), lambda: self._question(query))
         dense = await self._meaning(query)
         if not question.terms and not dense:
             return Recalled()
@@ -284,7 +291,7 @@ class _Floor:
         return self.score(one) >= self.least
 
 
-def _grounds(question: Question, terms: Mapping[str, float], cosine: float) -> float:
+def _grounds(question: Question, terms: Set[str], cosine: float) -> float:
     """Words and meaning as independent grounds: the share of the question's terms that a text has, and the cosine."""
     asked = sum(question.terms.values()) or 1.0
     words = sum(weight for term, weight in question.terms.items() if term in terms) / asked

@@ -7,6 +7,7 @@ computed from light candidates; no text is read here. Neighbours are true ones: 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
@@ -62,13 +63,14 @@ COSINE_FLOOR = 0.25
 """The cosine from which a turn counts as found by meaning; what two unrelated texts have lies below."""
 
 _STEPS = ((-2, 0.4), (-1, 0.7), (1, 0.7), (2, 0.4))  # neighbours and what their evidence counts in a window
+_REACH = 2
 _WINDOW = FEATURES.index("window")
 _SESSION_WORDS, _SESSION_MEANING = 2, 3  # how many of a session's best turns stand for it
-_ASKS, _LENGTH, _TIME, _NUMBER, _NAMES, _FIRST_PERSON, _OPENING, _ASSISTANT = range(len(HINTS))
+_ASKS = HINTS.index("asks")
 _NO_HINTS = (0.0,) * len(HINTS)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, as `Candidate`
 class Measured:
     """A candidate in numbers.
 
@@ -99,7 +101,9 @@ def measure(candidates: Sequence[Candidate], question: Question, dense: Collecti
     # Who was found by one group of words alone is no candidate.
     pool = sorted([c for c in candidates if not own.isdisjoint(c.scores)], key=lambda c: (c.seq, c.at, c.id))
     words = [max(0.0, c.scores.get(LEXICAL, 0.0)) for c in pool]
-    cosines = [max([0.0, *[c.scores.get(leg, 0.0) for leg in dense]]) for c in pool]
+    cosines = [0.0] * len(pool)
+    for leg in dense:
+        cosines = [max(best, c.scores.get(leg, 0.0)) for best, c in zip(cosines, pool, strict=True)]
     lexical, meaning = _against_best(words), _against_best(cosines)
     anchored = [w > 0 or c >= COSINE_FLOOR for w, c in zip(words, cosines, strict=True)]
     rows, whole = _rows(pool, words, len(question.groups))
@@ -108,18 +112,23 @@ def measure(candidates: Sequence[Candidate], question: Question, dense: Collecti
     places = {c.seq: i for i, c in enumerate(pool) if c.seq}
     hints = [c.hints if len(c.hints) == len(HINTS) else _NO_HINTS for c in pool]
 
+    when, count, where = float(question.when), float(question.count), float(question.where)
+    # Of a long history most candidates have no neighbour among the others; in the order of acceptance that is soon seen.
+    seqs = [-_REACH, *[c.seq for c in pool], math.inf]
+
     measured: list[tuple[int, list[float]]] = []
     for i, candidate in enumerate(pool):
         seq = candidate.seq
+        alone = not seq or (seq - seqs[i] > _REACH and seqs[i + 2] - seq > _REACH)
         kept = anchored[i]
-        window: list[Sequence[float]] = [rows[i]]
+        window: Sequence[float] = rows[i]
         around = before = answer = answer_meaning = 0.0
-        for step, share in _STEPS:
+        for step, share in () if alone else _STEPS:
             j = places.get(seq + step)
-            if j is None or not seq or not _together(candidate, pool[j]):
+            if j is None or not _together(candidate, pool[j]):
                 continue
             kept = kept or anchored[j]
-            window.append([share * x for x in rows[j]])
+            window = [x if x > share * y else share * y for x, y in zip(window, rows[j], strict=True)]
             if step in (-1, 1):
                 around += meaning[j]
             elif step == -2:
@@ -128,11 +137,11 @@ def measure(candidates: Sequence[Candidate], question: Question, dense: Collecti
                 answer, answer_meaning = lexical[j], meaning[j]
         if not kept:
             continue
-        hint = hints[i]
+        asks, length, time, number, names, first_person, opening, assistant = hints[i]
         values = [
             lexical[i],
             meaning[i],
-            sum(map(max, *window)) if len(window) > 1 else sum(rows[i]),
+            sum(window),
             around,
             before,
             answer,
@@ -140,15 +149,15 @@ def measure(candidates: Sequence[Candidate], question: Question, dense: Collecti
             session_words.get(candidate.session, 0.0),
             session_meaning.get(candidate.session, 0.0),
             float(candidate.named),
-            hint[_ASKS],
-            hint[_LENGTH],
-            hint[_TIME] if question.when else 0.0,
-            hint[_NUMBER] if question.count else 0.0,
-            hint[_NAMES] if question.where else 0.0,
-            hint[_NAMES],
-            hint[_FIRST_PERSON],
-            hint[_OPENING],
-            hint[_ASSISTANT],
+            asks,
+            length,
+            when * time,
+            count * number,
+            where * names,
+            names,
+            first_person,
+            opening,
+            assistant,
         ]
         measured.append((i, values))
     best = max([values[_WINDOW] for _, values in measured], default=0.0) or 1.0
@@ -175,7 +184,8 @@ def _rows(pool: Sequence[Candidate], words: Sequence[float], groups: int) -> tup
     for candidate, total in zip(pool, words, strict=True):
         get = candidate.scores.get
         row = [get(leg, 0.0) for leg in legs]
-        row.append(max(0.0, total - sum(row)))
+        rest = total - sum(row)
+        row.append(rest if rest > 0 else 0.0)
         rows.append(row)
     best = [max(column) for column in zip(*rows, strict=True)] if rows else []
     if not best or max(best) <= 0:
