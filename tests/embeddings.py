@@ -1,4 +1,4 @@
-"""A real embedding provider on a loopback port: vectors that follow from the words, and texts that it refuses."""
+"""A real embedding provider on a loopback port: vectors that follow from the words, refusals, answers that are wrong."""
 
 from __future__ import annotations
 
@@ -17,16 +17,28 @@ class _Server(ThreadingHTTPServer):
 
 
 class EmbeddingServer:
-    """Serves `POST /v1/embeddings` while it is open.
+    """Serves `POST /v1/embeddings` in OpenAI's dialect while it is open.
 
     Attributes:
+        dimension: Of its vectors.
         refuses: A request with one of these in a text is answered with 422.
         out: Every request is answered with 503.
+        most: After so many texts it is out, too.
+        status: What it answers with else.
+        body: What it answers instead of vectors, or None.
+        asked: The texts of the requests.
+        keys: The Authorization headers of the requests.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dimension: int = DIMENSION) -> None:
+        self.dimension = dimension
         self.refuses: set[str] = set()
         self.out = False
+        self.most = 10**9
+        self.status = 200
+        self.body: bytes | None = None
+        self.asked: list[list[str]] = []
+        self.keys: list[str | None] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -35,16 +47,21 @@ class EmbeddingServer:
             def do_POST(self) -> None:
                 texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
                 texts = [texts] if isinstance(texts, str) else texts
-                if outer.out:
-                    self._answer(503, {})
-                elif any(word in text for word in outer.refuses for text in texts):
-                    self._answer(422, {"error": {"message": "this text cannot be embedded"}})
+                outer.asked.append(texts)
+                outer.keys.append(self.headers["Authorization"])
+                outer.most -= len(texts)
+                if any(word in text for word in outer.refuses for text in texts):
+                    self._answer(422, b'{"error": {"message": "this text cannot be embedded"}}')
+                elif outer.out or outer.most < 0:
+                    self._answer(503, b"{}")
+                elif outer.body is not None:
+                    self._answer(outer.status, outer.body)
                 else:
-                    rows = [{"index": at, "embedding": _vector(text)} for at, text in enumerate(texts)]
-                    self._answer(200, {"data": rows})
+                    # Out of order, as the dialect allows: the index counts.
+                    rows = [{"index": at, "embedding": vector(text, outer.dimension)} for at, text in enumerate(texts)]
+                    self._answer(outer.status, json.dumps({"data": rows[::-1]}).encode())
 
-            def _answer(self, status: int, body: Any) -> None:
-                raw = json.dumps(body).encode()
+            def _answer(self, status: int, raw: bytes) -> None:
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(raw)))
@@ -58,13 +75,18 @@ class EmbeddingServer:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
+    def url(self) -> str:
+        """Its base URL."""
+        return f"http://127.0.0.1:{self._server.server_port}/v1"
+
+    @property
     def env(self) -> dict[str, str]:
         """The settings that make a server use it."""
         return {
             "MEMORYOS_EMBEDDING__PROVIDER": "http",
             "MEMORYOS_EMBEDDING__MODEL": "words",
-            "MEMORYOS_EMBEDDING__BASE_URL": f"http://127.0.0.1:{self._server.server_port}/v1",
-            "MEMORYOS_EMBEDDING__DIMENSION": str(DIMENSION),
+            "MEMORYOS_EMBEDDING__BASE_URL": self.url,
+            "MEMORYOS_EMBEDDING__DIMENSION": str(self.dimension),
         }
 
     def __enter__(self) -> EmbeddingServer:
@@ -77,9 +99,10 @@ class EmbeddingServer:
         self._thread.join(5)
 
 
-def _vector(text: str) -> list[float]:
-    vector = [0.01] * DIMENSION
+def vector(text: str, dimension: int = DIMENSION) -> list[float]:
+    """The vector of a text, not of length 1: texts with words in common are near each other."""
+    made = [0.01] * dimension
     for word in text.lower().split():
         digest = hashlib.blake2b(word.encode(), digest_size=2).digest()
-        vector[digest[0] % DIMENSION] += 1.0 if digest[1] % 2 else -1.0
-    return vector
+        made[digest[0] % dimension] += 1.0 if digest[1] % 2 else -1.0
+    return made

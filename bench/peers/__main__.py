@@ -33,6 +33,11 @@ from tests.system import CACHE, System, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LOADERS = 16
+_LOOK_SECONDS = 3.0
+_IDLE = 0.15
+"""Of a core; server and stores that have nothing to do stay below."""
+WRITES_PER_SECOND = 20
+"""How fast others write while `retrieve, writing` is measured."""
 CROWD = 200
 """Users who have some memory besides the one that is asked."""
 
@@ -104,19 +109,59 @@ async def load(client: AsyncClient, user: str, texts: Sequence[str]) -> None:
     await asyncio.gather(*(worker() for _ in range(LOADERS)))
 
 
+@asynccontextmanager
+async def writing(client: AsyncClient) -> AsyncIterator[None]:
+    """Others write meanwhile, at a steady pace."""
+
+    async def write() -> None:
+        for number, text in enumerate(sentences(1_000_000, seed=23)):
+            await client.add(text, user_id=f"other-{number % CROWD}")
+            await asyncio.sleep(1 / WRITES_PER_SECOND)
+
+    writer = asyncio.create_task(write())
+    try:
+        yield
+    finally:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+
+
+def pids_of(system: System) -> list[int]:
+    """The server and its stores."""
+    assert system.server is not None
+    return [system.server.pid, *system.children().values()]
+
+
 def memory_of(system: System) -> int:
     """What server and stores hold resident, in bytes."""
-    assert system.server is not None
-    pids = [system.server.pid, *system.children().values()]
-    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids_of(system))
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def line(name: str, taken: Sequence[float], yardstick: float) -> str:
-    """A row: p50, p99 and the p50 in multiples of the yardstick's."""
+def processor_of(system: System) -> float:
+    """The processor time that server and stores have taken, in seconds."""
+    files = [file for pid in pids_of(system) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")]
+    return sum(int(file.read_text().split()[0]) for file in files) / 1e9
+
+
+async def quiet(system: System) -> float:
+    """Waits until what was added is digested, which goes on after it is searchable; gives the seconds."""
+    begin = time.perf_counter()
+    busy = 1.0
+    while busy > _IDLE:
+        before = processor_of(system)
+        await asyncio.sleep(_LOOK_SECONDS)
+        busy = (processor_of(system) - before) / _LOOK_SECONDS
+    return time.perf_counter() - begin
+
+
+def line(name: str, taken: Sequence[float], yardstick: float, processor: float | None = None) -> str:
+    """A row: p10, p50, p99, the p50 in multiples of the yardstick's, and processor time a call where it is known."""
     ordered = sorted(taken)
-    p50, p99 = 1e3 * median(ordered), 1e3 * ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
-    return f"  {name:<26}{p50:>9.2f}{p99:>9.2f}{p50 / 1e3 / yardstick:>9.1f}"
+    p10, p99 = (1e3 * ordered[min(len(ordered) - 1, int(len(ordered) * share))] for share in (0.1, 0.99))
+    p50 = 1e3 * median(ordered)
+    tail = "" if processor is None else f"{1e3 * processor:>9.2f}"
+    return f"  {name:<26}{p10:>9.2f}{p50:>9.2f}{p99:>9.2f}{p50 / 1e3 / yardstick:>9.1f}{tail}"
 
 
 async def run(system: System, echo_address: str, args: argparse.Namespace) -> None:
@@ -144,25 +189,44 @@ async def run(system: System, echo_address: str, args: argparse.Namespace) -> No
             if peer is not None and size <= args.mem0_most:
                 await peer.ask("add", texts)
             there = size
+            loaded = time.perf_counter() - begin
+            digested = await quiet(system)
             print(
-                f"\n{size:,} episodes of one user, {CROWD} other users; loaded in {time.perf_counter() - begin:.0f} s"
+                f"\n{size:,} episodes of one user, {CROWD} other users; loaded in {loaded:.0f} s, digested {digested:.0f} s later"
             )
             found: dict[str, list[float]] = {}
+            processor: dict[str, float] = {}
+
+            async def measure(
+                name: str,
+                call: Any,
+                items: Sequence[str],
+                found: dict[str, list[float]] = found,
+                processor: dict[str, float] = processor,
+            ) -> None:
+                before = processor_of(system)
+                found.setdefault(name, []).extend(await timed(call, items))
+                spent = (processor_of(system) - before) / len(items) / args.rounds
+                processor[name] = processor.get(name, 0.0) + spent
+
             for number in range(args.rounds):
                 asked = list(questions(args.calls, seed=100 * size + number))
                 said = list(islice(corpus, args.calls))
                 there += len(said)
                 found.setdefault("echo", []).extend(await timed(call_echo, asked))
-                found.setdefault("retrieve", []).extend(await timed(client.retrieve, asked))
-                found.setdefault("add", []).extend(await timed(client.add, said))
+                await measure("retrieve", client.retrieve, asked)
+                await measure("add", client.add, said)
+                await quiet(system)
+                async with writing(client):
+                    found.setdefault("retrieve, writing", []).extend(await timed(client.retrieve, asked[::-1]))
                 if peer is not None and size <= args.mem0_most:
                     found.setdefault("mem0 search", []).extend(await peer.ask("search", asked))
                     found.setdefault("mem0 add", []).extend(await peer.ask("add", said))
             yardstick = median(found["echo"])
-            print(f"  {'':<26}{'p50 ms':>9}{'p99 ms':>9}{'x echo':>9}")
-            for name in ("echo", "retrieve", "mem0 search", "add", "mem0 add"):
+            print(f"  {'':<26}{'p10 ms':>9}{'p50 ms':>9}{'p99 ms':>9}{'x echo':>9}{'cpu ms':>9}")
+            for name in ("echo", "retrieve", "retrieve, writing", "mem0 search", "add", "mem0 add"):
                 if name in found:
-                    print(line(name, found[name], yardstick))
+                    print(line(name, found[name], yardstick, processor.get(name)))
             print(f"  resident: {memory_of(system) / 2**20:.0f} MiB", flush=True)
 
 

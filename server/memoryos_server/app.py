@@ -1,17 +1,17 @@
 """The composition root: what the server is made of, in the order in which it is opened.
 
-Only this module constructs. Everything is opened on one stack, so that a stop closes it in the opposite order, and a start
+Only this module and `wiring` construct. Everything is opened on one stack, so that a stop closes it in the opposite order, and a start
 that fails half-way leaves nothing behind.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,45 +19,21 @@ import uvloop
 
 from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
-from memoryos_server import operator
+from memoryos_server import operator, wiring
 from memoryos_server.domain.admin.keys import KeyService
-from memoryos_server.domain.chat.service import ChatService
 from memoryos_server.domain.core import faultpoints
 from memoryos_server.domain.core.faults import BackendDown
-from memoryos_server.domain.manage.service import SegmentService
-from memoryos_server.domain.memories.extract import Extraction
-from memoryos_server.domain.memories.extracting import Extracting
-from memoryos_server.domain.memories.notes import ChatNotes
-from memoryos_server.domain.memories.sameness import Sameness
-from memoryos_server.domain.memories.search import Finder
-from memoryos_server.domain.memories.service import MemoriesService
-from memoryos_server.domain.memory import heat
 from memoryos_server.domain.memory.deadletters import DeadLetters
-from memoryos_server.domain.memory.derived import DerivedRecall
-from memoryos_server.domain.memory.digest import Digester
-from memoryos_server.domain.memory.extraction import extract_memories
-from memoryos_server.domain.memory.gist_llm import LlmSummariser
-from memoryos_server.domain.memory.knowledge import Knowledge
-from memoryos_server.domain.memory.pipeline import Pipeline
-from memoryos_server.domain.memory.reindexing import Reindexer
-from memoryos_server.domain.memory.said import SaidService
-from memoryos_server.domain.memory.segments import Consolidator, Language
-from memoryos_server.domain.memory.service import MemoryService
-from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
-from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION
 from memoryos_server.health import Health
 from memoryos_server.operator import Operator
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.auth import Auth
-from memoryos_server.rpc.chat_servicer import ChatServicer
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.interceptors import standard
-from memoryos_server.rpc.memories_servicer import MemoriesServicer
-from memoryos_server.rpc.memory_servicer import MemoryServicer
+from memoryos_server.rpc.memory_metrics import MemoryMetrics, QueueWatch
 from memoryos_server.rpc.metrics import Metrics, MetricsListener
-from memoryos_server.rpc.queue_servicer import QueueServicer
-from memoryos_server.rpc.segment_servicer import SegmentServicer
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
 from memoryos_server.stores.embedded import (
@@ -73,9 +49,6 @@ from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import open_embedder
-from memoryos_server.tools.embed.shared import SharedEmbedder
-from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
-from memoryos_server.tools.words import Words
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -117,6 +90,11 @@ async def run(loaded: Loaded) -> None:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     async with AsyncExitStack() as stack:
         await _open(stack, settings, logger)
+        # What start-up made lives as long as the process, and a call makes hundreds of short-lived objects without cycles:
+        # at Python's own pace the collector would take as long as the ranking.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         await stop.wait()
         logger.info("stopping")
 
@@ -136,75 +114,15 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     vectors = await stack.enter_async_context(
         EdgeVectors(embedded.vectors_socket, redis.subjects, analysis=ANALYSIS_VERSION)
     )
-    words = Words()
-    analysis = Analysis(words.stem, words.fold)
-    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
-    upstream = None
-    if settings.upstream.base_url:
-        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
-    knowledge = Knowledge(vectors, engine, words.fold, analysis.text)
-    model = settings.memory.consolidation_model
-    summariser = LlmSummariser(upstream, model, analysis.text, words.fold) if upstream and model else None
-    consolidator = Consolidator(
-        vectors,
-        engine,
-        Language(words.fold, words.stem, analysis.text),
-        knowledge,
-        summariser=summariser,
-        idle=timedelta(seconds=settings.memory.session_idle_seconds),
-    )
-    pipeline = Pipeline(
-        redis.turns,
-        redis.queue,
-        vectors,
-        engine,
-        analysis.text,
-        redis.heat,
-        digest=Digester(vectors, engine, knowledge, words.fold, words.stem),
-        consolidation=consolidator,
-        mode=settings.memory.pipeline,
-        flush_interval=settings.memory.flush_interval_seconds,
-    )
-    reindexer = Reindexer(
-        vectors,
-        redis.subjects,
-        engine,
-        analysis=ANALYSIS_VERSION,
-        embeds=bool(embedder.names),
-        progress=_progress,
-    )
-
-    def reconnected() -> None:
-        pipeline.restarted()
-        reindexer.again()
-
-    vectors.on_reconnect(reconnected)
-    await stack.enter_async_context(pipeline)
-    await stack.enter_async_context(reindexer)
-    keeper = await stack.enter_async_context(heat.HeatKeeper(redis.heat))
-    derived = DerivedRecall(vectors, engine, knowledge)
-    memory = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine, derived=derived, heat=keeper)
-    segments = SegmentService(redis.subjects, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
-    finder = Finder(vectors, engine)
-    extraction = Extraction(
-        lambda messages, said_at: extract_memories(messages, said_at=said_at, fold=words.fold), upstream, model
-    )
-    extracting = Extracting(redis.subjects, vectors, pipeline, finder, extraction, Sameness(words.fold, words.stem))
-    notes = ChatNotes(redis.subjects, vectors, pipeline, finder, keeper)
-    chat = ChatService(memory, upstream, settings.memory, notes=notes)
-    stack.push_async_callback(chat.drain, settings.server.grace_seconds)
-
-    def forget(tenant_id: str, user_id: str) -> None:
-        chat.forget(tenant_id, user_id)
-        knowledge.forget_user(tenant_id, user_id)
-
-    memories = MemoriesService(redis.subjects, vectors, pipeline, finder, keeper, forget=forget)
-    said = SaidService(redis.subjects, redis.turns, vectors, pipeline, knowledge, rebuild=consolidator, forget=forget)
+    metrics = Metrics()
+    counts = MemoryMetrics(metrics.registry)
+    memory = await wiring.open_memory(stack, settings, redis, vectors, embedder, counts=counts, progress=_progress)
+    chat = wiring.open_chat(stack, settings, memory)
     letters = DeadLetters(redis.queue)
+    await stack.enter_async_context(QueueWatch(letters, counts))
 
     key_service = KeyService(redis.keys, redis.audit)
     await _check_first_key(settings, key_service)
-    metrics = Metrics()
     methods = schema.load()
     board = HealthBoard(dict.fromkeys(method.service for method in methods))
     health = await stack.enter_async_context(
@@ -245,11 +163,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                 "memoryos.v1.SystemService": SystemServicer(
                     serving=health, metrics=metrics, auth_enabled=settings.auth.enabled
                 ),
-                "memoryos.v1.ChatService": ChatServicer(chat),
-                "memoryos.v1.SegmentService": SegmentServicer(segments),
-                "memoryos.v1.MemoryService": MemoryServicer(memory, said),
-                "memoryos.v1.QueueService": QueueServicer(letters),
-                "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
+                **wiring.servicers(settings, memory, chat, letters),
             },
             around=around,
             serving=health,

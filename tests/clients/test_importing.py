@@ -131,14 +131,15 @@ def test_mem0_when_a_list_or_an_object_then_its_memories(tmp_path: Path) -> None
         {"memory": "Plays the cello"},
         {"id": "3", "memory": "  "},
         "nonsense",
+        {"memory": "x", "created_at": "yesterday"},
     ]
     whole = [items, {"results": items}, {"relations": [{"a": 1}], "version": 1.5, "memories": items, "next": None}]
     for n, content in enumerate(whole):
         found = read(kept(tmp_path / f"{n}.json", content))
-        assert found[0] == Memory("memory 1", "Likes tea", "mem0:1", "ann")
+        assert found[0] == Memory("memory 1", "Likes tea", "mem0:1", "ann", datetime(2026, 1, 1, tzinfo=UTC))
         assert isinstance(found[1], Memory)
         assert found[1].event_id.startswith("mem0:")
-        assert [p.where for p in found[2:] if isinstance(p, Problem)] == ["memory 3", "memory 4"]
+        assert [p.where for p in found[2:] if isinstance(p, Problem)] == ["memory 3", "memory 4", "memory 5"]
 
 
 def test_jsonl_when_read_then_turns_and_problems_by_line(tmp_path: Path) -> None:
@@ -341,14 +342,24 @@ def test_import_when_an_event_id_has_other_content_then_that_line_fails(system: 
 
 
 def test_import_when_mem0_then_its_memories_are_memories_and_twice_is_once(system: System, tmp_path: Path) -> None:
-    items = [{"id": f"m{n}", "memory": f"Ann owns {n} herons", "user_id": "mem"} for n in range(30)]
+    items = [
+        {
+            "id": f"m{n}",
+            "memory": f"Ann owns {n} herons",
+            "user_id": "mem",
+            "created_at": f"2025-01-{n + 1:02}T10:00:00Z",
+        }
+        for n in range(30)
+    ]
     path = kept(tmp_path / "mem0.json", {"results": items})
-    for _ in range(2):
+    for says in ("imported 30 memories in", "imported 0 memories, 30 there already in"):
         done = system.cli("import", str(path))  # the file says whose they are
-        assert "mem0: imported 30 memories" in done.stdout
+        assert f"mem0: {says}" in done.stdout
     _, found, _ = system.call("GET", "/v1/memories?memory_type=fact&page_size=100", headers={"X-User-ID": "mem"})
     assert found["data"]["total"] == 30
-    assert {m["content"] for m in found["data"]["memories"]} == {item["memory"] for item in items}
+    newest_first = [(item["memory"], item["created_at"]) for item in reversed(items)]
+    assert [(m["content"], m["created_at"]) for m in found["data"]["memories"]] == newest_first
+    assert all("duplicate" not in m for m in found["data"]["memories"])
 
 
 def test_import_when_dry_then_nothing_is_sent(system: System, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ async def open_pipeline(stack: AsyncExitStack, home: Path, **options: Any) -> Op
     )
     redis = await stack.enter_async_context(connected)
     vectors = await stack.enter_async_context(EdgeVectors(stores.vectors_socket, redis.subjects))
-    indexer, digest, bundles = WordIndexer(), Diary(), Bundles()
+    indexer, digest, bundles = options.pop("indexer", None) or WordIndexer(), Diary(), Bundles()
     made: dict[str, Any] = {"flush_interval": 0.05, "retry_interval": 0.05, "backoff": 0.02}
     made |= {"digest": digest, "consolidation": bundles} | options
     pipeline = Pipeline(redis.turns, redis.queue, vectors, indexer, words, redis.heat, **made)

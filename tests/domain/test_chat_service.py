@@ -274,6 +274,13 @@ async def test_session_when_not_named_then_new_after_idle_gap(chat: Chat) -> Non
     assert (await ask(chat, body("x"), session_id="mine")).memory.session_id == "mine"
 
 
+async def test_session_when_named_as_the_turns_without_one_then_refused(chat: Chat) -> None:
+    with pytest.raises(Invalid) as caught:
+        await ask(chat, body("x"), session_id="-")
+    assert caught.value.param == "session_id"
+    assert chat.memory.turns == []
+
+
 async def test_long_text_when_remembered_then_split_without_loss(chat: Chat) -> None:
     text = "word " * 30_000
     chat.upstream.will(json_reply("ok"))

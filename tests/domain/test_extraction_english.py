@@ -214,6 +214,9 @@ I bought a new car | owns=new car
 I sold my car | -owns=car
 I bought a camera for my brother |
 I've been to Japan | visited=Japan
+I've been to Japan twice | visited=Japan
+I have visited Times Square three times | visited=Times Square
+I'm from Ghana originally but grew up in London | from=Ghana
 I have never been to Japan |
 I went to Lisbon last summer | visited=Lisbon
 I just got back from Peru | visited=Peru

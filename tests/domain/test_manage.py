@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import uuid
@@ -16,8 +17,9 @@ import pytest
 
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid, NotFound
+from memoryos_server.domain.core.ids import alias
 from memoryos_server.domain.manage.markdown import head, section
-from memoryos_server.domain.manage.model import NewSegment, Segment, Version, alias
+from memoryos_server.domain.manage.model import NewSegment, Segment, Version
 from memoryos_server.domain.manage.service import SegmentService
 from memoryos_server.domain.memory.heat import decayed, initial
 from memoryos_server.domain.memory.pipeline import Pipeline
@@ -296,6 +298,10 @@ async def test_import_when_without_ids_then_exported_in_the_order_of_the_request
         (NewSegment("x", source_ids=("",)), "source_ids"),
         (NewSegment("x", since=BORN, until=BORN - timedelta(1)), "until"),
         (NewSegment("x", data={"derived_tags": 5}), "data_json"),
+        (NewSegment("x", data={"a": [{"b": 2**64}]}), "data_json"),
+        (NewSegment("x", data={"a": [float("inf")]}), "data_json"),
+        (NewSegment("x", data={"\ud800": 1}), "data_json"),
+        (NewSegment("x", data=json.loads('{"a":' * 65 + "1" + "}" * 65)), "data_json"),
         (NewSegment("x", version=2, history=(Version(2, "y", (), BORN, BORN),)), "history[0].version"),
         (NewSegment("x", history=(Version(1, " ", (), BORN, BORN),)), "history[0].summary"),
         (NewSegment("x", history=(Version(1, "y", ("",), BORN, BORN),)), "history[0].tags"),

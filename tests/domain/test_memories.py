@@ -38,6 +38,18 @@ async def test_create_when_kept_then_read_back_whole(opened: Opened) -> None:
     assert await opened.contents() == [RULE]
 
 
+async def test_create_when_it_was_known_before_then_listed_by_that_time(opened: Opened) -> None:
+    await opened.create("now")
+    known = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+    kept = await opened.memories.create(ANYBODY, "long ago", "fact", created_at=known)
+    assert not kept.duplicate
+    memory = (await opened.memories.get(ANYBODY, kept.memory.id)).memory
+    assert (memory.created_at, memory.updated_at) == (known, known)
+    assert await opened.contents() == ["now", "long ago"]
+    changed = (await opened.memories.update(ANYBODY, memory.id, content="longer ago")).memory
+    assert changed.created_at == known < changed.updated_at
+
+
 async def test_create_when_importance_is_left_out_then_a_half_and_zero_stays_zero(opened: Opened) -> None:
     assert (await opened.memories.create(ANYBODY, "a", "fact")).memory.importance == 0.5
     zero = (await opened.memories.create(ANYBODY, "b", "fact", importance=0)).memory
@@ -48,7 +60,9 @@ async def test_create_when_an_event_is_repeated_then_one_memory_as_it_is_now(ope
     first = await opened.create("tea", event_id="e1")
     assert await opened.create("tea", event_id="e1") == first
     await opened.memories.update(ANYBODY, first, content="green tea")
-    again = (await opened.memories.create(ANYBODY, "tea", "fact", event_id="e1")).memory
+    repeated = await opened.memories.create(ANYBODY, "tea", "fact", event_id="e1")
+    again = repeated.memory
+    assert repeated.duplicate
     assert (again.id, again.content, again.version) == (first, "green tea", 2)
     assert await opened.contents() == ["green tea"]
     for content, kind in (("coffee", "fact"), ("tea", "rule")):
@@ -203,6 +217,7 @@ async def test_search_when_the_question_is_as_long_as_may_be_then_answered_in_ti
         (lambda m: m.create(ANYBODY, "x", "fact", importance=1.01), "importance"),
         (lambda m: m.create(ANYBODY, "x", "fact", importance=float("nan")), "importance"),
         (lambda m: m.create(ANYBODY, "x", "fact", event_id=" "), "event_id"),
+        (lambda m: m.create(ANYBODY, "x", "fact", created_at=datetime(9000, 1, 1, tzinfo=UTC)), "created_at"),
         (lambda m: m.page(ANYBODY, page=0), "page"),
         (lambda m: m.page(ANYBODY, page_size=0), "page_size"),
         (lambda m: m.page(ANYBODY, memory_type="x"), "memory_type"),

@@ -173,6 +173,8 @@ async def test_history_when_the_id_is_anothers_or_unknown_then_not_found(opened:
         (NewTurn(role="user", content=" "), "content"),
         (NewTurn(role="user", content="x", event_id=""), "event_id"),
         (NewTurn(role="user", content="x", name="\n"), "name"),
+        (NewTurn(role="user", content="x", session_id="\n"), "session_id"),
+        (NewTurn(role="user", content="x", session_id="-"), "session_id"),
     ],
 )
 async def test_add_when_a_field_is_malformed_then_named_and_nothing_kept(

@@ -12,9 +12,8 @@ import pytest
 from bench.recall.engine import EngineMemory, subject_of
 from bench.recall.sets import Line
 from bench.recall.systems import in_process
-from memoryos_server.domain.ports import Turn
+from memoryos_server.domain.core.text import turn_tokens
 from memoryos_server.domain.recall.engine import RecallEngine
-from memoryos_server.domain.recall.packing import turn_tokens
 
 START = datetime(2024, 3, 4, 9, tzinfo=UTC)
 SAID = [
@@ -88,13 +87,13 @@ async def test_recall_when_min_score_is_given_then_leaves_out_what_is_below(engi
 
 async def test_recall_when_a_budget_is_given_then_keeps_whole_turns_within_it(engine: RecallEngine) -> None:
     everything = (await engine.recall(subject_of("ann"), "Ann Bob", 10)).ranked
-    budget = turn_tokens(everything[0].turn) + turn_tokens(everything[1].turn)
+    budget = sum(turn_tokens(one.turn.name, one.turn.content) for one in everything[:2])
     packed = (await engine.recall(subject_of("ann"), "Ann Bob", 10, max_tokens=budget)).ranked
     assert packed[0].turn == everything[0].turn
     assert [one.turn.id for one in packed] == [
         e.turn.id for e in everything if e.turn.id in {p.turn.id for p in packed}
     ]
-    assert sum(turn_tokens(one.turn) for one in packed) <= budget
+    assert sum(turn_tokens(one.turn.name, one.turn.content) for one in packed) <= budget
     assert all(one.turn.content in {text for _, text in SAID} for one in packed)
     assert (await engine.recall(subject_of("ann"), "Ann Bob", 10, max_tokens=1)).ranked == []
 
@@ -167,7 +166,7 @@ async def test_recall_when_a_budget_is_small_then_reads_no_further_than_it_lasts
 
 
 def turn_tokens_of(one: Line) -> int:
-    return turn_tokens(Turn("i", one.id, one.session, one.role, one.name, one.text, one.time))
+    return turn_tokens(one.name, one.text)
 
 
 async def test_closeness_when_a_record_says_the_words_then_is_surer_than_for_one_that_does_not(

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoryos_server.domain.core.text import estimate_tokens
-from memoryos_server.domain.ports import Turn
-from memoryos_server.domain.recall.packing import TURN_TOKENS, pack, turn_tokens
+from memoryos_server.domain.core.text import TURN_TOKENS, estimate_tokens, turn_tokens
+from memoryos_server.domain.recall.packing import pack
 
 
 def test_pack_when_everything_fits_then_takes_everything() -> None:
@@ -28,8 +25,8 @@ def test_pack_when_nothing_fits_then_takes_nothing() -> None:
 
 
 def test_turn_tokens_when_a_speaker_has_a_name_then_it_costs() -> None:
-    turn = Turn("i", "e", "s", "user", "Ann", "said", datetime(2024, 1, 1, tzinfo=UTC))
-    assert turn_tokens(turn) == estimate_tokens("Ann said") + TURN_TOKENS
+    assert turn_tokens("Ann", "said") == estimate_tokens("Ann said") + TURN_TOKENS
+    assert turn_tokens("Ann Elizabeth of Marken", "said") > turn_tokens("", "said")
 
 
 @given(st.lists(st.tuples(st.floats(-20, 20), st.integers(9, 5000)), max_size=40), st.integers(0, 8000))

@@ -147,6 +147,21 @@ def without_time(text: str) -> str:
     return re.sub(r"\nExported \S+, ", "\nExported, ", text)
 
 
+def test_segment_when_its_id_is_taken_in_another_tenant_then_history_and_deletion_take_it(shared: System) -> None:
+    user, name = a_user(), str(uuid.uuid4())
+    bring(shared, user, {"id": name, "summary": "Herons nest in trees"})
+    bring(shared, user, {"id": name, "summary": "Egrets nest in reeds"}, tenant="aliased")
+    headers = {"X-Tenant-ID": "aliased", "X-User-ID": user}
+    status, versions, _ = shared.get(f"/v1/memory/{name}/history", headers)
+    assert (status, [version["content"] for version in versions]) == (200, ["Egrets nest in reeds"])
+    assert shared.call("DELETE", f"/v1/memory/{name}", headers=headers)[0] == 200
+    assert export(shared, user, tenant="aliased")["data"]["segments"] == []
+    assert shared.get(f"/v1/memory/{name}/history", headers)[0] == 404
+    assert shared.call("DELETE", f"/v1/memory/{name}", headers=headers)[0] == 404
+    (left,) = export(shared, user)["data"]["segments"]
+    assert (left["id"], left["summary"]) == (name, "Herons nest in trees")
+
+
 def test_export_when_imported_into_an_empty_tenant_then_equal_in_both_forms(shared: System) -> None:
     user = a_user()
     given = [whole(n) for n in range(250)]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.embedding_provider import embedding_provider
+from tests.embeddings import EmbeddingServer
 from tests.system import System
 
 HTTP = {"MEMORYOS_EMBEDDING__PROVIDER": "http", "MEMORYOS_EMBEDDING__MODEL": "tiny"}
@@ -34,7 +34,7 @@ def log(system: System) -> str:
 
 @pytest.mark.timeout(240)
 def test_model_when_another_is_configured_then_said_and_everything_is_embedded_again(tmp_path: Path) -> None:
-    with embedding_provider() as provider:
+    with EmbeddingServer(3) as provider:
         http = HTTP | {"MEMORYOS_EMBEDDING__BASE_URL": provider.url}
         with System(tmp_path, http) as system:
             for n in range(40):
@@ -68,7 +68,7 @@ def test_model_when_another_is_configured_then_said_and_everything_is_embedded_a
 
 @pytest.mark.timeout(240)
 def test_model_when_killed_while_embedding_again_then_the_next_start_goes_on(tmp_path: Path) -> None:
-    with embedding_provider() as provider, System(tmp_path, {"MEMORYOS_EMBEDDING__MODEL": "none"}) as system:
+    with EmbeddingServer(3) as provider, System(tmp_path, {"MEMORYOS_EMBEDDING__MODEL": "none"}) as system:
         for n in range(300):
             system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": f"Heron number {n} flew."})
         system.stop()
@@ -86,20 +86,20 @@ def test_model_when_killed_while_embedding_again_then_the_next_start_goes_on(tmp
         provider.asked.clear()
         system.start()
         until(lambda: "indexing again is done" in log(system))
-        embedded = {text for body in provider.asked for text in body["input"]}  # type: ignore[attr-defined]
+        embedded = {text for texts in provider.asked for text in texts}
         assert len([text for text in embedded if "flew" in text]) >= 150
         assert "Heron number 7 flew." in found(system, "heron number 7")
 
 
 @pytest.mark.timeout(120)
 def test_text_when_the_model_refuses_it_then_it_is_found_by_words_after_all(tmp_path: Path) -> None:
-    with embedding_provider() as provider, System(tmp_path, {"MEMORYOS_EMBEDDING__MODEL": "none"}) as system:
+    with EmbeddingServer(3) as provider, System(tmp_path, {"MEMORYOS_EMBEDDING__MODEL": "none"}) as system:
         for content in ("A bad heron.", "A good heron."):
             system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": content})
         system.stop()
         del system.env["MEMORYOS_EMBEDDING__MODEL"]
         system.env |= HTTP | {"MEMORYOS_EMBEDDING__BASE_URL": provider.url}
-        provider.refuses = "bad"
+        provider.refuses.add("bad")
         system.start()
         until(lambda: "indexing again is done" in log(system))
         assert "stays without a vector" in log(system)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -256,7 +257,12 @@ async def test_client_when_used_then_every_method_works(served: Served) -> None:
     async with AsyncClient(served.address, user_id="ann") as client:
         memories = client.memories
         made = await memories.create("The staging server is called heron", "fact", 0.8, event_id="e1")
-        assert await memories.create("The staging server is called heron", "fact", event_id="e1") == made
+        again = await memories.create("The staging server is called heron", "fact", event_id="e1")
+        assert (made.duplicate, again) == (False, replace(made, duplicate=True))
+        then = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
+        known = await memories.create("The heron moved in May", "fact", created_at=then)
+        assert (known.created_at, (await memories.get(known.id)).created_at) == (then, then)
+        await memories.delete(known.id)
         assert await memories.get(made.id) == made
         assert (made.memory_type, made.importance, made.version) == ("fact", 0.8, 1)
         changed = await memories.update(made.id, content="The staging server is called egret")

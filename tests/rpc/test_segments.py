@@ -157,6 +157,13 @@ def test_segment_when_anothers_then_not_found(stub: SegmentServiceStub, keys: di
             pb.ImportSegmentsRequest(segments=[pb.StoredSegment(summary="x", data_json="[")]),
             "segments[0].data_json",
         ),
+        (
+            "ImportSegments",
+            pb.ImportSegmentsRequest(
+                segments=[pb.StoredSegment(summary="x", data_json='{"a": 123456789012345678901}')]
+            ),
+            "segments[0].data_json",
+        ),
         ("ListVersions", pb.ListVersionsRequest(), "segment_id"),
     ],
 )

@@ -92,6 +92,22 @@ async def test_search_when_there_are_several_legs_of_words_then_each_scores_by_i
     assert found[one.id]["window"] == pytest.approx(2 * found[one.id]["words"])
 
 
+async def test_search_when_legs_are_parts_then_they_score_only_what_another_leg_found(tmp_path: Path) -> None:
+    ann, one, two, near = subject(), turn("tea cup"), turn("cup"), turn("warm drink")
+    async with opened(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(one), indexed(two), indexed(near, small=[1, 0, 0, 0])])
+        legs = {"words0": {"tea": 1.0}, "words1": {"cup": 1.0}, "lexical": {"tea": 1.0}}
+        parts = frozenset({"words0", "words1"})
+        found = await scores(vectors, ann, SearchQuery(legs, {"small": [1, 0, 0, 0]}, 5, parts=parts))
+        assert {memory_id: set(of) for memory_id, of in found.items()} == {
+            one.id: {"lexical", "words0", "words1"},
+            near.id: {"small"},
+        }
+        whole = await scores(vectors, ann, SearchQuery(legs, {"small": [1, 0, 0, 0]}, 5))
+        assert set(whole) == {one.id, two.id, near.id}
+        assert {memory_id: whole[memory_id] for memory_id in found} == found
+
+
 async def test_search_when_turns_have_names_hints_and_sessions_then_candidates_tell_them_apart(tmp_path: Path) -> None:
     ann = subject()
     plain = turn("tea", session="", seq=2**40, when=NOON)

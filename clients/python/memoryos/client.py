@@ -17,10 +17,13 @@ from google.protobuf.message import Message
 
 from memoryos import calls, model, schema
 from memoryos.errors import from_rpc
+from memoryos.events import Event, became
 from memoryos.ids import new_id
 from memoryos.memories import Memories
 from memoryos.model import answer  # `chat` has a parameter called model
+from memoryos.queueing import Queue
 from memoryos.segments import Segments
+from memoryos.sessions import Sessions
 from memoryos.settings import CLIENT_KEY
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 
@@ -44,6 +47,8 @@ class Client:
     Attributes:
         segments: Tags, versions, export and import of mid-term memory.
         memories: Typed memories: rules, facts and contexts.
+        sessions: Conversations.
+        queue: Accepted work and dead letters; it takes a key with `admin`.
     """
 
     def __init__(
@@ -70,6 +75,8 @@ class Client:
         self._callables: dict[str, Any] = {}
         self.segments = Segments(self)
         self.memories = Memories(self)
+        self.sessions = Sessions(self)
+        self.queue = Queue(self)
 
     def __enter__(self) -> Self:
         return self
@@ -144,6 +151,18 @@ class Client:
         request = memory_service_pb2.GetMemoryHistoryRequest(memory_id=memory_id)
         response, _ = self._call("GetMemoryHistory", request, user_id, timeout)
         return model.versions(response)
+
+    def event(self, event_id: str, *, user_id: str | None = None, timeout: float | None = None) -> Event:
+        """What became of the turn that was added under an event id."""
+        request = memory_service_pb2.GetEventRequest(event_id=event_id)
+        response, _ = self._call("GetEvent", request, user_id, timeout)
+        return became(response)
+
+    def delete(self, memory_id: str, *, user_id: str | None = None, timeout: float | None = None) -> int:
+        """Removes a memory of any kind, with what was derived from it, and gives the number of the derived."""
+        request = memory_service_pb2.DeleteMemoryRequest(memory_id=memory_id)
+        response, _ = self._call("DeleteMemory", request, user_id, timeout)
+        return int(response.derived)
 
     def chat(
         self,

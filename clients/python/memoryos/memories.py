@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from google.protobuf.message import Message
 
 from memoryos.ids import new_id
-from memoryos.model import short, value, when
+from memoryos.model import short, stamp, value, when
 from memoryos.v1 import memories_service_pb2 as pb
 from memoryos.v1 import types_pb2
 
@@ -28,9 +28,10 @@ class TypedMemory:
         content: The text.
         memory_type: `rule`, `fact` or `context`.
         importance: 0..1; the higher, the sooner it is injected into chats.
-        created_at: When it was made, UTC.
+        created_at: When it was first known, UTC.
         updated_at: When this version was made, UTC.
         version: From 1.
+        duplicate: It was created under a known event: nothing was written.
     """
 
     id: str
@@ -40,6 +41,7 @@ class TypedMemory:
     created_at: datetime
     updated_at: datetime
     version: int
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Memories:
         importance: float | None = None,
         *,
         event_id: str | None = None,
+        created_at: datetime | None = None,
         user_id: str | None = None,
         timeout: float | None = None,
     ) -> TypedMemory:
@@ -95,10 +98,11 @@ class Memories:
             memory_type: `rule`, `fact` or `context`.
             importance: 0..1; the higher, the sooner it is injected into chats; default 0.5.
             event_id: Makes the memory recognisable when it is sent again later; default: a new one.
+            created_at: When it was first known, with a zone, not in the future; default: now.
             user_id: Whose memory it is; default: the client's.
             timeout: Seconds; default: the client's.
         """
-        request = _create(content, memory_type, importance, event_id)
+        request = _create(content, memory_type, importance, event_id, created_at)
         return _kept(self._client.call("CreateTypedMemory", request, user_id=user_id, timeout=timeout))
 
     def list(
@@ -208,11 +212,12 @@ class AsyncMemories:
         importance: float | None = None,
         *,
         event_id: str | None = None,
+        created_at: datetime | None = None,
         user_id: str | None = None,
         timeout: float | None = None,
     ) -> TypedMemory:
         """Keeps a memory."""
-        request = _create(content, memory_type, importance, event_id)
+        request = _create(content, memory_type, importance, event_id, created_at)
         return _kept(await self._client.call("CreateTypedMemory", request, user_id=user_id, timeout=timeout))
 
     async def list(
@@ -302,11 +307,15 @@ class AsyncMemories:
 
 
 def _create(
-    content: str, memory_type: str, importance: float | None, event_id: str | None
+    content: str, memory_type: str, importance: float | None, event_id: str | None, created_at: datetime | None
 ) -> pb.CreateTypedMemoryRequest:
     """With an event id in any case, so that repeating the call is safe."""
     return pb.CreateTypedMemoryRequest(
-        content=content, memory_type=_type(memory_type), importance=importance, event_id=event_id or new_id()
+        content=content,
+        memory_type=_type(memory_type),
+        importance=importance,
+        event_id=event_id or new_id(),
+        created_at=None if created_at is None else stamp(created_at),
     )
 
 
@@ -351,6 +360,7 @@ def _memory(message: pb.TypedMemory) -> TypedMemory:
         created_at=when(message.created_at),
         updated_at=when(message.updated_at),
         version=message.version,
+        duplicate=message.duplicate,
     )
 
 

@@ -72,6 +72,38 @@ class Segment:
     id: str
     summary: str
     score: float
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that is believed: since when, until when, and why.
+
+    Attributes:
+        id: The fact's id; `history` tells what was believed before.
+        text: The fact as a sentence.
+        subject: Whom it is about: `user`, or a name.
+        predicate: What it is about, such as `lives_in`.
+        value: The value as it was spelled.
+        confidence: How sure it is, 0..1; it grows when the fact is said again.
+        believed_since: When it was said first, UTC.
+        believed_until: When something said contradicted it, or None.
+        valid_from: From when it holds, where the words tell, or None.
+        valid_to: Until when it holds, where the words tell, or None.
+        source_ids: The memory ids of the turns that say so.
+    """
+
+    id: str
+    text: str
+    subject: str
+    predicate: str
+    value: str
+    confidence: float
+    believed_since: datetime
+    believed_until: datetime | None
+    valid_from: datetime | None
+    valid_to: datetime | None
+    source_ids: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +125,8 @@ class Retrieved:
         short_term: The newest turns, oldest first.
         mid_term: The relevant segments, best first.
         profile: A short text on the user, "" if nothing is known.
-        knowledge: Facts.
+        knowledge: What is known, as sentences.
+        facts: Those of `knowledge`, in its order, with where they come from.
         explanations: In the order of `episodes`; empty unless asked for.
         degraded: A store was down; something may be missing.
     """
@@ -103,6 +136,7 @@ class Retrieved:
     mid_term: tuple[Segment, ...]
     profile: str
     knowledge: tuple[str, ...]
+    facts: tuple[Fact, ...]
     explanations: tuple[Explanation, ...]
     degraded: bool
 
@@ -255,14 +289,31 @@ def retrieved(message: memory_service_pb2.RetrieveMemoryResponse, degraded: bool
             for e in message.episodes
         ),
         short_term=tuple(Turn(short(types_pb2.Role, t.role), t.content, when(t.timestamp)) for t in message.short_term),
-        mid_term=tuple(Segment(s.id, s.summary, s.score) for s in message.mid_term),
+        mid_term=tuple(Segment(s.id, s.summary, s.score, tuple(s.tags)) for s in message.mid_term),
         profile=message.long_term.profile,
         knowledge=tuple(message.long_term.knowledge),
+        facts=tuple(map(_fact, message.long_term.facts)),
         explanations=tuple(
             Explanation(x.episode_id, {p.name: p.value for p in x.parts}, x.raw, x.calibration)
             for x in message.explanations
         ),
         degraded=degraded,
+    )
+
+
+def _fact(fact: memory_service_pb2.Fact) -> Fact:
+    return Fact(
+        id=fact.id,
+        text=fact.text,
+        subject=fact.subject,
+        predicate=fact.predicate,
+        value=fact.value,
+        confidence=fact.confidence,
+        believed_since=when(fact.believed_since),
+        believed_until=when(fact.believed_until) if fact.HasField("believed_until") else None,
+        valid_from=when(fact.valid_from) if fact.HasField("valid_from") else None,
+        valid_to=when(fact.valid_to) if fact.HasField("valid_to") else None,
+        source_ids=tuple(fact.source_ids),
     )
 
 

@@ -129,7 +129,9 @@ class MemorySettings:
         1800, "The idle gap after which a chat without a session id is a new session.", unit="seconds"
     )
     consolidation_model: str = setting(
-        "", "The upstream's model that summarises what was talked about; empty: rules alone do.", unit="model"
+        "",
+        "The upstream's model that summarises what was talked about and helps `extract`; empty: rules alone do.",
+        unit="model",
     )
 
 

@@ -520,6 +520,9 @@ class Queue(Protocol):
     async def depth(self) -> int:
         """The number of open entries."""
 
+    async def dead(self) -> int:
+        """The number of dead letters of all tenants."""
+
 
 class HeatStore(Protocol):
     """How often records are used."""

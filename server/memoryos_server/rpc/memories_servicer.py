@@ -11,7 +11,7 @@ from memoryos_server.domain.core.caller import caller
 from memoryos_server.domain.memories.extracting import Extracting
 from memoryos_server.domain.memories.model import Kept, TypedMemory
 from memoryos_server.domain.memories.service import MemoriesService
-from memoryos_server.rpc.convert import optional, role_name, stamp
+from memoryos_server.rpc.convert import aware, optional, role_name, stamp
 from memoryos_server.rpc.wrap import current_call
 
 _Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,6 +34,7 @@ class MemoriesServicer:
             _type_name(request.memory_type),
             importance=optional(request, "importance"),
             event_id=optional(request, "event_id"),
+            created_at=aware(request, "created_at"),
         )
         return pb.CreateTypedMemoryResponse(memory=_kept(kept))
 
@@ -130,7 +131,10 @@ class MemoriesServicer:
 
 def _kept(kept: Kept) -> pb.TypedMemory:
     current_call().degraded |= kept.degraded
-    return _memory(kept.memory)
+    message = _memory(kept.memory)
+    if kept.duplicate:
+        message.duplicate = True
+    return message
 
 
 def _memory(memory: TypedMemory) -> pb.TypedMemory:

@@ -96,7 +96,9 @@ class Engine:
         for name, hits in sorted(legs, key=lambda leg: leg[0] in parts):
             numbers, scores = numbers_of(hits), [hit.score for hit in hits]
             if name in parts:
-                both = [(places[number], score) for number, score in zip(numbers, scores, strict=True) if number in places]
+                both = [
+                    (places[number], score) for number, score in zip(numbers, scores, strict=True) if number in places
+                ]
                 at, scores = [place for place, _ in both], [score for _, score in both]
             else:
                 at = [places.setdefault(number, len(places)) for number in numbers]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -181,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LayoutDiffersError as error:
         print(error, file=sys.stderr, flush=True)
         return LAYOUT_DIFFERS
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # a search makes thousands of objects and no cycles
     args.socket.unlink(missing_ok=True)  # what a killed run left
     try:
         asyncio.run(serve(engine, args.socket))

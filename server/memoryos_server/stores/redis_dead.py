@@ -102,7 +102,7 @@ class DeadLetters:
 
     async def dead_letters(self, tenant_id: str | None) -> AsyncIterator[DeadLetter]:
         """Every dead letter of a tenant (None: of all), oldest first. Those of an erased person are dropped, not given."""
-        lengths = await self._client.batch([("XLEN", Partition(number).dead) for number in range(PARTITIONS)])
+        lengths = await self._lengths_of_dead()
         readings = [_Reading(Partition(number)) for number, length in enumerate(lengths) if length]
         for reading in readings:
             await self._read_on(reading, "-")
@@ -116,6 +116,10 @@ class DeadLetters:
                 await self._take(reading.partition, stream_id.decode(), fields, requeue=False)
             elif tenant_id is None or (subject is not None and subject.tenant_id == tenant_id):
                 yield await self._letter(reading.partition, stream_id.decode(), fields, subject)
+
+    async def dead(self) -> int:
+        """The number of dead letters of all tenants."""
+        return sum(await self._lengths_of_dead())
 
     async def requeue(self, dead_letter_id: str, tenant_id: str | None) -> bool:
         """Makes a dead letter an open entry again, with no attempts counted; False if there is no such one in the tenant.
@@ -156,6 +160,9 @@ class DeadLetters:
             keys += [partition.subject(subject_id), *(partition.marks(subject_id, day) for day in days)]
         args = [stream_id, "1" if requeue else "", DONE_LIFE, redis_marks.LIFE]
         return bool(await self._client.script(_TAKE, keys, args))
+
+    async def _lengths_of_dead(self) -> list[int]:
+        return list(await self._client.batch([("XLEN", Partition(number).dead) for number in range(PARTITIONS)]))
 
     async def _read_on(self, reading: _Reading, after: str) -> None:
         reading.page = await self._client.run("XRANGE", reading.partition.dead, after, "+", "COUNT", _PAGE)

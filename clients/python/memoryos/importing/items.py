@@ -42,12 +42,13 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Something that another system took down as worth remembering; fields as in `Turn`."""
+    """Something that another system took down as worth remembering, when it did, or None; other fields as in `Turn`."""
 
     where: str
     content: str
     event_id: str
     user_id: str = ""
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

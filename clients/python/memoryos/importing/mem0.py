@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterator
 from typing import Any
 
-from memoryos.importing.items import MAX_TEXT, Item, Memory, Problem, short
+from memoryos.importing.items import MAX_TEXT, Item, Memory, Problem, moment, short
 from memoryos.importing.streams import Source, elements
 
 LISTS = ("results", "memories")
@@ -42,4 +42,8 @@ def _item(where: str, value: Any) -> Item:
         known = hashlib.blake2b(
             f"{len(user_id)}:{user_id}{text}".encode("utf-8", "surrogatepass"), digest_size=16
         ).hexdigest()
-    return Memory(where, text, short(f"mem0:{known}"), user_id)
+    try:
+        created_at = moment(value.get("created_at"))
+    except ValueError as error:
+        return Problem(where, f"created_at: {error}")
+    return Memory(where, text, short(f"mem0:{known}"), user_id, created_at)

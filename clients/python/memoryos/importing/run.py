@@ -18,7 +18,6 @@ from typing import Any
 from memoryos import errors
 from memoryos.aio import AsyncClient
 from memoryos.importing.items import Item, Memory, Problem, Turn, Unreadable
-from memoryos.v1 import memories_service_pb2
 
 ATTEMPTS = 8
 """How often an item is sent, beyond the client's own attempts, before the import gives up on the server."""
@@ -42,8 +41,8 @@ class Report:
     Attributes:
         read: Items found in the file, problems included.
         turns: Turns that the server has now and had not before.
-        memories: Memories that the server has now.
-        duplicates: Turns that it had already.
+        memories: Memories that the server has now and had not before.
+        duplicates: Turns and memories that it had already.
         failed: What could not be imported.
         errors: Where and why, at most 1000.
         stopped: Why the import ended early, "" if it did not.
@@ -215,11 +214,13 @@ async def _persist(
 
 async def _once(client: AsyncClient, item: Turn | Memory, user_id: str | None, report: Report) -> None:
     if isinstance(item, Memory):
-        request = memories_service_pb2.CreateTypedMemoryRequest(
-            content=item.content, memory_type=memories_service_pb2.MEMORY_TYPE_FACT, event_id=item.event_id
+        kept = await client.memories.create(
+            item.content, "fact", event_id=item.event_id, created_at=item.created_at, user_id=user_id
         )
-        await client.call("CreateTypedMemory", request, user_id=user_id)
-        report.memories += 1
+        if kept.duplicate:
+            report.duplicates += 1
+        else:
+            report.memories += 1
         return
     added = await client.add(
         item.content,

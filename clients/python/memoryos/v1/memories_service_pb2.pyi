@@ -63,6 +63,7 @@ class TypedMemory(_message.Message):
     CREATED_AT_FIELD_NUMBER: _builtins.int
     UPDATED_AT_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the memory's id, which history takes too."""
     content: _builtins.str
@@ -73,9 +74,11 @@ class TypedMemory(_message.Message):
     """importance is 0..1; the higher, the sooner it is injected."""
     version: _builtins.int
     """version counts from 1."""
+    duplicate: _builtins.bool
+    """duplicate is true in the answer to a creation whose event was known, so that nothing was written; absent otherwise."""
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:
-        """created_at is when it was made."""
+        """created_at is when it was first known: when it was made, or what its creation said."""
 
     @_builtins.property
     def updated_at(self) -> _timestamp_pb2.Timestamp:
@@ -91,12 +94,15 @@ class TypedMemory(_message.Message):
         created_at: _timestamp_pb2.Timestamp | None = ...,
         updated_at: _timestamp_pb2.Timestamp | None = ...,
         version: _builtins.int = ...,
+        duplicate: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "created_at", b"created_at", "duplicate", b"duplicate", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "created_at", b"created_at", "id", b"id", "importance", b"importance", "memory_type", b"memory_type", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate", "content", b"content", "created_at", b"created_at", "duplicate", b"duplicate", "id", b"id", "importance", b"importance", "memory_type", b"memory_type", "updated_at", b"updated_at", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__duplicate: _TypeAlias = _typing.Literal["duplicate"]  # noqa: Y015
+    _WhichOneofArgType__duplicate: _TypeAlias = _typing.Literal["_duplicate", b"_duplicate"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate) -> _WhichOneofReturnType__duplicate | None: ...
 
 Global___TypedMemory: _TypeAlias = TypedMemory  # noqa: Y015
 
@@ -110,6 +116,7 @@ class CreateTypedMemoryRequest(_message.Message):
     MEMORY_TYPE_FIELD_NUMBER: _builtins.int
     IMPORTANCE_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
     content: _builtins.str
     """content is the text, 1..100,000 characters."""
     memory_type: Global___MemoryType.ValueType
@@ -120,6 +127,10 @@ class CreateTypedMemoryRequest(_message.Message):
     """event_id makes the call safely repeatable, 1..256 characters, scoped to the user: a repeat gives the memory that the
     first call made, as it is now. Default: every call makes a memory.
     """
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """created_at is when it was first known, not in the future. Default: now."""
+
     def __init__(
         self,
         *,
@@ -127,15 +138,20 @@ class CreateTypedMemoryRequest(_message.Message):
         memory_type: Global___MemoryType.ValueType = ...,
         importance: _builtins.float | None = ...,
         event_id: _builtins.str | None = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_event_id", b"_event_id", "_importance", b"_importance", "event_id", b"event_id", "importance", b"importance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_event_id", b"_event_id", "_importance", b"_importance", "created_at", b"created_at", "event_id", b"event_id", "importance", b"importance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_event_id", b"_event_id", "_importance", b"_importance", "content", b"content", "event_id", b"event_id", "importance", b"importance", "memory_type", b"memory_type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_created_at", b"_created_at", "_event_id", b"_event_id", "_importance", b"_importance", "content", b"content", "created_at", b"created_at", "event_id", b"event_id", "importance", b"importance", "memory_type", b"memory_type"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__created_at: _TypeAlias = _typing.Literal["created_at"]  # noqa: Y015
+    _WhichOneofArgType__created_at: _TypeAlias = _typing.Literal["_created_at", b"_created_at"]  # noqa: Y015
     _WhichOneofReturnType__event_id: _TypeAlias = _typing.Literal["event_id"]  # noqa: Y015
     _WhichOneofArgType__event_id: _TypeAlias = _typing.Literal["_event_id", b"_event_id"]  # noqa: Y015
     _WhichOneofReturnType__importance: _TypeAlias = _typing.Literal["importance"]  # noqa: Y015
     _WhichOneofArgType__importance: _TypeAlias = _typing.Literal["_importance", b"_importance"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__created_at) -> _WhichOneofReturnType__created_at | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__event_id) -> _WhichOneofReturnType__event_id | None: ...
     @_typing.overload

@@ -79,7 +79,7 @@ class AddMemoryRequest(_message.Message):
     event_id: _builtins.str
     """event_id makes the call safely repeatable, 1..256 characters, scoped to the user. Default: a new UUIDv7."""
     session_id: _builtins.str
-    """session_id is the conversation it belongs to, at most 256 characters; empty: none."""
+    """session_id is the conversation it belongs to, at most 256 characters and not `-`; empty: none."""
     name: _builtins.str
     """name is the speaker's name, at most 256 characters; empty: none."""
     @_builtins.property
@@ -663,7 +663,7 @@ class GetSessionRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """session_id is the conversation; `-`: the turns without one."""
+    """session_id is the conversation, percent-encoded in a path where it has a slash; `-`: the turns without one."""
     user_id: _builtins.str
     """user_id is whose it is. May be left out where the key or X-User-ID names the user."""
     page_size: _builtins.int
@@ -773,7 +773,7 @@ class DeleteSessionRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     USER_ID_FIELD_NUMBER: _builtins.int
     session_id: _builtins.str
-    """session_id is the conversation; `-`: the turns without one."""
+    """session_id is the conversation, percent-encoded in a path where it has a slash; `-`: the turns without one."""
     user_id: _builtins.str
     """user_id is whose it is. May be left out where the key or X-User-ID names the user."""
     def __init__(

@@ -44,7 +44,7 @@ from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, text_of
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Invalid, Upstream
 from memoryos_server.domain.core.ids import uuid7
-from memoryos_server.domain.core.text import check_id, estimate_tokens
+from memoryos_server.domain.core.text import check_id, check_session, estimate_tokens
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Llm, ProviderAnswer
 
@@ -217,9 +217,10 @@ class ChatService:
     async def _prepare(self, who: Caller, request: ChatRequest, *, stream: bool) -> _Prepared:
         asked_at = self._now()
         body = parse_body(request.body, stream=stream)
-        for value, param in ((request.session_id, "session_id"), (request.idempotency_key, "idempotency_key")):
-            if value is not None:
-                check_id(value, param)
+        if request.session_id is not None:
+            check_session(request.session_id, "session_id")
+        if request.idempotency_key is not None:
+            check_id(request.idempotency_key, "idempotency_key")
         owner = _owner(who, request.user_id, body.user)
         mode = MemoryMode.OFF if owner is None else request.memory
         reads = mode in (MemoryMode.ON, MemoryMode.READ)

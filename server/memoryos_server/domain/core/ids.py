@@ -7,6 +7,8 @@ import os
 import time
 import uuid
 
+_ALIAS_BITS = 40
+
 
 def uuid7() -> str:
     """A new UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, the rest random."""
@@ -30,3 +32,24 @@ def derived_uuid(*parts: str) -> str:
     value = value & ~(0xF << 76) | 0x8 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
+
+
+def alias(subject_id: str, record_id: str) -> str:
+    """The id under which a subject's record is kept whose own id is taken in another tenant.
+
+    Its first 88 bits are those of the id, so that records are in one order under both.
+
+    Raises:
+        ValueError: The id is no UUID.
+    """
+    digest = hashlib.blake2b(f"{subject_id}/{record_id}".encode(), digest_size=_ALIAS_BITS // 8).digest()
+    low = (1 << _ALIAS_BITS) - 1
+    return str(uuid.UUID(int=uuid.UUID(record_id).int & ~low | int.from_bytes(digest, "big")))
+
+
+def kept_ids(subject_id: str, memory_id: str) -> list[str]:
+    """The ids under which what a subject knows by an id may be kept: that id, and its alias."""
+    try:
+        return [memory_id, alias(subject_id, memory_id)]
+    except ValueError:
+        return [memory_id]

@@ -12,6 +12,12 @@ MAX_TEXT = 100_000
 MAX_ID = 256
 """The longest id of a user, event or session, in characters."""
 
+TURN_TOKENS = 8
+"""What a turn costs in a budget besides its text and name: its time, role and separators."""
+
+NO_SESSION = "-"
+"""What names, where a session is read or deleted, the turns without one. So no session is called that."""
+
 
 def check_id(value: str, param: str) -> str:
     """Gives the id back.
@@ -24,6 +30,17 @@ def check_id(value: str, param: str) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in value):
         raise Invalid(f"{param} must not have control characters", param=param)
     return value
+
+
+def check_session(value: str, param: str) -> str:
+    """Gives the id of a session to write to back.
+
+    Raises:
+        Invalid: It is no id, or it is what names the turns without a session.
+    """
+    if value == NO_SESSION:
+        raise Invalid(f"{param} must not be {NO_SESSION}: that names the turns without a session", param=param)
+    return check_id(value, param)
 
 
 def check_text(value: str, param: str, *, most: int = MAX_TEXT) -> str:
@@ -59,3 +76,8 @@ def estimate_tokens(text: str) -> int:
     cjk = sum(1 for c in text if is_cjk(c))
     other = len(text.encode()) - sum(len(c.encode()) for c in text if is_cjk(c))
     return int(cjk * 1.5 + other / 4 * 1.3) + 1
+
+
+def turn_tokens(name: str, content: str) -> int:
+    """What a turn costs in a budget, in estimated tokens."""
+    return estimate_tokens(f"{name} {content}") + TURN_TOKENS

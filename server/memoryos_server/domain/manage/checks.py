@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 from memoryos_server.domain.core.faults import Invalid
 from memoryos_server.domain.core.text import MAX_TEXT, check_id, check_text
@@ -15,6 +17,9 @@ MAX_TAG = 64
 MAX_SEGMENTS = 10_000
 MAX_SOURCES = 10_000
 MAX_VERSION = 2**31 - 1
+MAX_DEPTH = 64
+
+_HALF = re.compile(r"[\ud800-\udfff]")
 
 
 def check_tags(tags: Sequence[str], param: str, *, least: int = 0) -> tuple[str, ...]:
@@ -56,10 +61,33 @@ def check_segment(segment: NewSegment, at: str) -> None:
         check_id(source, f"{at}.source_ids")
     if segment.until is not None and segment.since is not None and segment.until < segment.since:
         raise Invalid(f"{at}.until must not be before since", param=f"{at}.until")
+    _check_json(segment.data, f"{at}.data", MAX_DEPTH)
     derived = segment.data.get("derived_tags", [])
     if not isinstance(derived, list) or not all(isinstance(tag, str) for tag in derived):
         raise Invalid(f"{at}.data.derived_tags must be an array of strings", param=f"{at}.data_json")
     _check_history(segment, at)
+
+
+def _check_json(value: Any, at: str, depth: int) -> None:
+    # What passes is the same again after it was stored: JSON text can say more than its readers keep.
+    bad = ""
+    if isinstance(value, dict | list) and not depth:
+        bad = f"must be nested at most {MAX_DEPTH} deep"
+    elif isinstance(value, str) and _HALF.search(value):
+        bad = "must not have halves of surrogate pairs"
+    elif isinstance(value, float) and not math.isfinite(value):
+        bad = "must have finite numbers"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        bad = "must have whole numbers of at most 64 bits"
+    if bad:
+        raise Invalid(f"{at} {bad}", param=f"{at}_json")
+    if isinstance(value, dict):
+        for key, each in value.items():
+            _check_json(key, at, depth)
+            _check_json(each, at, depth - 1)
+    elif isinstance(value, list):
+        for each in value:
+            _check_json(each, at, depth - 1)
 
 
 def _check_version(version: int, param: str) -> None:

@@ -7,7 +7,6 @@ under an alias and shown under its own id, which `data` keeps.
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +19,6 @@ KIND = "segment"
 TYPES = ("qa", "faq_candidate", "faq")
 SHOWN_ID = "shown_id"
 """Where `Record.data` keeps the id of a segment that is kept under an alias."""
-
-_ALIAS_BITS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +106,6 @@ class NewSegment:
 def shown_id(record: Record) -> str:
     """The id of a record's segment."""
     return str(record.data.get(SHOWN_ID) or record.id)
-
-
-def alias(subject_id: str, segment_id: str) -> str:
-    """The record id of a subject's segment whose own id is taken in another tenant.
-
-    Its first 88 bits are those of the id, so that segments are in one order under both.
-
-    Raises:
-        ValueError: The id is no UUID.
-    """
-    digest = hashlib.blake2b(f"{subject_id}/{segment_id}".encode(), digest_size=_ALIAS_BITS // 8).digest()
-    low = (1 << _ALIAS_BITS) - 1
-    return str(uuid.UUID(int=uuid.UUID(segment_id).int & ~low | int.from_bytes(digest, "big")))
 
 
 def is_uuid(text: str) -> bool:

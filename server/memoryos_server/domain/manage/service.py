@@ -9,6 +9,7 @@ from typing import Protocol
 
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import BackendDown, Invalid, NotFound
+from memoryos_server.domain.core.ids import kept_ids
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.manage.checks import MAX_SEGMENTS, MAX_TAGS, check_tags
@@ -19,7 +20,6 @@ from memoryos_server.domain.manage.model import (
     NewSegment,
     Segment,
     Version,
-    alias,
     is_uuid,
     older,
     present,
@@ -303,7 +303,7 @@ class SegmentService:
     async def _record(self, subject: Subject, segment_id: str) -> Record:
         if not is_uuid(segment_id):
             raise _no_segment()
-        asked = [segment_id, alias(subject.id, segment_id)]
+        asked = kept_ids(subject.id, segment_id)
         found = [r for r in await self._vectors.records(subject, asked, history=True) if r.kind == KIND]
         if not found:
             self._check_sound()

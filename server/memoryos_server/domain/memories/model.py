@@ -27,7 +27,7 @@ class TypedMemory:
         content: The text.
         memory_type: `rule`, `fact` or `context`.
         importance: 0..1; the higher, the sooner it is injected.
-        created_at: When it was made.
+        created_at: When it was first known.
         updated_at: When this version was made.
         version: From 1.
     """
@@ -51,10 +51,17 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A memory as it is kept; degraded: it is durable but waits to become searchable."""
+    """A memory as it is kept.
+
+    Attributes:
+        memory: The memory.
+        degraded: It is durable but waits to become searchable.
+        duplicate: It was kept before, under the same event; nothing was written.
+    """
 
     memory: TypedMemory
     degraded: bool = False
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

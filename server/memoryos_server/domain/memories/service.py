@@ -78,11 +78,20 @@ class MemoriesService:
         *,
         importance: float | None = None,
         event_id: str | None = None,
+        created_at: datetime | None = None,
     ) -> Kept:
         """Keeps a memory; it is found when this returns. A repeated event_id gives the memory made first, as it is now.
 
+        Args:
+            who: Who calls.
+            content: The text.
+            memory_type: One of `TYPES`.
+            importance: 0..1, or None for the default.
+            event_id: Makes the call repeatable, or None.
+            created_at: When it was first known, or None for now.
+
         Raises:
-            Invalid: A field is malformed.
+            Invalid: A field is malformed, or created_at is in the future.
             Exists: reason `event_id_conflict`: the event_id was used for other content.
             BackendDown: The memory could not be kept.
         """
@@ -91,14 +100,17 @@ class MemoriesService:
         share = check_share(DEFAULT_IMPORTANCE if importance is None else importance, "importance")
         if event_id is not None:
             check_id(event_id, "event_id")
+        now = self._now()
+        if created_at is not None and created_at > now:
+            raise Invalid("created_at must not be in the future", param="created_at")
         subject = await self._subjects.open(who.tenant_id, who.owner())
         memory_id = uuid7() if event_id is None else derived_uuid(subject.tenant_id, subject.id, KIND, event_id)
         if event_id is not None and (known := await self._known(subject, memory_id)) is not None:
             if (first_content(known), known.type) != (content, memory_type):
                 raise Exists("The event_id was used for another memory", reason="event_id_conflict", param="event_id")
             _say_repeated()
-            return Kept(memory_of(known))
-        record = new_record(memory_id, content, memory_type, share, self._now())
+            return Kept(memory_of(known), duplicate=True)
+        record = new_record(memory_id, content, memory_type, share, created_at or now)
 
         async def make() -> Change:
             return Change(put=(record,))

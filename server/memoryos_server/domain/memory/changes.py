@@ -78,8 +78,10 @@ class Changes:
         """
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._locks.change(subject.id))
+            others = (self._locks.digest(subject.id), self._locks.segments(subject.id))
             derived = False
             for _ in range(_ATTEMPTS):
+                before = [lock.times for lock in others]
                 revision = await self._base(subject) if reads else None
                 change = await make()
                 if change is None:
@@ -90,11 +92,10 @@ class Changes:
                 if not derived and _touches_derived(change):
                     # Facts and segments are being made of this subject's turns: what was read may be old by then.
                     derived = True
-                    waited = False
-                    for lock in (self._locks.digest(subject.id), self._locks.segments(subject.id)):
-                        waited |= lock.locked()
+                    under_way = [lock.locked() for lock in others]
+                    for lock in others:
                         await held.enter_async_context(lock)
-                    if waited and reads:
+                    if reads and (any(under_way) or [lock.times - 1 for lock in others] != before):
                         continue
                 draft = audit.draft()
                 work = asyncio.create_task(self._submit(subject, change, revision, draft))
@@ -141,7 +142,7 @@ class Changes:
         entry = await self._recorded(subject, change, revision, draft)
         reach("change.submitted")
         self._indexing.know(entry.id)
-        self._indexing.removes(change)
+        self._indexing.removes(entry.id, change)
         try:
             # What waits here was accepted earlier: it must not be applied after this.
             if self._behind():

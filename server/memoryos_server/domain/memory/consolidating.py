@@ -82,4 +82,5 @@ class Consolidations:
             return  # the engine was restarted in between: it is still due
         reach("consolidate.flushed")
         await tools.queue.consolidated(self._held(), subject, done.memory_ids, done.next_due)
+        tools.counts.consolidated()
         reach("consolidate.closed")

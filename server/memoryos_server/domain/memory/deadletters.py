@@ -33,6 +33,21 @@ class QueueState:
     next_page_token: str
 
 
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The queue of all tenants.
+
+    Attributes:
+        depth: Open entries.
+        oldest_seconds: How long the oldest of them waits; 0 if there is none.
+        dead: Dead letters.
+    """
+
+    depth: int
+    oldest_seconds: float
+    dead: int
+
+
 class DeadLetters:
     """What an administrator or operator sees of the queue, and does about it.
 
@@ -60,6 +75,15 @@ class DeadLetters:
                 break
         depth, oldest = await self._open()
         return QueueState(depth, oldest, page[:size], page[size - 1].id if len(page) > size else "")
+
+    async def totals(self) -> Totals:
+        """How much there is, of all tenants.
+
+        Raises:
+            BackendDown: The ledger does not answer.
+        """
+        depth, oldest = await self._open()
+        return Totals(depth, oldest, await self._queue.dead())
 
     async def all(self, tenant_id: str | None) -> AsyncIterator[DeadLetter]:
         """Every dead letter of a tenant (None: of all), oldest first.

@@ -69,7 +69,7 @@ class Indexing:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._written: OrderedDict[str, int] = OrderedDict()
         self._wordy: set[str] = set()
-        self._removed: OrderedDict[str, None] = OrderedDict()
+        self._removed: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._busy: dict[str, asyncio.Event] = {}
 
     def know(self, entry_id: str) -> None:
@@ -80,14 +80,16 @@ class Indexing:
         """Whether an entry was accepted or counted by this process."""
         return entry_id in self._known
 
-    def is_removed(self, turn: Turn) -> bool:
-        """Whether a change removes this turn, whose own entry may still be open."""
-        return turn.id in self._removed
+    def is_removed(self, entry: Entry) -> bool:
+        """Whether a change that came after an entry removes its turn: the entry must not bring it back."""
+        removed = self._removed.get(entry.turn.id) if entry.turn else None
+        return removed is not None and _place(entry.id) < removed
 
-    def removes(self, change: Change) -> None:
-        """Notes what an accepted change removes: the open entries of those turns must not bring them back."""
+    def removes(self, entry_id: str, change: Change) -> None:
+        """Notes what an accepted change removes. The same event, accepted again after it, is another matter."""
+        place = _place(entry_id)
         for memory_id in change.remove:
-            _note(self._removed, memory_id, None)
+            _note(self._removed, memory_id, max(place, self._removed.get(memory_id, place)))
 
     def written(self, entry_id: str) -> int | None:
         """The incarnation that took an entry's writes, or None if they are to be done."""
@@ -138,11 +140,11 @@ class Indexing:
             await event.wait()
         for entry in entries:
             if entry.change:
-                self.removes(entry.change)
+                self.removes(entry.id, entry.change)
         missing = [e for e in entries if self.written(e.id) is None]
-        await self._index([(e, e.turn) for e in missing if e.turn and not self.is_removed(e.turn)])
+        await self._index([(e, e.turn) for e in missing if e.turn and not self.is_removed(e)])
         for entry in missing:
-            if entry.turn and self.is_removed(entry.turn):
+            if entry.turn and self.is_removed(entry):
                 _note(self._written, entry.id, await self.incarnation(entry.subject))
             if entry.change:
                 async with self._locks.change(entry.subject.id):
@@ -157,6 +159,7 @@ class Indexing:
         Raises:
             BackendDown: The searchable side does not answer.
         """
+        self.removes(entry.id, change)
         took = set()
         if change.put:
             records = await (self._whole(change.put) if change.embed else self._in_words(change.put))
@@ -187,6 +190,9 @@ class Indexing:
             incarnation = await self._vectors.insert(subject, [indexed[at] for at in places])
             for at in places:
                 _note(self._written, turns[at][0].id, incarnation)
+            # Taken back while it was being written, by a change that found it there from an earlier time.
+            if gone := [turns[at][1].id for at in places if self.is_removed(turns[at][0])]:
+                await self._vectors.remove(subject, gone)
         reach("index.inserted")
 
     async def _add_meaning(self, entry: Entry, change: Change) -> None:
@@ -220,6 +226,12 @@ class Indexing:
     async def incarnation(self, subject: Subject) -> int:
         """The engine's present incarnation."""
         return await self._vectors.insert(subject, [])
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    """Where an entry stands among those of its partition."""
+    millis, _, number = entry_id.partition("/")[2].partition("-")
+    return int(millis), int(number)
 
 
 def _note(kept: OrderedDict[str, _Value], key: str, value: _Value) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
 
+from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.extraction.model import SPEAKER
 from memoryos_server.domain.memory.facts import KIND, Sighting, Slots, seen_in
 from memoryos_server.domain.ports import IndexedRecord, Record, RecordFilter, Subject, Vectors
@@ -20,6 +21,8 @@ CACHE_SECONDS = 2.0
 CACHE_SUBJECTS = 256
 
 _Key = tuple[str, str, str, int]
+
+_BELIEFS_KEPT = 4 * MOST_CURRENT  # with their terms, which take longest to make; each as long as its record is the same
 
 _SOURCES_AT_ONCE = 100
 _SLOT_RECORDS = 500  # of one matter; older ones are history that nothing said now can touch
@@ -104,6 +107,7 @@ class Knowledge:
         indexing: Terms and vectors.
         fold: A text in one form for comparing.
         terms: The terms of a text and their weights.
+        counts: Is told what was written.
     """
 
     def __init__(
@@ -112,12 +116,15 @@ class Knowledge:
         indexing: Indexing,
         fold: Callable[[str], str],
         terms: Callable[[str], Mapping[str, float]],
+        counts: Counts | None = None,
     ) -> None:
+        self._counts = counts or Uncounted()
         self._vectors = vectors
         self._indexing = indexing
         self._slots = Slots(fold)
         self._terms = terms
         self._reading: dict[_Key, object] = {}
+        self._made: OrderedDict[str, tuple[Record, Belief]] = OrderedDict()
         self._current: OrderedDict[_Key, tuple[float, _Known]] = OrderedDict()
 
     async def learn(self, subject: Subject, seen: Iterable[Sighting]) -> None:
@@ -143,6 +150,7 @@ class Knowledge:
                 subject,
                 [IndexedRecord(record, terms, dense) for record, (terms, dense) in zip(put, indexed, strict=True)],
             )
+            self._counts.wrote(KIND, len(put))
         if gone:
             await self._vectors.remove(subject, gone)
         if put or gone:
@@ -282,8 +290,14 @@ class Knowledge:
             self._reading.pop(key, None)
 
     def _belief(self, record: Record) -> Belief:
-        made = belief(record)
-        return replace(made, terms=frozenset(self._terms(made.text)))
+        made = self._made.get(record.id)
+        if made is None or made[0] != record:
+            plain = belief(record)
+            made = record, replace(plain, terms=frozenset(self._terms(plain.text)))
+            self._made[record.id] = made
+            while len(self._made) > _BELIEFS_KEPT:
+                self._made.popitem(last=False)
+        return made[1]
 
     async def _of(self, subject: Subject, memory_ids: Collection[str]) -> list[Record]:
         """The facts that turns state."""

@@ -43,6 +43,7 @@ class Partition:
         self._renewed = 0.0
         self._woken = asyncio.Event()
         self._after = ""
+        self._resets = 0
         self._done: dict[str, tuple[int, Settlement]] = {}
         self._blocked: dict[str, Blocked] = {}
         self._ending: asyncio.Task[None] | None = None
@@ -95,6 +96,7 @@ class Partition:
 
     def reset(self) -> None:
         """Starts over from the first open entry: what was done here may be lost."""
+        self._resets += 1
         self._done.clear()
         self._after = ""
         self._woken.set()
@@ -191,7 +193,10 @@ class Partition:
         if len(self._done) >= MOST_UNSETTLED:
             return False
         batch: list[Entry] = []
+        resets, under_way = self._resets, self._tools.progress.under_way(self.number)
         async for entry in self._tools.queue.open_entries(self.number, self._after):
+            if self._resets != resets:
+                return True  # while this was read: it begins again
             self._after = entry.id
             if entry.id in self._done:
                 continue
@@ -206,6 +211,8 @@ class Partition:
         else:
             for subject_id in [s for s in self._blocked if s not in waiting]:
                 del self._blocked[subject_id]  # its entry is gone: erased, or settled elsewhere
+            for subject_id, entry_id in under_way:
+                self._tools.progress.end(subject_id, entry_id)  # seen by now, or gone
         return bool(batch)
 
     async def _counted(self, batch: Sequence[Entry]) -> list[Entry]:
@@ -308,7 +315,7 @@ class Partition:
             async with tools.locks.digest(subject.id):
                 kept = []
                 for entry, turn in pairs:
-                    if tools.indexing.is_removed(turn):
+                    if tools.indexing.is_removed(entry):
                         verdicts[entry.id] = Verdict("rejected", "deleted", fresh=False)
                     else:
                         kept.append((entry, turn))
@@ -338,6 +345,8 @@ class Partition:
     async def _give_up(self, entry: Entry, reason: str) -> None:
         log.error("entry %s is a dead letter now: %s", entry.id, reason)
         await self._tools.queue.failed(self._held(), entry, reason, give_up=True)
+        if entry.turn:
+            self._tools.counts.ended("dead_letter")
         reach("dead_letter.moved")
         self._blocked.pop(entry.subject.id, None)
         self._tools.progress.end(entry.subject.id, entry.id)
@@ -354,11 +363,16 @@ class Partition:
 
     async def _settle(self, incarnation: int, ids: Sequence[str]) -> None:
         chosen = [name for name in ids if name in self._done]
-        durable = [self._done[name][1] for name in chosen if self._done[name][0] == incarnation]
+        lost = {self._done[name][1].entry.subject.id for name in chosen if self._done[name][0] != incarnation}
+        # Nothing of a subject ends before what came earlier: a removal must still be open when what it removes is redone.
+        durable = [one for one in (self._done[name][1] for name in chosen) if one.entry.subject.id not in lost]
         if durable:
             reach("settle.before")
             await self._tools.queue.settle(self._held(), durable)
             reach("settle.after")
+            for one in durable:
+                if one.entry.turn:
+                    self._tools.counts.ended(one.state)
             self._consolidations.news()
         for settlement in durable:
             self._done.pop(settlement.entry.id, None)

@@ -19,6 +19,7 @@ from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import BackendDown, Fault
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.changes import Changes, Make
+from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexer, Indexing, Words
 from memoryos_server.domain.memory.model import Consolidation, Digest
@@ -51,6 +52,7 @@ class Pipeline:
         retry_interval: Seconds between attempts to index what could not be.
         backoff: Seconds before a failed entry is tried again; twice as long each further time.
         lease_seconds: How long a process that died keeps its partitions.
+        counts: Is told what was done.
         now: The present time.
     """
 
@@ -72,6 +74,7 @@ class Pipeline:
         retry_interval: float = 1.0,
         backoff: float = 0.5,
         lease_seconds: float = LEASE_SECONDS,
+        counts: Counts | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
@@ -102,6 +105,7 @@ class Pipeline:
                 alone=asyncio.Lock(),
                 backoff=backoff,
                 lease_seconds=lease_seconds,
+                counts=counts or Uncounted(),
             )
         )
         self._changes = Changes(
@@ -180,6 +184,22 @@ class Pipeline:
             Stale: Other changes of the subject kept coming between, or its data was erased.
         """
         return await self._changes.change(subject, make, reads=reads)
+
+    async def written(self, subject: Subject) -> None:
+        """Sees to it that every turn of a subject that was accepted before is on the searchable side, if it can be.
+
+        Raises:
+            BackendDown: A store does not answer.
+        """
+        batch: list[Entry] = []
+        failed: set[str] = set()
+        async for entry in self._queue.open_entries(subject.partition):
+            if entry.turn and entry.subject.id == subject.id and self._indexing.is_unwritten(entry.id):
+                batch.append(entry)
+            if len(batch) >= _REPLAY_BATCH:
+                await self._ensure(batch, failed)
+                batch = []
+        await self._ensure(batch, failed)
 
     async def settle(self, subject: Subject, seconds: float) -> None:
         """Waits until what was accepted here of a subject is searchable, and its facts are known; at most `seconds`."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from memoryos_server.domain.core.faults import BackendDown, Fault
+from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.ports import IndexedTurn, Record, Subject, Subjects, Turn
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Reindexer:
         analysis: The version of its terms.
         embeds: Whether there is a model at all.
         progress: Gets a line now and then.
+        counts: Is told how far it is.
     """
 
     def __init__(
@@ -111,6 +113,7 @@ class Reindexer:
         analysis: int,
         embeds: bool,
         progress: Callable[[str], None],
+        counts: Counts | None = None,
     ) -> None:
         self._upkeep = upkeep
         self._subjects = subjects
@@ -118,6 +121,7 @@ class Reindexer:
         self._analysis = analysis
         self._embeds = embeds
         self._progress = progress
+        self._counts = counts or Uncounted()
         self._wanted = asyncio.Event()
         self._wanted.set()
         self._task: asyncio.Task[None] | None = None
@@ -159,12 +163,13 @@ class Reindexer:
             done += len(page)
             self._say(f"{done} memories are analysed again")
         if self._embeds:
+            await self._covered()
             after = ""
             while page := await self._upkeep.unembedded(after, _PAGE):
                 after = page[-1].id
                 await self._each(page, terms=False)
                 done += len(page)
-                total, embedded = await self._upkeep.coverage()
+                total, embedded = await self._covered()
                 self._say(f"{embedded} of {total} memories are embedded by the model in use")
             if await self._upkeep.old_dense():
                 await self._upkeep.flush()  # what replaces them first
@@ -172,6 +177,11 @@ class Reindexer:
         if done:
             await self._upkeep.flush()
             self._progress(f"indexing again is done: {done} memories")
+
+    async def _covered(self) -> tuple[int, int]:
+        total, embedded = await self._upkeep.coverage()
+        self._counts.embedded(total, embedded)
+        return total, embedded
 
     def _say(self, line: str) -> None:
         now = asyncio.get_running_loop().time()

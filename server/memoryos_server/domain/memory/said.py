@@ -12,8 +12,8 @@ from typing import Protocol
 
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import Invalid, NotFound
-from memoryos_server.domain.core.ids import derived_uuid
-from memoryos_server.domain.core.text import check_id
+from memoryos_server.domain.core.ids import derived_uuid, kept_ids
+from memoryos_server.domain.core.text import NO_SESSION, check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import (
     Change,
@@ -30,8 +30,6 @@ from memoryos_server.domain.ports import (
 
 MAX_PAGE = 100
 DEFAULT_PAGE = 20
-NO_SESSION = "-"
-"""What names the turns without a session."""
 
 _TURNS_PER_CHANGE = 500
 _SOURCES_AT_ONCE = 50
@@ -44,6 +42,9 @@ class Changes(Protocol):
         self, subject: Subject, make: Callable[[], Awaitable[Change | None]], *, reads: bool = True
     ) -> bool:
         """Makes a change; whether it waits to be applied."""
+
+    async def written(self, subject: Subject) -> None:
+        """Sees to it that every turn that was accepted is on the searchable side, where it is looked for."""
 
 
 class Rebuild(Protocol):
@@ -159,6 +160,8 @@ class SaidService:
         owner = who.owner(user_id)
         subject = await self._subjects.find(who.tenant_id, owner)
         deleted = Deleted(0, 0)
+        if subject is not None:
+            await self._changes.written(subject)
         while subject is not None:
             tally = _Tally()
 
@@ -186,15 +189,17 @@ class SaidService:
         subject = await self._owner_of(who, user_id, memory_id)
         if subject is None:
             raise NotFound("There is no such memory", param="memory_id")
+        await self._changes.written(subject)
         tally = _Tally()
 
         async def one() -> Change | None:
             turns = await self._vectors.get(subject, [memory_id])
             if turns:
                 return await self._without(subject, turns, tally)
-            if not await self._vectors.records(subject, [memory_id]):
+            records = await self._vectors.records(subject, kept_ids(subject.id, memory_id))
+            if not records:
                 raise NotFound("There is no such memory", param="memory_id")
-            return Change(remove=(memory_id,))
+            return Change(remove=(records[0].id,))
 
         late = await self._changes.change(subject, one)
         self._forget(subject.tenant_id, subject.user_id)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.extraction import extract
 from memoryos_server.domain.memory.facts import Sighting, Slots, sightings
 from memoryos_server.domain.memory.model import Consolidated
@@ -105,6 +106,7 @@ class Consolidator:
         beliefs: What was contradicted since.
         summariser: A model, or None: rules alone.
         idle: After so long without a turn, a conversation is over; nothing of it is left waiting.
+        counts: Is told what was written.
         clock: The present time.
     """
 
@@ -117,6 +119,7 @@ class Consolidator:
         *,
         summariser: Summariser | None = None,
         idle: timedelta = timedelta(minutes=30),
+        counts: Counts | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._vectors = vectors
@@ -126,6 +129,7 @@ class Consolidator:
         self._slots = Slots(language.fold)
         self._summariser = summariser
         self._idle = idle
+        self._counts = counts or Uncounted()
         self._clock = clock
 
     async def consolidate(self, subject: Subject, memory_ids: Sequence[str], now: datetime) -> Consolidated:
@@ -199,6 +203,7 @@ class Consolidator:
     async def _put(self, subject: Subject, record: Record) -> None:
         ((terms, dense),) = await self._indexing.terms_and_vectors([record.text])
         await self._vectors.put(subject, [IndexedRecord(record, terms, dense)])
+        self._counts.wrote(KIND, 1)
 
     async def _revise(self, subject: Subject, memory_ids: Sequence[str]) -> None:
         """Makes new versions of the segments that quote as true what these turns contradict."""

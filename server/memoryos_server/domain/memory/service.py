@@ -13,8 +13,8 @@ from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
-from memoryos_server.domain.core.ids import derived_uuid, uuid7
-from memoryos_server.domain.core.text import check_id, check_text, estimate_tokens
+from memoryos_server.domain.core.ids import derived_uuid, kept_ids, uuid7
+from memoryos_server.domain.core.text import check_id, check_session, check_text, turn_tokens
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.currency import Ranked, current_first, instead_of
 from memoryos_server.domain.memory.derived import Derived, DerivedRecall, Topic, Version, packed
@@ -26,8 +26,6 @@ MAX_LIMIT = 1000
 SHORT_TERM = 20
 SETTLE_SECONDS = 0.1
 CATCH_UP_SECONDS = 2.0
-TURN_TOKENS = 8
-"""What an episode costs in a budget besides its text and name."""
 
 ROLES = ("user", "assistant", "system")
 
@@ -345,10 +343,11 @@ class MemoryService:
         found = await self._vectors.get(subject, [memory_id]) if subject else []
         if found:
             return [Version(1, turn.content, turn.timestamp) for turn in found]
-        versions = await self._derived.history(subject, memory_id) if subject and self._derived else None
-        if versions is None:
-            raise NotFound("There is no such memory", param="memory_id")
-        return versions
+        if subject and self._derived:
+            for kept in kept_ids(subject.id, memory_id):
+                if (versions := await self._derived.history(subject, kept)) is not None:
+                    return versions
+        raise NotFound("There is no such memory", param="memory_id")
 
     async def _owner_of(self, who: Caller, memory_id: str) -> Subject | None:
         if not who.anonymous or who.named_user:
@@ -360,7 +359,7 @@ class MemoryService:
 
 
 def _tokens(turn: Turn) -> int:
-    return estimate_tokens(f"{turn.name} {turn.content}") + TURN_TOKENS
+    return turn_tokens(turn.name, turn.content)
 
 
 def _say_repeated(draft: audit.Draft | None) -> None:
@@ -372,13 +371,11 @@ def _check(new: NewTurn) -> None:
     if new.role not in ROLES:
         raise Invalid(f"role must be one of {', '.join(ROLES)}", param="role")
     check_text(new.content, "content")
-    for value, param in (
-        (new.event_id, "event_id"),
-        (new.session_id or None, "session_id"),
-        (new.name or None, "name"),
-    ):
+    for value, param in ((new.event_id, "event_id"), (new.name or None, "name")):
         if value is not None:
             check_id(value, param)
+    if new.session_id:
+        check_session(new.session_id, "session_id")
 
 
 def _turn(subject: Subject, new: NewTurn) -> Turn:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexing
 from memoryos_server.domain.memory.model import Consolidation, Digest
@@ -26,6 +27,7 @@ class Tools:
         alone: Held while a suspicious entry is worked on.
         backoff: Seconds before the second attempt of a failed entry.
         successes: How many entries were worked on without failing.
+        counts: Is told what was done.
         lease_seconds: How long a lease lasts.
     """
 
@@ -41,4 +43,5 @@ class Tools:
     alone: asyncio.Lock
     backoff: float
     successes: int = 0
+    counts: Counts = field(default_factory=Uncounted)
     lease_seconds: float = LEASE_SECONDS

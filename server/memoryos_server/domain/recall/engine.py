@@ -17,12 +17,12 @@ from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from memoryos_server.domain.core.faults import Fault
-from memoryos_server.domain.core.text import is_cjk
+from memoryos_server.domain.core.text import is_cjk, turn_tokens
 from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis, Question
 from memoryos_server.domain.recall.features import GROUP, LEXICAL, measure
 from memoryos_server.domain.recall.hints import asks
-from memoryos_server.domain.recall.packing import POOL, pack, turn_tokens
+from memoryos_server.domain.recall.packing import POOL, pack
 from memoryos_server.domain.recall.scoring import Calibration, Scored, Weights, ordered, parts, rank
 
 log = logging.getLogger(__name__)
@@ -239,7 +239,8 @@ class RecallEngine:
         piece: Sequence[Scored] = head
         while piece:
             for one in piece:
-                cost = turn_tokens(turns[one.measured.candidate.id])
+                turn = turns[one.measured.candidate.id]
+                cost = turn_tokens(turn.name, turn.content)
                 if cost <= budget:
                     pool.append(one)
                     costs.append(cost)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from heapq import nlargest
+from operator import attrgetter
 
 from memoryos_server.domain.ports import Candidate
 from memoryos_server.domain.recall.analysis import Question
@@ -99,7 +100,7 @@ def measure(candidates: Sequence[Candidate], question: Question, dense: Collecti
     """
     own = {LEXICAL, *dense}
     # Who was found by one group of words alone is no candidate.
-    pool = sorted([c for c in candidates if not own.isdisjoint(c.scores)], key=lambda c: (c.seq, c.at, c.id))
+    pool = sorted([c for c in candidates if not own.isdisjoint(c.scores)], key=attrgetter("seq", "at", "id"))
     words = [max(0.0, c.scores.get(LEXICAL, 0.0)) for c in pool]
     cosines = [0.0] * len(pool)
     for leg in dense:
@@ -181,12 +182,13 @@ def _rows(pool: Sequence[Candidate], words: Sequence[float], groups: int) -> tup
     """
     legs = [f"{GROUP}{n}" for n in range(groups)]
     rows: list[list[float]] = []
+    add = rows.append
     for candidate, total in zip(pool, words, strict=True):
         get = candidate.scores.get
         row = [get(leg, 0.0) for leg in legs]
         rest = total - sum(row)
         row.append(rest if rest > 0 else 0.0)
-        rows.append(row)
+        add(row)
     best = [max(column) for column in zip(*rows, strict=True)] if rows else []
     if not best or max(best) <= 0:
         return rows, 0.0
@@ -200,7 +202,7 @@ def _sessions(pool: Sequence[Candidate], values: Sequence[float], count: int) ->
     """Session -> its evidence against the best session's. Turns without a session have none."""
     found: dict[str, list[float]] = {}
     for candidate, value in zip(pool, values, strict=True):
-        if candidate.session and value > 0:
+        if value > 0 and candidate.session:
             found.setdefault(candidate.session, []).append(value)
     means = {session: sum(nlargest(count, all_of)) / count for session, all_of in found.items()}
     best = max(means.values(), default=0.0)

@@ -9,19 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from memoryos_server.domain.core.text import estimate_tokens
-from memoryos_server.domain.ports import Turn
-
-TURN_TOKENS = 8
-"""What a turn costs in a budget besides its text and name: its time, role and separators."""
-
 POOL = 2
 """Turns are chosen from the best that together would fill the budget so many times."""
-
-
-def turn_tokens(turn: Turn) -> int:
-    """What a turn costs in a budget, in estimated tokens."""
-    return estimate_tokens(f"{turn.name} {turn.content}") + TURN_TOKENS
 
 
 def pack(worths: Sequence[float], costs: Sequence[int], budget: int) -> list[int]:

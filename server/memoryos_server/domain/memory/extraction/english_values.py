@@ -19,7 +19,8 @@ _ALWAYS = (
     r"lol|haha|and i|and we|and my|and it|then|as i|as it|just|also|even|at least|obviously|ever|i|you"
 )
 _STOPS = {
-    "place": rf"{_ALWAYS}|with|for|to|and|at|near|as|that|by|from|on|close|about|or|over|a few|last|this",
+    "place": rf"{_ALWAYS}|with|for|to|and|at|near|as|that|by|from|on|close|about|or|over|a few|last|this|"
+    r"originally|once|twice|(?:two|three|four|five|several|many|multiple|\d+) times",
     "org": rf"{_ALWAYS}|with|for|as|that|in|from|on|doing|where|near|by|over|full|part|remotely|to",
     "role": (
         rf"{_ALWAYS}|at|with|that|in|from|working|and|based|by|trying|who|living|on|specializing|focusing|"

@@ -1,0 +1,115 @@
+"""What is counted of memory's background work, beside the calls: the ledger, ends of events, records, embedding.
+
+Labels are states and kinds: never a user or a tenant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from memoryos_server.domain.core.faults import Fault
+from memoryos_server.domain.memory.deadletters import DeadLetters
+
+log = logging.getLogger(__name__)
+
+_INTERVAL = 5.0
+
+
+class MemoryMetrics:
+    """`domain.memory.counts.Counts`, and the gauges of the ledger.
+
+    Args:
+        registry: Where the metrics are registered.
+
+    Attributes:
+        queue_depth: Open entries (`open`) and dead letters (`dead_letter`) of all tenants.
+        queue_oldest: Seconds that the oldest open entry waits.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.queue_depth = Gauge(
+            "memoryos_queue_depth", "Accepted work: not done yet, or given up.", ("kind",), registry=registry
+        )
+        self.queue_oldest = Gauge(
+            "memoryos_queue_oldest_seconds", "How long the oldest open entry waits.", registry=registry
+        )
+        self._ended = Counter(
+            "memoryos_events_ended", "Events that came to their end in this process.", ("state",), registry=registry
+        )
+        self._consolidations = Counter(
+            "memoryos_consolidations", "How often fresh turns were made into segments.", registry=registry
+        )
+        self._wrote = Counter(
+            "memoryos_records_written", "Versions of derived memories that were written.", ("kind",), registry=registry
+        )
+        self._embedding = Gauge(
+            "memoryos_embedding_memories",
+            "Memories when they were last looked over: all, and those that the models in use have embedded.",
+            ("kind",),
+            registry=registry,
+        )
+        for state in ("stored", "merged", "rejected", "dead_letter"):
+            self._ended.labels(state)
+        for kind in ("segment", "fact"):
+            self._wrote.labels(kind)
+        for kind in ("total", "embedded"):
+            self._embedding.labels(kind)
+
+    def ended(self, state: str) -> None:
+        """An event came to its end."""
+        self._ended.labels(state).inc()
+
+    def consolidated(self) -> None:
+        """The fresh turns of a subject were gone through."""
+        self._consolidations.inc()
+
+    def wrote(self, kind: str, records: int) -> None:
+        """Versions of records were written."""
+        self._wrote.labels(kind).inc(records)
+
+    def embedded(self, total: int, embedded: int) -> None:
+        """So many memories there are, and so many of them are embedded."""
+        self._embedding.labels("total").set(total)
+        self._embedding.labels("embedded").set(embedded)
+
+
+class QueueWatch:
+    """Keeps the gauges of the ledger up to date from entry to exit.
+
+    Args:
+        letters: Who knows the ledger.
+        metrics: Whose gauges.
+        interval: Seconds from one look to the next.
+    """
+
+    def __init__(self, letters: DeadLetters, metrics: MemoryMetrics, interval: float = _INTERVAL) -> None:
+        self._letters = letters
+        self._metrics = metrics
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> QueueWatch:
+        self._task = asyncio.create_task(self._watch(), name="queue-watch")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                totals = await self._letters.totals()
+                self._metrics.queue_depth.labels("open").set(totals.depth)
+                self._metrics.queue_depth.labels("dead_letter").set(totals.dead)
+                self._metrics.queue_oldest.set(totals.oldest_seconds)
+            except Fault:
+                pass  # the ledger is down, which `memoryos_backend_up` says; the last numbers stand
+            except Exception:
+                log.exception("the queue could not be looked at")
+            await asyncio.sleep(self._interval)

@@ -1,0 +1,186 @@
+"""How the use cases are put together from open stores.
+
+`app` opens what the process is made of, and this module makes memory, chat and the rooms beside them of it, each in a
+function of its own. Nothing else constructs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+
+from memoryos.settings import Settings
+from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.manage.service import SegmentService
+from memoryos_server.domain.memories.extract import Extraction
+from memoryos_server.domain.memories.extracting import Extracting
+from memoryos_server.domain.memories.notes import ChatNotes
+from memoryos_server.domain.memories.sameness import Sameness
+from memoryos_server.domain.memories.search import Finder
+from memoryos_server.domain.memories.service import MemoriesService
+from memoryos_server.domain.memory import heat
+from memoryos_server.domain.memory.counts import Counts
+from memoryos_server.domain.memory.deadletters import DeadLetters
+from memoryos_server.domain.memory.derived import DerivedRecall
+from memoryos_server.domain.memory.digest import Digester
+from memoryos_server.domain.memory.extraction import extract_memories
+from memoryos_server.domain.memory.gist_llm import LlmSummariser
+from memoryos_server.domain.memory.knowledge import Knowledge
+from memoryos_server.domain.memory.pipeline import Pipeline
+from memoryos_server.domain.memory.reindexing import Reindexer
+from memoryos_server.domain.memory.said import SaidService
+from memoryos_server.domain.memory.segments import Consolidator, Language
+from memoryos_server.domain.memory.service import MemoryService
+from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
+from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.rpc.chat_servicer import ChatServicer
+from memoryos_server.rpc.memories_servicer import MemoriesServicer
+from memoryos_server.rpc.memory_servicer import MemoryServicer
+from memoryos_server.rpc.queue_servicer import QueueServicer
+from memoryos_server.rpc.segment_servicer import SegmentServicer
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.vectors_edge import EdgeVectors
+from memoryos_server.tools.embed.identity import IdentifiedEmbedder
+from memoryos_server.tools.embed.shared import SharedEmbedder
+from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
+from memoryos_server.tools.words import Words
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory, running: what every room beside it builds on.
+
+    Attributes:
+        redis: The ledger's side.
+        vectors: The searchable side.
+        words: Folds and stems.
+        upstream: The provider of models, or None.
+        knowledge: What is believed.
+        consolidator: Makes segments.
+        pipeline: The way of turns and changes.
+        keeper: Counts accesses.
+        finder: Finds typed memories.
+        service: Adds and retrieves.
+    """
+
+    redis: RedisStore
+    vectors: EdgeVectors
+    words: Words
+    upstream: OpenAiCompatible | None
+    knowledge: Knowledge
+    consolidator: Consolidator
+    pipeline: Pipeline
+    keeper: heat.HeatKeeper
+    finder: Finder
+    service: MemoryService
+
+
+async def open_memory(
+    stack: AsyncExitStack,
+    settings: Settings,
+    redis: RedisStore,
+    vectors: EdgeVectors,
+    embedder: IdentifiedEmbedder,
+    *,
+    counts: Counts,
+    progress: Callable[[str], None],
+) -> Memory:
+    """Starts memory, with its background work, on a stack."""
+    words = Words()
+    analysis = Analysis(words.stem, words.fold)
+    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
+    upstream = None
+    if settings.upstream.base_url:
+        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
+    knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts)
+    model = settings.memory.consolidation_model
+    consolidator = Consolidator(
+        vectors,
+        engine,
+        Language(words.fold, words.stem, analysis.text),
+        knowledge,
+        summariser=LlmSummariser(upstream, model, analysis.text, words.fold) if upstream and model else None,
+        idle=timedelta(seconds=settings.memory.session_idle_seconds),
+        counts=counts,
+    )
+    pipeline = Pipeline(
+        redis.turns,
+        redis.queue,
+        vectors,
+        engine,
+        analysis.text,
+        redis.heat,
+        digest=Digester(vectors, engine, knowledge, words.fold, words.stem),
+        consolidation=consolidator,
+        mode=settings.memory.pipeline,
+        flush_interval=settings.memory.flush_interval_seconds,
+        counts=counts,
+    )
+    reindexer = Reindexer(
+        vectors,
+        redis.subjects,
+        engine,
+        analysis=ANALYSIS_VERSION,
+        embeds=bool(embedder.names),
+        progress=progress,
+        counts=counts,
+    )
+
+    def reconnected() -> None:
+        pipeline.restarted()
+        reindexer.again()
+
+    vectors.on_reconnect(reconnected)
+    await stack.enter_async_context(pipeline)
+    await stack.enter_async_context(reindexer)
+    keeper = await stack.enter_async_context(heat.HeatKeeper(redis.heat))
+    derived = DerivedRecall(vectors, engine, knowledge)
+    service = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine, derived=derived, heat=keeper)
+    finder = Finder(vectors, engine)
+    return Memory(redis, vectors, words, upstream, knowledge, consolidator, pipeline, keeper, finder, service)
+
+
+def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory) -> ChatService:
+    """Chat on memory; what it still has to remember when the stack closes is remembered first."""
+    notes = ChatNotes(memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper)
+    chat = ChatService(memory.service, memory.upstream, settings.memory, notes=notes)
+    stack.push_async_callback(chat.drain, settings.server.grace_seconds)
+    return chat
+
+
+def servicers(settings: Settings, memory: Memory, chat: ChatService, letters: DeadLetters) -> dict[str, object]:
+    """The services on memory by their full names."""
+    redis, vectors, pipeline, words = memory.redis, memory.vectors, memory.pipeline, memory.words
+
+    def forget(tenant_id: str, user_id: str) -> None:
+        chat.forget(tenant_id, user_id)
+        memory.knowledge.forget_user(tenant_id, user_id)
+
+    said = SaidService(
+        redis.subjects,
+        redis.turns,
+        vectors,
+        pipeline,
+        memory.knowledge,
+        rebuild=memory.consolidator,
+        forget=forget,
+    )
+    memories = MemoriesService(redis.subjects, vectors, pipeline, memory.finder, memory.keeper, forget=forget)
+    extraction = Extraction(
+        lambda messages, said_at: extract_memories(messages, said_at=said_at, fold=words.fold),
+        memory.upstream,
+        settings.memory.consolidation_model,
+    )
+    extracting = Extracting(
+        redis.subjects, vectors, pipeline, memory.finder, extraction, Sameness(words.fold, words.stem)
+    )
+    segments = SegmentService(redis.subjects, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
+    return {
+        "memoryos.v1.ChatService": ChatServicer(chat),
+        "memoryos.v1.SegmentService": SegmentServicer(segments),
+        "memoryos.v1.MemoryService": MemoryServicer(memory.service, said),
+        "memoryos.v1.QueueService": QueueServicer(letters),
+        "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
+    }
