@@ -102,7 +102,8 @@ async def open_memory(
         Language(words.fold, words.stem, analysis.text),
         knowledge,
         summariser=LlmSummariser(upstream, model, analysis.text, words.fold) if upstream and model else None,
-        idle=timedelta(seconds=settings.memory.session_idle_seconds),
+        # The ledger's, which is shorter where the short-term memory ends earlier: both must say that a talk is over.
+        idle=timedelta(seconds=redis.queue.idle_seconds),
         counts=counts,
     )
     pipeline = Pipeline(

@@ -164,6 +164,12 @@ I really enjoy baking bread | likes=baking bread
 I like to read | likes=to read
 I prefer tea over coffee | likes=tea
 I don't like coffee | dislikes=coffee
+User prefers dark mode and uses vim | likes=dark mode; uses=vim
+I like tea, have a cold and need a nap | likes=tea
+I enjoy hiking and want to see Peru | likes=hiking
+I like plays and musicals | likes=plays; likes=musicals
+I love history and studies about war | likes=history
+My sister likes cats, drinks coffee and has two kids | sister:likes=cats
 I don't really like horror movies | dislikes=horror movies
 I can't stand cilantro | dislikes=cilantro
 I hate mornings | dislikes=mornings
@@ -332,6 +338,22 @@ def test_extract_when_several_sentences_then_facts_in_their_order_and_none_twice
 )
 def test_extract_when_the_text_is_long_then_time_is_linear(piece: str) -> None:
     text = (piece * 100_000)[:100_000]
+    start = time.process_time()
+    read(text)
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I like " + " " * 99_000 + "tea.",
+        "I like tea" + "\t" * 99_000,
+        "I like tea, see https://a.example/" + "x" * 99_000 + " and I like rice",  # read as blanks
+        "```" + "x=1;" * 24_000 + "``` I like tea",
+    ],
+    ids=["blanks", "tabs", "address", "code"],
+)
+def test_extract_when_there_are_many_blanks_then_time_is_linear(text: str) -> None:
     start = time.process_time()
     read(text)
     assert time.process_time() - start < 3

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.memory.knowledge import Knowledge
+from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.ports import Change, IndexedTurn, Turn
-from tests.domain.pipeline_support import Opened, WordIndexer, opened_at, turn, until, words
+from memoryos_server.stores.vectors_edge import EdgeVectors
+from tests.domain.pipeline_support import Diary, Opened, WordIndexer, opened_at, turn, until, words
 
 ANN = Caller(tenant_id="default", permissions=PERMISSIONS, anonymous=True, named_user="ann")
 
@@ -113,7 +115,7 @@ async def test_removed_turn_when_its_mark_expired_and_it_is_said_again_then_it_i
         await until(lambda: drained(opened))
         await said_service(opened).delete(ANN, "ann", made.id)
         await until(lambda: drained(opened))
-        opened.redis.turns._now = lambda: time.time() + 3 * 86_400  # noqa: SLF001
+        opened.redis.turns._now = lambda: time.time() + 3 * 86_400
         (accepted,), _ = await opened.pipeline.accept(subject, [made], None)
         assert not accepted.duplicate
         await until(lambda: drained(opened))
@@ -159,3 +161,18 @@ async def test_change_when_facts_were_learnt_while_it_was_decided_then_decided_a
 
         await opened.pipeline.change(subject, make)
         assert decided == 2
+
+
+async def test_entries_when_the_server_starts_often_without_its_engine_then_none_is_given_up(tmp_path: Path) -> None:
+    async with opened_at(tmp_path, flush_interval=3600.0) as opened:
+        opened.pipeline._STOP_SECONDS = 0.1
+        await opened.say("heron")
+        async with EdgeVectors(tmp_path / "nowhere", opened.redis.subjects) as away:
+            for _ in range(7):
+                parts = (opened.redis.turns, opened.redis.queue, away, WordIndexer(), words, opened.redis.heat)
+                again = Pipeline(*parts, digest=Diary(), flush_interval=0.05, retry_interval=0.05)
+                again._STOP_SECONDS = 0.1
+                async with again:
+                    await asyncio.sleep(0.1)
+        state = await opened.state("heron")
+        assert (state.state, state.attempts) == ("accepted", 0)

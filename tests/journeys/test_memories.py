@@ -65,6 +65,14 @@ def user(shared: System) -> User:
     return User(shared)
 
 
+def test_creation_when_its_event_is_known_then_said_and_its_time_is_kept(user: User) -> None:
+    body = {"content": "x", "memory_type": "fact", "event_id": "e1", "created_at": "2024-05-06T07:08:09Z"}
+    made = user.call("POST", "", body)
+    assert (made["created_at"], "duplicate" in made) == ("2024-05-06T07:08:09Z", False)
+    assert user.call("POST", "", body) == made | {"duplicate": True}
+    assert user.call("GET", f"/{made['id']}") == made
+
+
 def test_documentation_when_followed_word_for_word_then_it_is_as_it_says(user: User) -> None:
     made = user.call("POST", "", {"content": RULE, "memory_type": "rule", "importance": 0.9})
     assert misfits(made, MEMORY) == []

@@ -84,6 +84,11 @@ class FreshTurns:
         self._subjects = subjects
         self._idle = idle_seconds
 
+    @property
+    def idle_seconds(self) -> int:
+        """How long after its last turn a conversation is over."""
+        return self._idle
+
     async def due_partitions(self, now: datetime) -> list[int]:
         """The partitions in which `due` finds somebody."""
         until = now.timestamp()

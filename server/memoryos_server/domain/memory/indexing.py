@@ -224,7 +224,11 @@ class Indexing:
         return made
 
     async def incarnation(self, subject: Subject) -> int:
-        """The engine's present incarnation."""
+        """The engine's present incarnation.
+
+        Raises:
+            BackendDown: The searchable side does not answer.
+        """
         return await self._vectors.insert(subject, [])
 
 

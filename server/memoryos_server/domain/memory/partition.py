@@ -220,6 +220,7 @@ class Partition:
         found = [entry for entry in batch if not self._tools.indexing.knows(entry.id)]
         if not found:
             return list(batch)
+        await self._tools.indexing.incarnation(found[0].subject)  # nobody dies of an entry while the engine is down
         over = {entry.id for entry in found if entry.attempts >= trouble.MOST_ATTEMPTS}
         for entry in found:
             if entry.id in over:

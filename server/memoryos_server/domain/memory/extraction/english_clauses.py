@@ -26,17 +26,20 @@ _WHO = (
     r"(?:i|i'm|i've|i'd|i'll|my|mine|our|we|we're|we've|we'll|he|he's|she|she's|they|they're|it|it's|"
     r"its|you|you're|you've|your|this|that|that's|there|there's|everyone|people|his|her|their)"
 )
+# Blanks are read from their first one only, else many of them would take the square of their number.
+_BLANKS = r"(?:(?<!\s)|(?<=\n))\s+"
 _CUT = re.compile(
-    r"\s*[;()]\s*|:\s+|\s+[—–-]+\s+|(?<=\w)-+\s+|—|"
-    r",?\s+(?:and|but|so|because|'?cause|cuz|although|though|while|plus|however|yet|or|since|as|where|"
+    rf"(?:{_BLANKS})?[;()]\s*|:\s+|{_BLANKS}[—–-]+\s+|(?<=\w)-+\s+|—|"
+    rf"(?:,\s+|{_BLANKS})(?:and|but|so|because|'?cause|cuz|although|though|while|plus|however|yet|or|since|as|where|"
     rf"when|that)\s+(?={_WHO}\b)|"
     rf",\s+(?={_WHO}\b|(?:but|which|who|so|because|although|though|where|when|while)\b)"
 )
 _ALSO = re.compile(
-    r",?\s+(?:and|but)\s+(?:(?:also|now|currently|really|then|have|i|recently|just)\s+)*(?=(?:live|"
+    rf"(?:,\s+|{_BLANKS})(?:and|but)\s+(?:(?:also|now|currently|really|then|have|i|recently|just)\s+)*(?=(?:live|"
     r"work|study|speak|love|like|hate|dislike|enjoy|"
     r"prefer|own|use|am|moved|adopted|can't stand|don't|no longer|play|quit|got married|got engaged|"
-    r"started|prefers|likes|loves|hates|works|lives)\b)"
+    r"started|prefers|likes|loves|hates|works|lives|uses|owns|speaks|enjoys|dislikes|"
+    r"plays(?= \w))\b)"
 )
 _STATES = re.compile(
     r"(?:^|[\s,.!?])(?:i|we|user|my \w+(?: \w+)?)(?:'m|'ve| (?:am|have|is|was|really|also|just|still|"

@@ -106,6 +106,14 @@ _LOOSE_END = words(
     such
     """
 )
+_NEXT_VERB = re.compile(
+    r"(?:,\s*(?:(?:and|or|plus) )?|(?<!\s)\s+(?:and|&|plus|or)\s+)(?:(?:also|now|really|still|just|currently) )*(?:"
+    r"(?:have|am|want|need|own|speak|know|think|has|is|was|are|were|wants|needs|owns|uses|speaks|eats|knows|thinks|"
+    r"studies|enjoys|hates|loves|likes|prefers|dislikes)(?=\s|$)|"
+    r"(?:plays|drinks|works|lives|drives|goes|gets|makes|keeps|takes) (?!(?:of|by|with|from|about|that|in|on)\b)|"
+    r"(?:play|drink|eat|drive|study|go|get|make|live|work|keep|take|use) (?:an?|the|my|our|in|at|to|every)\b)",
+    re.IGNORECASE,
+)
 _BETWEEN = re.compile(r"\s*,\s*(?:and |or |plus )?\s*|\s+(?:and|&|plus|as well as|or)\s+", re.IGNORECASE)
 _DROP_FIRST = re.compile(
     (
@@ -170,11 +178,13 @@ def clean(raw: str, kind: str) -> str:
 
 
 def parts(raw: str, kind: str) -> list[str]:
-    """The values of a list: "coffee, tea and cake"; it ends at the first part that is none."""
+    """The values of a list: "coffee, tea and cake"; it ends at the first part that is none, such as " and owns a boat"."""
     if _POINTS.search(raw):
         return []  # "scents like this"
     cut = _CUT_LIST[_SAME_AS.get(kind, kind)].search(" " + raw)
     raw = raw if cut is None else raw[: max(0, cut.start() - 1)]
+    if after := _NEXT_VERB.search(raw):
+        raw = raw[: after.start()]
     if kind == "taste":
         return _tastes(raw)
     found: list[str] = []
