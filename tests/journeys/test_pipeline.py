@@ -95,3 +95,23 @@ def test_short_term_when_a_turn_was_acknowledged_then_it_is_there_at_once_and_se
         assert not sync
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+def test_short_term_when_it_ends_before_a_talk_counts_as_idle_then_its_turns_are_summarised_by_then(
+    tmp_path: Path,
+) -> None:
+    with System(tmp_path, {"MEMORYOS_MEMORY__SHORT_TERM_TTL_SECONDS": "10"}) as system:  # idle only after half an hour
+        system.start()
+        said = {"user_id": "ann", "role": "user", "content": "I planted seven cherry trees behind the old barn."}
+        assert system.post("/v1/memory/add", said)[0] == 200
+        deadline = time.monotonic() + 60
+        while not mid_term(system, "ann", "cherry trees"):
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+def mid_term(system: System, user: str, query: str) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = system.post("/v1/memory/retrieve", {"user_id": user, "query": query})[1][
+        "mid_term"
+    ]
+    return found

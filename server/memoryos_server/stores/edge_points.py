@@ -65,9 +65,9 @@ class Points:
         """Adds points, or replaces what there is of them."""
         dense = [point.dense for point in points if point.dense is not None]
         if dense and self.shards.dense is not None:
-            self.shards.dense.update(qe.UpdateOperation.upsert_points(dense))
+            self.shards.write(self.shards.dense, qe.UpdateOperation.upsert_points(dense))
         if points:
-            self.main.update(qe.UpdateOperation.upsert_points([point.main for point in points]))
+            self.shards.write(self.main, qe.UpdateOperation.upsert_points([point.main for point in points]))
 
     def dense_point(self, memory_id: str, vectors: Mapping[str, bytes], payload: Mapping[str, Any]) -> qe.Point:
         """What the dense shard keeps of a point.

@@ -63,6 +63,7 @@ class Shards:
         self.dense = dense
         self.sizes = dict(sizes)
         self._old = dict(old)
+        self._unflushed: set[int] = set()
 
     @classmethod
     def open(cls, directory: Path, sizes: Mapping[str, int], fingerprint: str) -> Shards:
@@ -92,30 +93,40 @@ class Shards:
         """The number of dense shards of models that are not in use."""
         return len(self._old)
 
+    def write(self, shard: qe.EdgeShard, operation: qe.UpdateOperation) -> None:
+        """Does an operation on one of the shards; every write goes this way, so that `flush` knows what there is to do."""
+        self._unflushed.add(id(shard))
+        shard.update(operation)
+
     def remove(self, ids: Sequence[str]) -> None:
         """Removes points from every shard."""
         if ids:
             operation = qe.UpdateOperation.delete_points(list(ids))
             for shard in self._all():
-                shard.update(operation)
+                self.write(shard, operation)
 
     def remove_matching(self, chosen: qe.Filter) -> None:
         """Removes the points that a filter over `s` and `ts` matches from every shard."""
         operation = qe.UpdateOperation.delete_points_by_filter(chosen)
         for shard in self._all():
-            shard.update(operation)
+            self.write(shard, operation)
 
     def forget_vectors(self, ids: Sequence[str]) -> None:
         """Removes what the dense shards have of points: their text is another now."""
         if ids:
             operation = qe.UpdateOperation.delete_points(list(ids))
             for shard in self._all()[:-1]:
-                shard.update(operation)
+                self.write(shard, operation)
 
     def flush(self) -> None:
-        """Makes everything durable: `main` last, so that what it has after a crash the others have too."""
+        """Makes everything durable: `main` last, so that what it has after a crash the others have too.
+
+        A shard that nobody wrote to is left alone: flushing it costs milliseconds in which nobody is answered.
+        """
         for shard in self._all():
-            shard.flush()
+            if id(shard) in self._unflushed:
+                shard.flush()
+                self._unflushed.discard(id(shard))
 
     def drop_old(self) -> int:
         """Deletes the dense shards of models that are not in use; gives their number."""

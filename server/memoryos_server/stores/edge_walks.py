@@ -77,7 +77,7 @@ class Walks:
             if version is None or payload.get("v", 0) == version
         ]
         if made and self._points.shards.dense is not None:
-            self._points.shards.dense.update(qe.UpdateOperation.upsert_points(made))
+            self._points.shards.write(self._points.shards.dense, qe.UpdateOperation.upsert_points(made))
         return self._points.incarnation
 
     def replace_terms(
@@ -96,11 +96,11 @@ class Walks:
             if not old or old["s"] not in corpora or old["a"] == analysis:
                 continue
             vector = qe.PointVectors(memory_id, {LEXICAL: qe.SparseVector(indices=indices, values=values)})
-            self._points.main.update(qe.UpdateOperation.update_vectors([vector]))
+            self._points.shards.write(self._points.main, qe.UpdateOperation.update_vectors([vector]))
             payload: dict[str, Any] = {"a": analysis}
             if "q" in old:
                 payload |= {"p": words, "f": hints}
-            self._points.main.update(qe.UpdateOperation.set_payload([memory_id], payload))
+            self._points.shards.write(self._points.main, qe.UpdateOperation.set_payload([memory_id], payload))
             self._changed(memory_id)
         return self._points.incarnation
 
