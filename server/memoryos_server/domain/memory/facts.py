@@ -9,6 +9,9 @@ What somebody said of one matter (a subject's home, or whether a subject likes c
 pure function of its sightings, and each fact keeps its own. So the order in which turns arrive, how they are cut
 into batches, and how often work is repeated after a crash make no difference. That is also why taking a turn back can
 bring the belief before it back.
+
+A denial ("I don't live in Rome") closes the belief it denies. One that denies nothing believed is no fact, and nobody
+is told of it; it is kept as a `denial` beside the slot's facts, because what it denies may come late.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from memoryos_server.domain.memory.extraction.model import PREDICATES, SPEAKER, 
 from memoryos_server.domain.ports import Record, Subject, Turn
 
 KIND = "fact"
+DENIAL = "denial"
+"""The kind of the one record of a slot that keeps denials of what was not believed. It is neither searched nor listed."""
 
 FIRST_KEPT, LAST_KEPT = 4, 12
 """Of the sightings of a fact, so many of the first and of the last are kept."""
@@ -30,7 +35,7 @@ FIRST_KEPT, LAST_KEPT = 4, 12
 MOST_CONFIDENT = 0.99
 
 _EDGES = " \t\n.,;:!?'\"()[]。,，；：！？、“”‘’「」《》"
-_ARTICLES = ("the ", "a ", "an ", "my ")
+_ARTICLES = ("the ", "a ", "an ", "my ", "一只", "一条", "一匹")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -50,6 +55,7 @@ class Sighting:
     sentence: str = field(compare=False)
     confidence: float = field(compare=False)
     ended: bool = field(compare=False)
+    denied: bool = field(compare=False)
     valid_from: datetime | None = field(compare=False)
     valid_to: datetime | None = field(compare=False)
     recorded: datetime = field(compare=False)
@@ -80,6 +86,7 @@ def sightings(turn: Turn, facts: Sequence[Fact], recorded: datetime) -> list[Sig
             sentence=fact.sentence,
             confidence=fact.confidence,
             ended=fact.ended,
+            denied=fact.denied,
             valid_from=fact.valid_from,
             valid_to=fact.valid_to,
             recorded=recorded,
@@ -116,7 +123,7 @@ class Slots:
         return folded
 
     def records(self, subject: Subject, slot: str, seen: Iterable[Sighting], stored: Sequence[Record]) -> list[Record]:
-        """The facts of a slot, oldest first.
+        """The facts of a slot, oldest first, and its denials that closed none.
 
         Args:
             subject: Whose.
@@ -132,8 +139,11 @@ class Slots:
                 unique[key] = sighting
         before = {record.id: record for record in stored}
         made = []
-        for belief in self._beliefs(sorted(unique.values())):
-            record = self._record(subject, slot, belief, len(unique))
+        beliefs, loose = self._beliefs(sorted(unique.values()))
+        wanted = [self._record(subject, slot, belief, len(unique)) for belief in beliefs]
+        if loose:
+            wanted.append(_denials(subject, slot, loose, len(unique)))
+        for record in wanted:
             old = before.get(record.id)
             if old is not None and _says(old) == _says(record):
                 record = old
@@ -150,14 +160,16 @@ class Slots:
         return {
             (one.source, one.index)
             for same in slots.values()
-            for belief in self._beliefs(same)
+            for belief in self._beliefs(same)[0]
             if belief.until is not None
             for one in belief.seen
             if not one.ended
         }
 
-    def _beliefs(self, seen: Sequence[Sighting]) -> list[_Belief]:
+    def _beliefs(self, seen: Sequence[Sighting]) -> tuple[list[_Belief], list[Sighting]]:
+        """What is or was believed, and the denials that deny none of it."""
         beliefs: list[_Belief] = []
+        loose: list[Sighting] = []
         current: _Belief | None = None
         for one in seen:
             key = one.predicate, self.value(one.value)
@@ -167,6 +179,8 @@ class Slots:
                     current.until, current.valid_to = one.at, one.valid_to or one.at
                     current.touched = one.recorded
                     current = None
+                elif one.denied:
+                    loose.append(one)
                 else:
                     _add_past(beliefs, key, one)
             elif predicate(one.predicate).single and one.valid_to is not None and one.valid_to <= one.at:
@@ -180,12 +194,11 @@ class Slots:
                     current.valid_to = one.valid_from or one.at
                 current = _Belief(key, [one], valid_to=one.valid_to, touched=one.recorded)
                 beliefs.append(current)
-        return beliefs
+        return beliefs, loose
 
     def _record(self, subject: Subject, slot: str, belief: _Belief, version: int) -> Record:
         first = belief.seen[0]
-        if len(belief.seen) > FIRST_KEPT + LAST_KEPT:
-            belief.seen[FIRST_KEPT:-LAST_KEPT] = []
+        _shorten(belief.seen)
         said = [one for one in belief.seen if not one.ended] or belief.seen
         starts = [one.valid_from for one in said if one.valid_from is not None]
         last = said[-1]
@@ -215,6 +228,35 @@ class Slots:
                 "seen": [_packed(one) for one in belief.seen],
             },
         )
+
+
+def denial_id(subject: Subject, slot: str) -> str:
+    """The id of the record that keeps a slot's denials."""
+    return derived_uuid(DENIAL, subject.id, slot)
+
+
+def _denials(subject: Subject, slot: str, loose: list[Sighting], version: int) -> Record:
+    """Denials of what was not believed. No time is in it, and its text is empty: nothing finds it but its slot and sources."""
+    _shorten(loose)
+    recorded = min(one.recorded for one in loose)
+    return Record(
+        id=denial_id(subject, slot),
+        kind=DENIAL,
+        version=version,
+        text="",
+        type=loose[0].predicate,
+        created_at=recorded,
+        updated_at=max(one.recorded for one in loose),
+        since=loose[0].at,
+        tags=(slot,),
+        sources=tuple(dict.fromkeys(one.source for one in loose)),
+        data={"seen": [_packed(one) for one in loose]},
+    )
+
+
+def _shorten(seen: list[Sighting]) -> None:
+    if len(seen) > FIRST_KEPT + LAST_KEPT:
+        seen[FIRST_KEPT:-LAST_KEPT] = []
 
 
 def seen_in(record: Record) -> list[Sighting]:
@@ -282,6 +324,8 @@ def _packed(one: Sighting) -> dict[str, Any]:
     }
     if one.ended:
         packed["ended"] = True
+    if one.denied:
+        packed["denied"] = True
     if one.valid_from is not None:
         packed["from"] = _iso(one.valid_from)
     if one.valid_to is not None:
@@ -301,6 +345,7 @@ def _unpacked(item: Mapping[str, Any]) -> Sighting:
         sentence=item["sentence"],
         confidence=item["confidence"],
         ended=item.get("ended", False),
+        denied=item.get("denied", False),
         valid_from=_moment(item.get("from")),
         valid_to=_moment(item.get("to")),
         recorded=datetime.fromisoformat(item["recorded"]),

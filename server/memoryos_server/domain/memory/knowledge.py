@@ -11,7 +11,7 @@ from typing import Protocol
 
 from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.extraction.model import SPEAKER
-from memoryos_server.domain.memory.facts import KIND, Sighting, Slots, seen_in
+from memoryos_server.domain.memory.facts import DENIAL, KIND, Sighting, Slots, denial_id, seen_in
 from memoryos_server.domain.ports import IndexedRecord, Record, RecordFilter, Subject, Vectors
 
 MOST_CURRENT = 400
@@ -139,7 +139,7 @@ class Knowledge:
         put: list[Record] = []
         gone: list[str] = []
         for slot, fresh in slots.items():
-            stored = await self._slot(subject, slot)
+            stored = await self._slot(subject, slot, denials=True)
             known = [one for record in stored for one in seen_in(record)]
             changed, left = self._settled(subject, slot, [*known, *fresh], stored)
             put += changed
@@ -165,11 +165,12 @@ class Knowledge:
             BackendDown: The searchable side does not answer.
         """
         gone_sources = set(memory_ids)
-        slots = dict.fromkeys(slot for record in await self._of(subject, gone_sources) for slot in record.tags)
+        stated = [*await self._of(subject, gone_sources), *await self._of(subject, gone_sources, DENIAL)]
+        slots = dict.fromkeys(slot for record in stated for slot in record.tags)
         put: list[Record] = []
         gone: list[str] = []
         for slot in slots:
-            stored = await self._slot(subject, slot)
+            stored = await self._slot(subject, slot, denials=True)
             seen = [one for record in stored for one in seen_in(record) if one.source not in gone_sources]
             changed, left = self._settled(subject, slot, seen, stored)
             put += changed
@@ -299,16 +300,16 @@ class Knowledge:
                 self._made.popitem(last=False)
         return made[1]
 
-    async def _of(self, subject: Subject, memory_ids: Collection[str]) -> list[Record]:
+    async def _of(self, subject: Subject, memory_ids: Collection[str], kind: str = KIND) -> list[Record]:
         """The facts that turns state."""
         ids = sorted(memory_ids)
         pieces = [tuple(ids[at : at + _SOURCES_AT_ONCE]) for at in range(0, len(ids), _SOURCES_AT_ONCE)]
-        found = [r for some in pieces async for r in self._vectors.scan(subject, RecordFilter(KIND, sources=some))]
+        found = [r for some in pieces async for r in self._vectors.scan(subject, RecordFilter(kind, sources=some))]
         return list({record.id: record for record in found}.values())
 
-    async def _slot(self, subject: Subject, slot: str) -> list[Record]:
+    async def _slot(self, subject: Subject, slot: str, *, denials: bool = False) -> list[Record]:
         found, _ = await self._vectors.page(subject, RecordFilter(KIND, tags=(slot,)), 0, _SLOT_RECORDS)
-        return found
+        return [*found, *await self._vectors.records(subject, [denial_id(subject, slot)])] if denials else found
 
     def _settled(
         self, subject: Subject, slot: str, seen: Iterable[Sighting], stored: Sequence[Record]

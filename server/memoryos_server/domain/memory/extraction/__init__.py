@@ -60,11 +60,12 @@ def extract(text: str, *, speaker: str, role: str, said_at: datetime, fold: Call
         return Extraction()
     spans = resolve(text, said_at)
     told = tuple(rules.find(text, fold))
-    found: dict[tuple[str, str, str, str], Fact] = {}
+    found: dict[tuple[str, str, str, str, bool], Fact] = {}
     for fact in (*english.facts(text, spans, said_at, speaker), *chinese.facts(text, spans, said_at, speaker, fold)):
         if fact.predicate != "name" and any(fact.quote in rule.content for rule in told):
             continue  # "I prefer short answers" is an instruction
-        found.setdefault((fold(fact.subject), fact.predicate, fold(fact.value), fact.polarity), fact)
+        key = fold(fact.subject), fact.predicate, fold(fact.value), fact.polarity, fact.denied
+        found.setdefault(key, fact)
     return Extraction(tuple(found.values()), told)
 
 

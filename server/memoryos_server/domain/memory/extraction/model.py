@@ -99,8 +99,9 @@ class Fact:
     """One thing that a text says of a subject.
 
     An `asserted` fact holds, from `valid_from` on. An `ended` one held once and holds no longer: it closes the current fact
-    of the same subject, predicate and value, and never becomes a current one. An asserted fact whose predicate has an
-    `opposite` closes that one's fact of the same value.
+    of the same subject, predicate and value, and never becomes a current one. A `denied` one does not hold, and nobody says
+    that it ever did: it closes a current fact too, and where there is none it says nothing. An asserted fact whose
+    predicate has an `opposite` closes that one's fact of the same value.
 
     Attributes:
         subject: `SPEAKER`, or somebody as the text names them: `sister Ann`, `Ann`, `姐姐`.
@@ -112,6 +113,7 @@ class Fact:
         valid_from: When it began, UTC; None if the text does not say.
         valid_to: When it ended or will end, UTC; None if the text does not say.
         quote: The clause that says it, as it stands.
+        denied: An ended fact that is denied ("I don't live in Rome") rather than over.
     """
 
     subject: str
@@ -123,6 +125,7 @@ class Fact:
     valid_from: datetime | None = None
     valid_to: datetime | None = None
     quote: str = ""
+    denied: bool = False
 
     @property
     def ended(self) -> bool:

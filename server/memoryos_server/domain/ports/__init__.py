@@ -1,0 +1,63 @@
+"""How the domain reaches the world: a handful of small protocols.
+
+Names say behaviour, not technology. Adapters seal what they store; nothing here knows of it. Every method may raise
+`BackendDown`. Cancelling a call that has been acknowledged undoes nothing.
+"""
+
+from memoryos_server.domain.ports.ledger import (
+    Acceptance,
+    DeadLetter,
+    Entry,
+    EventState,
+    HeatStore,
+    Lease,
+    Queue,
+    Settlement,
+    Turns,
+)
+from memoryos_server.domain.ports.memories import KINDS, Change, HeatState, Record, Session, Subject, Subjects, Turn
+from memoryos_server.domain.ports.outside import ApiKey, ApiKeys, AuditLog, Embedder, Llm, ProviderAnswer
+from memoryos_server.domain.ports.search import (
+    Candidate,
+    IndexedRecord,
+    IndexedTurn,
+    RecordFilter,
+    RecordHit,
+    RecordQuery,
+    SearchQuery,
+    Vectors,
+)
+
+__all__ = [
+    "KINDS",
+    "Acceptance",
+    "ApiKey",
+    "ApiKeys",
+    "AuditLog",
+    "Candidate",
+    "Change",
+    "DeadLetter",
+    "Embedder",
+    "Entry",
+    "EventState",
+    "HeatState",
+    "HeatStore",
+    "IndexedRecord",
+    "IndexedTurn",
+    "Lease",
+    "Llm",
+    "ProviderAnswer",
+    "Queue",
+    "Record",
+    "RecordFilter",
+    "RecordHit",
+    "RecordQuery",
+    "SearchQuery",
+    "Session",
+    "Settlement",
+    "Subject",
+    "Subjects",
+    "Turn",
+    "Turns",
+    "Vectors",
+]

@@ -1,0 +1,110 @@
+"""Audit, keys, models and providers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from memoryos_server.domain.core.audit import AuditEvent
+
+
+class AuditLog(Protocol):
+    """The outbox of recorded events, per tenant, append-only."""
+
+    async def append(self, events: Sequence[AuditEvent]) -> None:
+        """Records events durably, in order. The same events given again, after an error, are not recorded twice."""
+
+    def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
+        """The newest events of a tenant (None: of all), oldest of them first."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key as the store knows it: everything but the key.
+
+    Attributes:
+        id: `key_` + 16 hex digits.
+        user_id: Its user.
+        tenant_id: Its tenant; `*` may name any.
+        permissions: What it may do.
+        description: For people.
+        created_at: When it was made.
+        expires_at: When it ends, or None.
+        last_used_at: When it was last seen, or None. At most a minute late.
+    """
+
+    id: str
+    user_id: str
+    tenant_id: str
+    permissions: frozenset[str]
+    description: str
+    created_at: datetime
+    expires_at: datetime | None
+    last_used_at: datetime | None = None
+
+
+class ApiKeys(Protocol):
+    """API keys, stored as keyed hashes."""
+
+    async def find(self, key: str) -> ApiKey | None:
+        """The record of a key, or None. Cached at most 60 s while the store is up."""
+
+    async def create(self, key: str, record: ApiKey) -> None:
+        """Keeps a key.
+
+        Raises:
+            Exists: The key is there already.
+        """
+
+    async def list(self) -> list[ApiKey]:
+        """Every key, oldest first."""
+
+    async def revoke(self, key_or_id: str) -> ApiKey | None:
+        """Removes a key by itself or by its id, at once on every replica; None if there is no such key."""
+
+
+class Embedder(Protocol):
+    """Meaning as vectors."""
+
+    @property
+    def names(self) -> Mapping[str, int]:
+        """Vector name -> dimension; empty where no model is there."""
+
+    async def embed(self, texts: Sequence[str]) -> list[Mapping[str, Sequence[float]]]:
+        """For each text, vector name -> unit vector. A vector that cannot tell anything of a text is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAnswer:
+    """A provider's whole answer.
+
+    Attributes:
+        body: Its bytes.
+        content_type: Its content type.
+    """
+
+    body: bytes
+    content_type: str
+
+
+class Llm(Protocol):
+    """One LLM provider in OpenAI's dialect.
+
+    Errors before the first byte are faults: `UpstreamRejected` (400, 404, 413, 422, 429), `Upstream` (our key refused, 5xx,
+    connection), `DeadlineExceeded`. Cancelling or closing a call closes the connection at once.
+    """
+
+    async def complete(self, body: bytes) -> ProviderAnswer:
+        """The answer to a chat completion request."""
+
+    def stream(self, body: bytes) -> AsyncIterator[bytes]:
+        """The raw SSE bytes as they come, in pieces of any size.
+
+        Raises:
+            Upstream: Midway; the connection broke or fell silent.
+        """
+
+    async def models(self) -> list[Mapping[str, object]]:
+        """The provider's models, in OpenAI's shape; empty if it has no list."""
