@@ -50,6 +50,7 @@ class Found:
     degraded: bool = False
     mid_term: Sequence[Topic] = ()
     knowledge: Sequence[Belief] = ()
+    outdated: frozenset[str] = frozenset()
 
 
 @dataclass

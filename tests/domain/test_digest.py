@@ -164,6 +164,8 @@ async def test_digest_when_something_new_contradicts_then_now_it_is_believed_and
         "Should I move to Berlin?",
         "If I lived in Rome, I'd eat pasta.",
         "我不住在巴黎。",
+        "I'm not allergic to nuts.",
+        "我没有狗。",
         "我要不要搬到柏林?",
     ],
 )
@@ -171,6 +173,61 @@ async def test_digest_when_denied_or_asked_then_nothing_is_believed(mind: Mind, 
     await mind.hear(text)
     found = await mind.recall("Where do I live? 我住在哪里?")
     assert (found.profile, found.knowledge) == ("", ())
+    assert await mind.records("fact") == []
+
+
+@pytest.mark.parametrize(
+    ("belief", "denial", "value"),
+    [
+        ("I'm allergic to nuts.", "It turns out I'm not allergic to nuts.", "nuts"),
+        ("I work at Acme.", "I don't work at Acme.", "Acme"),
+        ("I have a dog.", "I don't have a dog.", "dog"),
+        ("I like coffee.", "I don't drink coffee anymore.", "coffee"),
+        ("我对花生过敏。", "我对花生不过敏。", "花生"),
+        ("我住在上海。", "我不住在上海。", "上海"),
+        ("我养了一只狗。", "我没有狗。", "一只狗"),
+    ],
+)
+async def test_digest_when_a_belief_is_denied_then_it_ends_and_returns_without_the_denial(
+    mind: Mind, belief: str, denial: str, value: str
+) -> None:
+    await mind.hear(belief)
+    await mind.hear(denial, at=START + timedelta(days=10))
+    assert (await mind.recall("What about me?")).knowledge == ()
+    assert [b.value for b in await mind.knowledge.current(mind.ann, START + timedelta(days=5))] == [value]
+    (closed,) = await mind.records("fact")
+    versions = await mind.derived.history(mind.ann, closed.id)
+    assert versions is not None
+    assert [v.version for v in versions] == [2, 1]
+    put, gone = await mind.knowledge.without(mind.ann, [mind.said[1].id])
+    assert [(r.data["value"], r.until) for r in put if r.kind == "fact"] == [(value, None)]
+    assert closed.id not in gone
+
+
+@pytest.mark.parametrize(
+    ("belief", "denial", "value"),
+    [
+        ("I'm allergic to nuts.", "I'm not allergic to nuts.", "nuts"),
+        ("我对花生过敏。", "我对花生不过敏。", "花生"),
+    ],
+)
+async def test_digest_when_the_denial_comes_before_what_it_denies_then_it_ends_it_still(
+    mind: Mind, belief: str, denial: str, value: str
+) -> None:
+    await mind.hear(denial, at=START + timedelta(days=10))
+    assert await mind.records("fact") == []
+    await mind.hear(belief, at=START)
+    assert [(r.data["value"], r.until) for r in await mind.records("fact")] == [(value, START + timedelta(days=10))]
+    assert await mind.records("denial") == []
+    put, gone = await mind.knowledge.without(mind.ann, [mind.said[1].id])
+    assert [r.kind for r in put] == ["denial"]
+    assert gone == [r.id for r in await mind.records("fact")]
+
+
+async def test_without_when_a_denial_of_nothing_is_taken_back_then_nothing_is_left_of_it(mind: Mind) -> None:
+    await mind.hear("I'm not allergic to nuts.")
+    (kept,) = await mind.records("denial")
+    assert await mind.knowledge.without(mind.ann, [mind.said[0].id]) == ([], [kept.id])
 
 
 async def test_digest_when_a_fact_is_repeated_then_surer_with_both_sources(mind: Mind) -> None:

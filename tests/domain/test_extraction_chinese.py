@@ -11,7 +11,8 @@ from memoryos_server.tools.words import Words
 FOLD = Words().fold
 SAID_AT = datetime(2024, 5, 15, 10, tzinfo=UTC)  # a Wednesday
 
-# Text | the facts it states, `-` before those that ended, another subject before a colon. Nothing behind the bar: no fact.
+# Text | the facts it states, `-` before those that ended, `~` before those denied, another subject before a colon.
+# Nothing behind the bar: no fact.
 CASES = r"""
 我叫小明，住在北京，是一名医生 | name=小明; lives_in=北京; has_role=医生
 你好，我叫陈晓东，很高兴认识你 | name=陈晓东
@@ -64,8 +65,8 @@ CASES = r"""
 他们都觉得我住在郊区 |
 “我住在罗马”，她说 |
 我从来没住过上海 |
-我没有住在上海 |
-我不住在上海 |
+我没有住在上海 | ~lives_in=上海
+我不住在上海 | ~lives_in=上海
 我差点搬到西安 |
 假设我在火星工作 |
 我梦见我住在城堡里 |
@@ -77,7 +78,7 @@ CASES = r"""
 我的家乡是绍兴 | from=绍兴
 我出生在哈尔滨 | from=哈尔滨
 我在重庆长大 | from=重庆
-我不是四川人 |
+我不是四川人 | ~from=四川
 我在腾讯工作 | works_at=腾讯
 我在一家医院上班 | works_at=一家医院
 我在腾讯做产品经理 | works_at=腾讯; has_role=产品经理
@@ -98,7 +99,7 @@ CASES = r"""
 我当老师了 | has_role=老师
 我以前是记者 | -has_role=记者
 我不再是经理了 | -has_role=经理
-我不是医生 |
+我不是医生 | ~has_role=医生
 我想当医生 | wants=当医生
 我的职业是会计 | has_role=会计
 我就读于清华大学 | studies_at=清华大学
@@ -127,7 +128,7 @@ CASES = r"""
 我养了一只叫豆豆的猫 | has_pet=一只叫豆豆的猫
 我領養了一隻狗 | has_pet=一隻狗
 我养狗 | has_pet=狗
-我没有养猫 |
+我没有养猫 | ~has_pet=猫
 我想养一只猫 |
 我的狗叫旺财 | has_pet=狗旺财
 我的猫上周去世了 | -has_pet=猫
@@ -138,7 +139,7 @@ CASES = r"""
 我海鲜过敏 | allergic_to=海鲜
 我有糖尿病 | condition=糖尿病
 我患有哮喘 | condition=哮喘
-我没有高血压 |
+我没有高血压 | ~condition=高血压
 我是素食主义者 | diet=素食主义者
 我现在吃素 | diet=素
 我的性格比较内向 | trait=内向
@@ -174,7 +175,7 @@ CASES = r"""
 我的爱好是书法和围棋 | hobby=书法; hobby=围棋
 我会说英语和法语 | speaks=英语; speaks=法语
 我的母语是粤语 | speaks=粤语
-我不会说日语 |
+我不会说日语 | ~speaks=日语
 我会弹钢琴 | skill=弹钢琴
 我擅长数据分析 | skill=数据分析
 我在学吉他 | learning=吉他
@@ -186,7 +187,7 @@ CASES = r"""
 我把编辑器从Vim换成了VSCode | -uses=Vim; uses=VSCode
 我把iPhone换成了Pixel 8 | -uses=iPhone; uses=Pixel 8
 我不再用Windows了 | -uses=Windows
-我不用Windows |
+我不用Windows | ~uses=Windows
 我用手吃饭 |
 我买了一辆特斯拉 | owns=辆特斯拉
 我把车卖了 | -owns=车
@@ -198,7 +199,7 @@ CASES = r"""
 我去了超市 |
 我打算明年去日本旅游 | plans=去日本旅游
 我决定学习法语 | plans=学习法语
-我不打算去日本 |
+我不打算去日本 | ~plans=去日本
 我想去冰岛看极光 | wants=去冰岛看极光
 我正在读《三体》 | read=《三体》
 我昨天看了《霸王别姬》 | watched=《霸王别姬》
@@ -217,7 +218,7 @@ CASES = r"""
 我其实是素食者，不吃肉 | diet=素食者; avoids=肉
 更正一下，我住在宁波 | lives_in=宁波
 我上週搬到高雄，現在在台積電當工程師 | lives_in=高雄; works_at=台積電; has_role=工程師
-我不住上海，我住杭州 | lives_in=杭州
+我不住上海，我住杭州 | ~lives_in=上海; lives_in=杭州
 我跟你说，我现在在小米上班 | works_at=小米
 我没说我住在北京 |
 我不是不喜欢咖啡 |
@@ -237,7 +238,7 @@ def read(text: str, *, speaker: str = "", role: str = "user") -> Extraction:
 
 def brief(said: Extraction) -> list[str]:
     return [
-        f"{'-' if f.ended else ''}{'' if f.subject == 'user' else f.subject + ':'}{f.predicate}={f.value}"
+        f"{'~' if f.denied else '-' if f.ended else ''}{'' if f.subject == 'user' else f.subject + ':'}{f.predicate}={f.value}"
         for f in said.facts
     ]
 

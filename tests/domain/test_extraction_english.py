@@ -11,7 +11,8 @@ from memoryos_server.tools.words import Words
 FOLD = Words().fold
 SAID_AT = datetime(2024, 5, 15, 10, tzinfo=UTC)  # a Wednesday
 
-# Text | the facts it states, `-` before those that ended, another subject before a colon. Nothing behind the bar: no fact.
+# Text | the facts it states, `-` before those that ended, `~` before those denied, another subject before a colon.
+# Nothing behind the bar: no fact.
 CASES = r"""
 My name is Alice and I work as a data scientist | name=Alice; has_role=a data scientist
 Hi, I'm calling about nothing. My name is Omar. | name=Omar
@@ -68,12 +69,12 @@ She thinks I work at Apple |
 "I live in Rome," she said |
 My friend told me "I love sushi" |
 He wrote: "I hate cats" |
-I don't live in Paris |
+I don't live in Paris | ~lives_in=Paris
 I have never lived in Paris |
 I never worked at Oracle |
 I almost moved to Dublin |
 I tried to move to Dublin |
-I'm not from Spain |
+I'm not from Spain | ~from=Spain
 I'm from Brazil but I live in Canada | from=Brazil; lives_in=Canada
 I come from Ghana | from=Ghana
 I was born in Osaka | from=Osaka
@@ -105,7 +106,7 @@ I'm a big fan of jazz | likes=jazz
 I am the CTO of a small company | has_role=the CTO
 I'm a nervous wreck |
 I'm a teacher, not a doctor | has_role=a teacher
-I'm not a doctor |
+I'm not a doctor | ~has_role=a doctor
 I want to be a doctor | wants=be a doctor
 I used to be a teacher | -has_role=a teacher
 I'm no longer a manager | -has_role=a manager
@@ -119,7 +120,7 @@ I'm married | relationship_status=married
 I'm single | relationship_status=single
 I got engaged! | relationship_status=engaged
 We got divorced last year | relationship_status=divorced
-I'm not married |
+I'm not married | ~relationship_status=married
 I broke up with my boyfriend | -partner=; relationship_status=single
 I'm married to Carlos | partner=Carlos
 My wife Sarah is a doctor | partner=wife Sarah; wife Sarah:has_role=a doctor
@@ -127,7 +128,7 @@ My sister Ann lives in Rome | has_relative=sister Ann; sister Ann:lives_in=Rome
 My brother works at Tesla | brother:works_at=Tesla
 My mom is allergic to bees | mom:allergic_to=bees
 My friend Tom moved to Dublin last year | has_friend=friend Tom; friend Tom:lives_in=Dublin
-My sister doesn't live in Rome |
+My sister doesn't live in Rome | ~sister:lives_in=Rome
 My sister might move to Rome |
 My sister's car is red |
 My late father worked at Ford |
@@ -139,7 +140,7 @@ I don't have kids |
 I have three brothers | has_relative=three brothers
 I have a dog named Rex | has_pet=dog named Rex
 We adopted a cat called Miso yesterday | has_pet=cat called Miso
-I don't have a dog |
+I don't have a dog | ~has_pet=dog
 I want a dog |
 I wish I had a cat |
 My dog Rex died last week | -has_pet=dog Rex
@@ -147,7 +148,7 @@ My cat Luna loves tuna | has_pet=cat Luna; cat Luna:likes=tuna
 I'm vegetarian | diet=vegetarian
 Actually, I'm vegetarian now | diet=vegetarian
 I became vegan in January | diet=vegan
-I'm not vegan |
+I'm not vegan | ~diet=vegan
 I'm no longer vegan | -diet=vegan
 I'm allergic to peanuts and shellfish | allergic_to=peanuts; allergic_to=shellfish
 I'm not allergic to anything |
@@ -203,7 +204,7 @@ I started running last month | hobby=running
 I stopped playing tennis | -hobby=tennis
 I speak French and German | speaks=French; speaks=German
 I can speak Japanese | speaks=Japanese
-I don't speak French |
+I don't speak French | ~speaks=French
 I'm fluent in Spanish | speaks=Spanish
 My native language is Polish | speaks=Polish
 I'm learning Korean | learning=Korean
@@ -214,7 +215,7 @@ User uses Python 3.12 and prefers async mode | uses=Python 3.12; likes=async mod
 I switched from Vim to Emacs last month | -uses=Vim; uses=Emacs
 I stopped using Windows | -uses=Windows
 I use it every day |
-I don't use Windows |
+I don't use Windows | ~uses=Windows
 We use PostgreSQL and Redis | uses=PostgreSQL; uses=Redis
 I bought a new car | owns=new car
 I sold my car | -owns=car
@@ -272,7 +273,7 @@ def read(text: str, *, speaker: str = "", role: str = "user") -> Extraction:
 
 def brief(said: Extraction) -> list[str]:
     return [
-        f"{'-' if f.ended else ''}{'' if f.subject == 'user' else f.subject + ':'}{f.predicate}={f.value}"
+        f"{'~' if f.denied else '-' if f.ended else ''}{'' if f.subject == 'user' else f.subject + ':'}{f.predicate}={f.value}"
         for f in said.facts
     ]
 

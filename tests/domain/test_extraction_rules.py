@@ -61,6 +61,21 @@ def test_extract_when_nothing_lasting_is_asked_then_no_rule(text: str) -> None:
     assert extract(text, speaker="", role="user", said_at=SAID_AT, fold=FOLD).rules == ()
 
 
+def test_extract_when_instructions_follow_one_another_then_each_is_a_rule() -> None:
+    def told(text: str) -> list[str]:
+        said = extract(text, speaker="", role="user", said_at=SAID_AT, fold=FOLD)
+        return [rule.content for rule in said.rules]
+
+    assert told("Don't use emojis. Use metric units. Keep it short.") == [
+        "Don't use emojis",
+        "Use metric units",
+        "Keep it short",
+    ]
+    assert told("Use metric units.") == ["Use metric units"]
+    assert told("I don't use emojis. Keep it short.") == []
+    assert told("Don't use emojis. I like tea. Keep the change.") == ["Don't use emojis"]
+
+
 def memories(*messages: tuple[str, str]) -> list[Candidate]:
     return extract_memories(messages, said_at=SAID_AT, fold=FOLD)
 

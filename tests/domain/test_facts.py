@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memoryos_server.domain.memory.extraction.model import Fact
-from memoryos_server.domain.memory.facts import FIRST_KEPT, LAST_KEPT, Sighting, Slots, seen_in, sightings
+from memoryos_server.domain.memory.facts import FIRST_KEPT, KIND, LAST_KEPT, Sighting, Slots, seen_in, sightings
 from memoryos_server.domain.ports import Record, Subject, Turn
 from memoryos_server.tools.words import Words
 
@@ -31,6 +31,11 @@ def turn(n: int, at: float | None = None, name: str = "") -> Turn:
 
 def lives(value: str, **more: Any) -> Fact:
     return Fact("user", "lives_in", value, f"Lives in {value}" if value else "Moved out", 0.9, **more)
+
+
+def nuts(*, denied: bool = False) -> Fact:
+    polarity: Any = "ended" if denied else "asserted"
+    return Fact("user", "allergic_to", "nuts", "Allergic to nuts", 0.9, polarity, denied=denied)
 
 
 def said(*facts: tuple[int, Fact] | tuple[int, Fact, float]) -> list[Sighting]:
@@ -57,12 +62,24 @@ class Book:
                 assert old is None or record.version > old.version or record == old
             self.slots[slot] = {record.id: record for record in made}
 
+    def forget(self, source: str) -> None:
+        """Takes a turn back."""
+        for slot, records in self.slots.items():
+            stored = list(records.values())
+            seen = [one for record in stored for one in seen_in(record) if one.source != source]
+            self.slots[slot] = {r.id: r for r in SLOTS.records(ANN, slot, seen, stored)}
+
+    def facts(self) -> list[Record]:
+        """What anybody is told of: not the denials of what was not believed."""
+        return [r for r in self.all() if r.kind == KIND]
+
     def believed(self, at: datetime | None = None) -> list[str]:
         return sorted(
             r.data["sentence"]
             for records in self.slots.values()
             for r in records.values()
-            if (r.until is None if at is None else r.since <= at and (r.until is None or at < r.until))
+            if r.kind == KIND
+            and (r.until is None if at is None else r.since <= at and (r.until is None or at < r.until))
         )
 
     def all(self) -> list[Record]:
@@ -172,10 +189,71 @@ def test_contradicted_when_a_later_sighting_disagrees_then_the_earlier_is_named(
     assert SLOTS.contradicted(seen) == {("turn-1", 0)}
 
 
+def test_learn_when_what_is_believed_is_denied_then_it_is_closed_and_kept() -> None:
+    book = Book()
+    book.learn(said((1, nuts()), (5, nuts(denied=True))))
+    assert book.believed() == []
+    assert book.believed(day(3)) == ["Allergic to nuts"]
+    (record,) = book.all()
+    assert (record.until, record.data["polarity"], record.sources) == (day(5), "asserted", ("turn-1", "turn-5"))
+
+
+def test_learn_when_nothing_of_it_is_believed_then_a_denial_is_no_fact() -> None:
+    book = Book()
+    book.learn(said((1, nuts(denied=True)), (2, lives("Rome")), (3, lives("Oslo", polarity="ended", denied=True))))
+    assert [r.data["value"] for r in book.facts()] == ["Rome"]
+    assert book.believed() == ["Lives in Rome"]
+
+
+def test_learn_when_what_was_denied_is_said_before_but_comes_late_then_it_is_closed() -> None:
+    book = Book()
+    book.learn(said((2, nuts(denied=True), 5)))
+    book.learn(said((1, nuts(), 1)))
+    assert [(r.since, r.until) for r in book.all()] == [(day(1), day(5))]
+    book.learn(said((3, nuts(), 9)))
+    assert book.believed() == ["Allergic to nuts"]
+    assert book.believed(day(6)) == []
+
+
+def test_learn_when_denied_again_and_again_then_what_is_kept_is_bounded() -> None:
+    book = Book()
+    for n in range(60):
+        book.learn(said((n, nuts(denied=True))))
+    (record,) = book.all()
+    assert len(record.sources) == FIRST_KEPT + LAST_KEPT
+    book.learn(said((99, nuts(), -1)))
+    assert [(r.since, r.until) for r in book.facts()] == [(day(-1), day(0))]
+
+
+def test_records_when_the_denial_is_taken_back_then_believed_again() -> None:
+    book = Book()
+    book.learn(said((1, nuts()), (5, nuts(denied=True))))
+    book.forget("turn-5")
+    assert book.believed() == ["Allergic to nuts"]
+    book.learn(said((6, nuts(denied=True)), (7, nuts(denied=True))))
+    book.forget("turn-1")
+    assert book.believed(day(3)) == []
+    assert book.facts() == []
+    book.forget("turn-6")
+    book.forget("turn-7")
+    assert book.all() == []
+
+
+def test_contradicted_when_denied_later_then_the_earlier_is_named() -> None:
+    assert SLOTS.contradicted(said((1, nuts()), (2, nuts(denied=True)))) == {("turn-1", 0)}
+    assert SLOTS.contradicted(said((1, nuts(denied=True)), (2, nuts()))) == set()
+
+
 _VALUES = st.sampled_from(["Paris", "Berlin", "Oslo"])
 _FACTS = st.one_of(
     st.builds(lives, _VALUES),
     st.builds(lambda v: lives(v, polarity="ended"), st.sampled_from(["Paris", "Oslo", ""])),
+    st.builds(lambda v: lives(v, polarity="ended", denied=True), _VALUES),
+    st.builds(
+        lambda p, v: Fact("user", p, v, f"{p} {v}", 0.7, "ended", denied=True),
+        st.sampled_from(["likes", "dislikes"]),
+        _VALUES,
+    ),
     st.builds(lambda p, v: Fact("user", p, v, f"{p} {v}", 0.7), st.sampled_from(["likes", "dislikes"]), _VALUES),
     st.builds(lambda v: lives(v, valid_to=day(-10)), _VALUES),
 )
@@ -204,6 +282,17 @@ def test_learn_when_batches_order_and_repeats_are_any_then_the_facts_are_the_sam
     before = whole.all()
     whole.learn([one for batch in seen for one in batch])
     assert whole.all() == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(_TURNS)
+def test_forget_when_any_turn_is_taken_back_then_as_if_it_was_never_said(turns: list[tuple[int, list[Fact]]]) -> None:
+    seen = [sightings(turn(n, at), facts, day(100)) for n, (at, facts) in enumerate(turns)]
+    book, without = Book(), Book()
+    book.learn([one for batch in seen for one in batch])
+    book.forget("turn-0")
+    without.learn([one for batch in seen[1:] for one in batch])
+    assert _plain(book) == _plain(without)
 
 
 @settings(max_examples=100, deadline=None)

@@ -141,6 +141,24 @@ def test_retrieve_when_something_is_denied_or_asked_then_no_fact_says_so(system:
     assert name["predicate"] == "name"
 
 
+@pytest.mark.parametrize(
+    ("user", "old", "denial", "value"),
+    [
+        ("nuts", "I'm allergic to nuts.", "It turns out I'm not allergic to nuts after all.", "nuts"),
+        ("花生", "我对花生过敏。", "我对花生不过敏。", "花生"),
+    ],
+)
+def test_retrieve_when_a_belief_is_denied_then_it_is_over_and_as_of_before_it_holds(
+    system: System, user: str, old: str, denial: str, value: str
+) -> None:
+    tell(system, user, old, "2026-01-10T10:00:00Z")
+    until(system, user, "What am I allergic to?", knows(value))
+    tell(system, user, denial, "2026-02-10T10:00:00Z")
+    now = until(system, user, "What am I allergic to?", lambda answer: not knows(value)(answer))
+    assert value not in now["long_term"]["profile"]
+    assert knows(value)(retrieve(system, user, "What am I allergic to?", as_of="2026-01-20T00:00:00Z"))
+
+
 def test_retrieve_when_a_conversation_is_over_then_its_topic_is_in_mid_term_memory(system: System) -> None:
     said = [
         "I adopted a dog from the shelter in Lyon, her name is Biscuit.",

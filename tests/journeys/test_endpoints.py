@@ -154,7 +154,7 @@ def test_unknown_user_when_asked_then_empty(shared: System) -> None:
         "episodes": [],
         "short_term": [],
         "mid_term": [],
-        "long_term": {"profile": "", "knowledge": []},
+        "long_term": {"profile": "", "knowledge": [], "facts": []},
         "explanations": [],
     }
 

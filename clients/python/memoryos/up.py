@@ -51,7 +51,10 @@ class StartFailedError(Exception):
 
 
 class Screen:
-    """What the user sees: lines, and at most one line of progress that is shown in place."""
+    """What the user sees: lines, and at most one line of progress that is shown in place.
+
+    Nothing here fails: who reads the output may leave (a closed terminal, `| head`), and the processes must run on.
+    """
 
     def __init__(self, out: TextIO) -> None:
         """Writes to `out`."""
@@ -61,22 +64,28 @@ class Screen:
 
     def line(self, text: str) -> None:
         """A line that stays."""
-        self._clear()
-        print(text, file=self._out, flush=True)
+        self._print(f"{self._clear()}{text}\n")
 
     def progress(self, text: str) -> None:
         """A line that the next one replaces; where there is no terminal, it stays."""
         if not self._terminal:
             self.line(f"memoryos: {text}")
             return
-        self._clear()
-        print(f"memoryos: {text}", end="", file=self._out, flush=True)
+        self._print(f"{self._clear()}memoryos: {text}")
         self._in_place = True
 
-    def _clear(self) -> None:
-        if self._in_place:
-            print("\r\x1b[K", end="", file=self._out)
-            self._in_place = False
+    def _clear(self) -> str:
+        """What wipes the line of progress."""
+        in_place, self._in_place = self._in_place, False
+        return "\r\x1b[K" if in_place else ""
+
+    def _print(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except (OSError, ValueError):
+            # Python flushes once more at its end, and would fail then.
+            self._out = open(os.devnull, "w")  # noqa: SIM115  # for the rest of the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,8 +339,8 @@ class Supervisor:
     def _on_signal(self) -> None:
         self._signals += 1
         if self._signals == 1:
-            self._screen.line("memoryos: stopping; once more to kill")
             self._stop.set()
+            self._screen.line("memoryos: stopping; once more to kill")
         else:
             self._bridge.kill()
             self._server.kill()

@@ -67,6 +67,7 @@ class MemoryServicer:
                     content=hit.turn.content,
                     timestamp=stamp(hit.turn.timestamp),
                     score=hit.score,
+                    outdated=hit.turn.id in found.outdated,
                 )
                 for hit in found.episodes
             ],

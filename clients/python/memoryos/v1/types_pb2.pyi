@@ -104,6 +104,7 @@ class Episode(_message.Message):
     CONTENT_FIELD_NUMBER: _builtins.int
     TIMESTAMP_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the memory's id, which history takes."""
     event_id: _builtins.str
@@ -118,6 +119,8 @@ class Episode(_message.Message):
     """content is the text, verbatim."""
     score: _builtins.float
     """score is the relevance, 0..1."""
+    outdated: _builtins.bool
+    """outdated is true if what it says is no longer believed, because something said later contradicts it."""
     @_builtins.property
     def timestamp(self) -> _timestamp_pb2.Timestamp:
         """timestamp is when it was said."""
@@ -133,10 +136,11 @@ class Episode(_message.Message):
         content: _builtins.str = ...,
         timestamp: _timestamp_pb2.Timestamp | None = ...,
         score: _builtins.float = ...,
+        outdated: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timestamp", b"timestamp"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "event_id", b"event_id", "id", b"id", "name", b"name", "role", b"role", "score", b"score", "session_id", b"session_id", "timestamp", b"timestamp"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "event_id", b"event_id", "id", b"id", "name", b"name", "outdated", b"outdated", "role", b"role", "score", b"score", "session_id", b"session_id", "timestamp", b"timestamp"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

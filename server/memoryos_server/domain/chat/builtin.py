@@ -24,6 +24,9 @@ MAX_QUOTE_CHARS = 400
 MEANT = 0.2
 """The relevance from which a memory is quoted although it shares no word with the question."""
 
+OUTDATED = 0.1
+"""What is left of the worth of a sentence that is no longer believed: it is quoted only where nothing else is found."""
+
 # The end of a sentence; not after an initial or an abbreviation ("St. Mary's", "Ursula K. Le Guin", "e.g.").
 _BETWEEN = re.compile(
     r"(?<!\b[A-Za-z]\.)(?<!\b(?:St|Dr|Mr|Ms|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|etc)\.)(?<!\bProf\.)(?<=[.!?])\s+|(?<=[。！？])|\n+"
@@ -142,10 +145,14 @@ def answer(
         date = item.timestamp.strftime("%Y-%m-%d") if item.timestamp else ""
         if chinese:
             who = {"user": "你", "assistant": "助手"}.get(item.role, item.role)
-            lines.append(f"- {date}{'，' if date else ''}{f'{who}说' if who else '记有'}：「{sentence}」")
+            lines.append(
+                f"- {date}{'，' if date else ''}{f'{who}说' if who else '记有'}：「{sentence}」{'（后来变了）' if item.outdated else ''}"
+            )
         else:
             who = {"user": "you", "assistant": "the assistant"}.get(item.role, item.role)
-            lines.append(f"- {date}{', ' if date else ''}{f'{who} said' if who else 'noted'}: “{sentence}”")
+            lines.append(
+                f"- {date}{', ' if date else ''}{f'{who} said' if who else 'noted'}: “{sentence}”{' (no longer so)' if item.outdated else ''}"
+            )
     return Quoted("\n".join(lines), tuple(item for item, _ in chosen))
 
 
@@ -163,7 +170,7 @@ def _best(asked: set[str], items: Sequence[RecalledItem]) -> list[tuple[Recalled
         overlap = sum(math.log(1 + len(candidates) / rarity[word]) for word in asked & held)
         if not overlap and item.score < MEANT:
             continue
-        score = overlap + item.score
+        score = (overlap + item.score) * (OUTDATED if item.outdated else 1.0)
         if item.id not in best or score > best[item.id][0]:
             best[item.id] = (score, item, sentence)
     ranked = sorted(best.values(), key=lambda b: -b[0])

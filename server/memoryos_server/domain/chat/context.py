@@ -82,6 +82,7 @@ def items_of(query: str, found: Recollection) -> list[RecalledItem]:
             hit.turn.timestamp,
             # A probability, seldom above a half; its root compares with how close a note or a summary is.
             math.sqrt(hit.score),
+            outdated=hit.turn.id in found.outdated,
         )
         for hit in found.episodes
     ]
@@ -206,6 +207,7 @@ def _line(item: RecalledItem, content: str, *, cut: bool) -> str:
         "tier": item.tier,
         **({"role": item.role} if item.role else {}),
         **({"at": item.timestamp.strftime("%Y-%m-%dT%H:%MZ")} if item.timestamp else {}),
+        **({"outdated": True} if item.outdated else {}),
         "text": _defused(content),
     }
     return json.dumps(value | {"cut": True} if cut else value, ensure_ascii=False)

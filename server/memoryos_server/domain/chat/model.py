@@ -76,6 +76,10 @@ class Recollection(Protocol):
         """What is believed: what has to do with the question first, then the rest."""
 
     @property
+    def outdated(self) -> frozenset[str]:
+        """Ids of those episodes that say what is no longer believed."""
+
+    @property
     def degraded(self) -> bool:
         """Something may be missing, because a store is down or just back."""
 
@@ -186,6 +190,7 @@ class RecalledItem:
         timestamp: When it was said, UTC; None if it was at several times.
         score: The relevance, 0..1.
         importance: 0..1; what nobody weighed is of middling importance.
+        outdated: It says what is no longer believed.
     """
 
     id: str
@@ -195,6 +200,7 @@ class RecalledItem:
     timestamp: datetime | None
     score: float
     importance: float = 0.5
+    outdated: bool = False
 
     @property
     def said(self) -> bool:

@@ -236,14 +236,14 @@ def denial_id(subject: Subject, slot: str) -> str:
 
 
 def _denials(subject: Subject, slot: str, loose: list[Sighting], version: int) -> Record:
-    """Denials of what was not believed. No time is in it, and its text is empty: nothing finds it but its slot and sources."""
+    """Denials of what was not believed: found by their slot and sources only."""
     _shorten(loose)
     recorded = min(one.recorded for one in loose)
     return Record(
         id=denial_id(subject, slot),
         kind=DENIAL,
         version=version,
-        text="",
+        text=_searchable(loose[-1]),
         type=loose[0].predicate,
         created_at=recorded,
         updated_at=max(one.recorded for one in loose),

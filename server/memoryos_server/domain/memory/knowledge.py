@@ -150,7 +150,7 @@ class Knowledge:
                 subject,
                 [IndexedRecord(record, terms, dense) for record, (terms, dense) in zip(put, indexed, strict=True)],
             )
-            self._counts.wrote(KIND, len(put))
+            self._counts.wrote(KIND, sum(record.kind == KIND for record in put))
         if gone:
             await self._vectors.remove(subject, gone)
         if put or gone:

@@ -71,6 +71,7 @@ class Retrieved:
         mid_term: Segments that have to do with the question, best first.
         profile: Who the user is, in a short text; "" if nothing is known.
         knowledge: Facts: those that have to do with the question first, then those that are surest.
+        outdated: Ids of those episodes that say what is no longer believed.
     """
 
     episodes: Sequence[Ranked] = ()
@@ -80,6 +81,7 @@ class Retrieved:
     mid_term: Sequence[Topic] = ()
     profile: str = ""
     knowledge: Sequence[Belief] = ()
+    outdated: frozenset[str] = frozenset()
 
 
 class Recall(Protocol):
@@ -318,6 +320,7 @@ class MemoryService:
             mid_term=derived.topics,
             profile=derived.profile,
             knowledge=derived.knowledge,
+            outdated=frozenset(hit.turn.id for hit in episodes if hit.turn.id in derived.outdated),
         )
 
     async def _current(

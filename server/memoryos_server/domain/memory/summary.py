@@ -32,7 +32,10 @@ _SAME = 0.6  # sentences that share so much of their terms say the same
 
 _TAKEN_BACK, _TAKEN_BACK_CJK = "No longer true: ", "已不成立:"
 
-_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。！？；])[”」』）]*|\n+")
+# Not behind an initial or an abbreviation: "St. Mary's", "Ursula K. Le Guin".
+_END = re.compile(
+    r"(?<!\b[A-Za-z]\.)(?<!\b(?:St|Dr|Mr|Ms|Mt|Jr|Sr|No|vs)\.)(?<!\b(?:Mrs|etc)\.)(?<!\bProf\.)(?<=[.!?])[\"')\]]*\s+(?=\S)|(?<=[。！？；])[”」』）]*|\n+"
+)
 _CAPTION = re.compile(r"\[image: (.*?)\]\s*$", re.DOTALL)
 _CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,:/]\d+)*")

@@ -55,7 +55,7 @@ class Turn:
     seq: int = 0
 
 
-KINDS = ("segment", "fact", "memory")
+KINDS = ("segment", "fact", "denial", "memory")
 """The kinds of records."""
 
 

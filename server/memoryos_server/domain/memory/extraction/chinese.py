@@ -10,9 +10,18 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from memoryos_server.domain.memory.extraction import sentences
+from memoryos_server.domain.memory.extraction.chinese_denials import (
+    DENIABLE,
+    DENIED_OF,
+    NOT_ALL,
+    PARTLY,
+    TAKES,
+    UNDONE,
+)
 from memoryos_server.domain.memory.extraction.chinese_values import values
 from memoryos_server.domain.memory.extraction.chinese_verbs import MINE, SAID, SAID_OF, VERBS, Saying
 from memoryos_server.domain.memory.extraction.dates import Span
@@ -24,7 +33,7 @@ LONGEST_CLAUSE = 80
 
 _HAN = re.compile(r"[\u4e00-\u9fff]")
 _CUT = re.compile(
-    r"[,，;；:：]\s*|(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])|(?<=.)(?=但是|不过|可是|而且|所以|因为|并且|然后)|——+"
+    r"[,，;；:：]\s*|(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])|(?<=.)(?=但是|不过(?!敏)|可是|而且|所以|因为|并且|然后)|——+"
 )
 _UNREAL = re.compile(
     "如果|假如|要是|假设|假若|倘若|万一|的话|也许|或许|说不定|大概|好像|似乎|仿佛|梦见|梦到|梦里|"
@@ -41,7 +50,7 @@ _SAYS = re.compile(
 _MAYBE = re.compile("可能|应该|估计|或者|大约|几乎|差不多|最好|不一定|得看|看情况")
 _LEAD = re.compile(
     "(?:你好|您好|嗨|哈喽|大家好|朋友|对了|其实|说实话|老实说|顺便说一下|顺便提一下|另外|还有|而且|"
-    "但是?|不过|可是|所以|因为|然后|后来|于是|并且|同时|"
+    "但是?|不过(?!敏)|可是|所以|因为|然后|后来|于是|并且|同时|"
     "嗯+|哦|啊|哈哈+|是的|是啊|对(?=[,，。!！ ]|$)|对啊|没错|好的|谢谢|抱歉|更正一下|更正|"
     "不好意思|记住|请记住|记得|请记得|帮我记住|帮我记一下|补充一下|告诉你|跟你说|"
     "现在|目前|最近|平时|一般|通常|如今|当时|今天|从小|自我介绍一下|简单介绍一下|我来介绍一下|介绍一下|"
@@ -216,23 +225,72 @@ class _Reader:
                 ended, at = True, match.end()
             if match := _NOT_ANY_MORE.match(low, at, end):
                 stop = end - 1 if low[end - 1] == "了" else end
-                return self._verbs(subject, match.end(), begin, stop, ended=True)
+                over = self._verbs(subject, match.end(), begin, stop, ended=True)
+                return over or self._untaken(subject, match.end(), begin, stop)
             if match := _ADVERBS.match(low, at, end):
                 at = match.end()
             at = self.skip(at, end)
             if at == start:
                 break
-        if not ended and low.startswith("对", at) and (found := SAID_OF.pattern.match(low, at, end)):
-            return self._say(subject, SAID_OF, found, begin, end, ended=False)
+        if not ended and low.startswith("对", at):
+            if found := SAID_OF.pattern.match(low, at, end):
+                return self._say(subject, SAID_OF, found, begin, end, ended=False)
+            if (found := DENIED_OF.pattern.match(low, at, end)) and self._plain(begin, at):
+                return self._deny(subject, DENIED_OF, found, begin, end)
         if match := _NOT.match(low, at, end):
             if low[end - 1] == "了" and match[0] == "不":
                 # "我不在谷歌工作了": no longer.
-                return self._verbs(subject, match.end(), begin, end - 1, ended=True)
+                over = self._verbs(subject, match.end(), begin, end - 1, ended=True)
+                return over or self._untaken(subject, match.end(), begin, end - 1)
             for saying in SAID:
                 if (found := saying.pattern.match(low, at, end)) and not ended:
-                    return self._say(subject, saying, found, begin, end, ended=False)
-            return []
+                    if said := self._say(subject, saying, found, begin, end, ended=False):
+                        return said
+                    break  # "我不吃素" avoids nothing, and denies something
+            return [] if ended else self._denied(subject, match, begin, end)
         return self._verbs(subject, at, begin, end, ended=ended)
+
+    def _plain(self, begin: int, at: int) -> bool:
+        """Whether a clause that denies something at a place denies it always and for sure."""
+        return not (self._spans or PARTLY.search(self._low, begin, at) or _HEDGED.search(self._low, begin, at))
+
+    def _denied(self, subject: str, negation: re.Match[str], begin: int, end: int) -> list[Fact]:
+        """What a negated verb phrase denies, if it denies all of it."""
+        low, at = self._low, negation.end()
+        done = negation[0] in ("没", "并没")
+        if (not done and negation[0] not in ("不", "并不")) or not self._plain(begin, negation.start()):
+            return []
+        if NOT_ALL.match(low, at, end) or (done and re.search("过(?!敏)|了", low[at:end])):
+            return []
+        # "没有狗" has its verb in the negation, "没有养狗" behind it; "不是在谷歌工作" denies what stands behind 是.
+        places = [at + 1, at] if low.startswith(("有", "是"), at) else [at]
+        for place in places:
+            for saying in VERBS:
+                match = saying.pattern.match(low, place, end)
+                if match is None or match.end() < end:
+                    continue
+                if saying.predicate in (UNDONE if done else DENIABLE) and not saying.ended:
+                    return self._deny(subject, saying, match, begin, end)
+                break
+        return []
+
+    def _deny(self, subject: str, saying: Saying, match: re.Match[str], begin: int, end: int) -> list[Fact]:
+        said = self._say(subject, saying, match, begin, end, ended=True) if "v" in match.groupdict() else []
+        # "我不会说法语和德语": one of them, or both?
+        sure = len(said) == 1 or "或" in match["v"] or "、" in match["v"]
+        return [replace(fact, denied=True) for fact in said] if sure else []
+
+    def _untaken(self, subject: str, at: int, begin: int, end: int) -> list[Fact]:
+        """What is taken no more, as in 我不喝咖啡了: whether it was liked or used before, nobody says."""
+        match = TAKES.match(self._low, at, end)
+        if match is None or not self._plain(begin, at):
+            return []
+        taken = [self._text[match.start("v") : end], self._text[match.start() : end]]
+        if not self._values(match, "v", "thing"):
+            return []
+        found = [self._fact(subject, "likes", value, 0.85, begin, end, ended=True) for value in taken]
+        found.append(self._fact(subject, "uses", taken[0], 0.85, begin, end, ended=True))
+        return [replace(fact, denied=True) for fact in found]
 
     def _verbs(self, subject: str, at: int, begin: int, end: int, *, ended: bool) -> list[Fact]:
         if match := _ADVERBS.match(self._low, at, end):

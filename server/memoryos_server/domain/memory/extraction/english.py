@@ -9,11 +9,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from memoryos_server.domain.memory.extraction import sentences
 from memoryos_server.domain.memory.extraction.dates import Span
 from memoryos_server.domain.memory.extraction.english_clauses import QUESTION, Clause, clauses, stated
+from memoryos_server.domain.memory.extraction.english_denials import DENIABLE, denial, is_whole, taken
 from memoryos_server.domain.memory.extraction.english_idioms import ENDINGS, MINE, SAID
 from memoryos_server.domain.memory.extraction.english_values import clean, parts
 from memoryos_server.domain.memory.extraction.english_verbs import VERBS
@@ -110,6 +112,7 @@ _INTRODUCES = re.compile(
     r"\b(?:hi|hello|hey|nice to meet|pleased to meet|greetings|good (?:morning|evening|afternoon))\b"
 )
 _HEDGED = re.compile(r"\b(?:kinda|kind of|sort of|sometimes|i think|i guess|i believe|i suppose|i feel like)\b")
+_EITHER = re.compile(r",? n?or ")
 _DIED = re.compile(r"(?:has |just |recently )*(?:died|passed away|passed)\b")
 
 
@@ -240,13 +243,14 @@ class _Reader:
         if match := _NO_LONGER.match(low, at, end):
             ended = True
             phrase = f"{match['be'] or ''} " if match["be"] else ""
-            return self._verbs(subject, at, clause, ended=True, lead=phrase, skip=match.end())
+            over = self._verbs(subject, at, clause, ended=True, lead=phrase, skip=match.end())
+            return over or self._untaken(subject, match.end(), clause.end, clause)
         more = _ANY_MORE.search(low, at, end)
         negated = _NEGATED.match(low, at, end)
         if negated:
             if more:
                 be = negated[0] in ("am not", "'m not", "is not", "isn't")
-                return self._verbs(
+                over = self._verbs(
                     subject,
                     at,
                     Clause(clause.begin, more.start()),
@@ -254,10 +258,11 @@ class _Reader:
                     lead="am " if be else "",
                     skip=negated.end(),
                 )
+                return over or self._untaken(subject, negated.end(), more.start(), clause)
             for saying in SAID:
                 if match := saying.pattern.match(low, at, end):
                     return self._say(subject, saying, match, clause, ended=False)
-            return []
+            return self._denied(subject, at, clause)
         if _MODAL.match(low, at, end):
             for saying in SAID:
                 if saying.modal and (match := saying.pattern.match(low, at, end)):
@@ -268,6 +273,50 @@ class _Reader:
                 subject, at, clause, ended=True, lead="am " if "be" in match[0] else "", skip=match.end()
             )
         return self._verbs(subject, at, clause, ended=ended)
+
+    def _denied(self, subject: str, at: int, clause: Clause) -> list[Fact]:
+        """What a negated verb phrase denies, if it denies all of it."""
+        denied = None if self._spans else denial(self._low, at, clause)
+        if denied is None:
+            return []
+        lead, begin, end = denied
+        joined, shift = lead + self._low[begin:end], begin - len(lead)
+        for saying in VERBS:
+            match = saying.pattern.match(joined)
+            if match is None:
+                continue
+            if saying.predicate not in DENIABLE or not saying.captures:
+                return []
+            if match.end() < len(joined):
+                return []
+            start, stop = max(begin, match.start("v") + shift), match.end("v") + shift
+            pieces = _EITHER.split(self._text[start:stop]) if saying.kind in LISTED else [self._text[start:stop]]
+            values = [self._whole(piece, saying.kind) for piece in pieces]
+            if not all(values):
+                return []
+            return [self._denial(subject, saying.predicate, value, saying.confidence, clause) for value in values]
+        return []
+
+    def _whole(self, piece: str, kind: str) -> str:
+        """The one value that a piece of the text is, "" if it is more or less than that."""
+        values = parts(piece, kind) if kind in LISTED else [clean(piece, kind)]
+        return values[0] if len(values) == 1 and is_whole(piece, values[0]) else ""
+
+    def _untaken(self, subject: str, at: int, end: int, clause: Clause) -> list[Fact]:
+        """What is taken no more, as in "I don't drink coffee anymore": whether it was liked or used before, nobody says."""
+        place = taken(self._low, at, end, clause)
+        if place is None or self._spans:
+            return []
+        values = [self._whole(piece, "thing") for piece in _EITHER.split(self._text[place[0] : place[1]])]
+        return [
+            self._denial(subject, predicate, value, 0.85, clause)
+            for value in values
+            if value
+            for predicate in ("likes", "uses")
+        ]
+
+    def _denial(self, subject: str, predicate: str, value: str, sure: float, clause: Clause) -> Fact:
+        return replace(self._fact(subject, predicate, value, sure, clause, ended=True), denied=True)
 
     def _adverbs(self, at: int, end: int) -> int:
         while at < end and (match := _ADVERBS.match(self._low, at, end)):

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from memoryos_server.domain.memory.extraction.model import Rule
 from memoryos_server.domain.memory.extraction.text import Sentence, lower, masked
 
+_NEXT_IMPORTANCE = 0.75
+
 LONGEST = 240
 """A longer sentence is a task, not a rule, in characters."""
 
@@ -60,8 +62,19 @@ _ENGLISH = (
         ),
         0.8,
     ),
+    (
+        re.compile(
+            rf"{_POLITE}use (?:only )?(?:(?:metric|imperial|si) units|celsius|fahrenheit|(?:british|american) (?:english|spelling)|"
+            r"24-hour (?:time|clock)|bullet points|plain (?:text|language)|simple (?:words|language))\b.{0,30}"
+        ),
+        0.8,
+    ),
     (re.compile(r"(?:please )?call me (?!back|when|if|later|at|on|tomorrow|a |an |crazy).+"), 0.8),
 )
+_NEXT = re.compile(
+    rf"{_POLITE}(?:use|avoid|keep|stick to|prefer|cite|be|include|format|omit|skip|limit|answer|reply|respond|speak)\b.{{3,50}}"
+)
+"""Right behind an instruction, a short one more: Don't use emojis. Keep it short."""
 _ZH_POLITE = (
     r"(?:请|麻烦|拜托|希望你|我希望你|我要你|你要|你需要|记得|记住|务必|以后|今后|从现在开始|"
     r"从现在起|往后|之后|都|也|,|，|:|：| )*"
@@ -126,8 +139,9 @@ def find(text: str, fold: Callable[[str], str]) -> Iterator[Rule]:
     """The instructions in a text, in its order."""
     plain = masked(text)
     low = lower(plain)
+    told = False
     for sentence in Sentence.split(low):
-        begin = sentence.begin
+        begin, follows, told = sentence.begin, told, False
         if sentence.asks or sentence.end - begin > LONGEST:
             continue
         if lead := _LEAD.match(low, begin, sentence.end):
@@ -139,5 +153,9 @@ def find(text: str, fold: Callable[[str], str]) -> Iterator[Rule]:
         chinese = any("\u4e00" <= c <= "\u9fff" for c in folded)
         for pattern, importance in _CHINESE if chinese else _ENGLISH:
             if pattern.match(folded):
+                told = True
                 yield Rule(said, importance)
                 break
+        if not told and follows and not chinese and _NEXT.fullmatch(folded):
+            told = True
+            yield Rule(said, _NEXT_IMPORTANCE)

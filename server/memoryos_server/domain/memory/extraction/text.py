@@ -17,6 +17,7 @@ _ABBREVIATION = re.compile(
     r"(?:\b(?:dr|mr|mrs|ms|st|prof|e\.g|i\.e|vs|no|jr|sr|inc|ltd|approx)|\b[a-z]|\b(?:a|p)\.m|u\.s)\.$"
 )
 
+_TITLE = re.compile(r"(?:(?<=\bst)|(?<=\bdr)|(?<=\bmr)|(?<=\bms)|(?<=\bmt)|(?<=\bmrs)|(?<=\bprof))\.(?= \w)")
 
 TASK = re.compile(
     r"\b(?:translate|rewrite|summarize|summarise|proofread|paraphrase|rephrase|polish|correct|edit|"
@@ -68,7 +69,8 @@ def lower(text: str) -> str:
     low = text.lower()
     if len(low) != len(text):
         low = "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
-    return low.replace("’", "'")
+    # The dot of a title stands in the middle of a name: as a letter it ends neither sentence nor value.
+    return _TITLE.sub("_", low.replace("’", "'"))
 
 
 def words(text: str) -> frozenset[str]:
