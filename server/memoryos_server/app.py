@@ -48,7 +48,7 @@ from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
-from memoryos_server.tools.embed.opening import open_embedder
+from memoryos_server.tools.embed.opening import NONE, open_embedder
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -106,7 +106,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         )
     except ValueError as error:
         raise SettingsError(str(error)) from error
-    logger.info("embedder", status=embedder.status())
+    # A model that was asked for and is not there is worth a warning, which terminals show.
+    wanted = not embedder.names and settings.embedding.model != NONE
+    (logger.warning if wanted else logger.info)("embedder", status=embedder.status())
     # The children are started before gRPC has threads, and by the thread that lives as long as the server.
     embedded, redis = await stack.enter_async_context(_stores(settings, embedder))
     for note in redis.manifest.notes:

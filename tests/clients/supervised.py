@@ -21,14 +21,14 @@ class Up:
         self.log = home / "up.log"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as out:
+    def start(self, *arguments: str, out: int | None = None) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "memoryos.cli", "up", *arguments],
                 env=self.system.env,
                 cwd=self.system.home,
-                stdout=out,
-                stderr=out,
+                stdout=log if out is None else out,
+                stderr=log if out is None else out,
                 start_new_session=True,
             )
         return self.process

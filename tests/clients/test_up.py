@@ -79,6 +79,17 @@ def test_up_when_killed_then_no_process_stays(up: Up) -> None:
     up.wait(lambda: up.alive() == [], 30)
 
 
+def test_up_when_nobody_reads_its_output_any_more_then_one_signal_stops_it_all_the_same(up: Up) -> None:
+    reader, writer = os.pipe()
+    process = up.start(out=writer)
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        assert any("is ready." in line for line in output)
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
+    up.wait(lambda: up.alive() == [], 20)
+
+
 def test_up_when_a_signal_comes_twice_then_everything_is_killed(up: Up) -> None:
     process = up.start()
     up.ready()

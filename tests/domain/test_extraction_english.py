@@ -44,6 +44,8 @@ I've moved to Lima | lives_in=Lima
 I moved from Rome to Milan in 2019 | lives_in=Milan
 We relocated to Austin for work | lives_in=Austin
 I moved to the next question |
+I live in St. Gallen. | lives_in=St. Gallen
+Actually, I quit St. Mary's. I now work at Google. | -works_at=St. Mary's; works_at=Google
 I used to live in Rome | -lives_in=Rome
 I no longer live in Madrid | -lives_in=Madrid
 I don't live in Madrid anymore | -lives_in=Madrid

@@ -109,6 +109,13 @@ def test_retrieve_when_one_moved_twice_then_the_last_place_leads_and_the_score_e
     for explained in answer["explanations"]:
         assert sum(part["value"] for part in explained["parts"]) == pytest.approx(explained["raw"])
     assert "instead" in {part["name"] for part in answer["explanations"][0]["parts"]}
+    assert [e["content"] for e in answer["episodes"] if e["outdated"]] == ["I live in Paris.", "I moved to Berlin."]
+    assert answer["long_term"]["knowledge"][0] == "Lives in Rome"
+    chat = {"model": "memoryos/recall", "messages": [{"role": "user", "content": "Where do I live?"}]}
+    status, said, _ = system.call("POST", "/v1/chat/completions", chat, headers={"X-User-ID": "rover"})
+    assert status == 200, said
+    first = said["choices"][0]["message"]["content"].splitlines()[1]
+    assert "Rome" in first, said
 
 
 def test_retrieve_when_asked_over_grpc_then_the_same_as_over_rest(system: System) -> None:

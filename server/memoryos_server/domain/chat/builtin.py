@@ -145,14 +145,12 @@ def answer(
         date = item.timestamp.strftime("%Y-%m-%d") if item.timestamp else ""
         if chinese:
             who = {"user": "你", "assistant": "助手"}.get(item.role, item.role)
-            lines.append(
-                f"- {date}{'，' if date else ''}{f'{who}说' if who else '记有'}：「{sentence}」{'（后来变了）' if item.outdated else ''}"
-            )
+            over = "（后来变了）" if item.outdated else ""
+            lines.append(f"- {date}{'，' if date else ''}{f'{who}说' if who else '记有'}：「{sentence}」{over}")
         else:
             who = {"user": "you", "assistant": "the assistant"}.get(item.role, item.role)
-            lines.append(
-                f"- {date}{', ' if date else ''}{f'{who} said' if who else 'noted'}: “{sentence}”{' (no longer so)' if item.outdated else ''}"
-            )
+            over = " (no longer so)" if item.outdated else ""
+            lines.append(f"- {date}{', ' if date else ''}{f'{who} said' if who else 'noted'}: “{sentence}”{over}")
     return Quoted("\n".join(lines), tuple(item for item, _ in chosen))
 
 

@@ -43,12 +43,15 @@ _STOPS = {
     "list": rf"{_ALWAYS}|that|from|to|with|for|by|every|about|over|at|on|in|is|are|was|as",
     "topic": rf"{_ALWAYS}|that|with|for|to|at|by|in order|from|on my own|on duolingo|every|on",
 }
+_DOT = r"(?<!\bst)(?<!\bdr)(?<!\bmr)(?<!\bms)(?<!\bmt)(?<!\bmrs)(?<!\bprof)\.(?=\s|$)"
+"""The end of a sentence; not behind a title, which is the beginning of a name."""
+
 _CUT = {
-    kind: re.compile(rf"[;()!?—–\n]|\.(?=\s|$)|,|\s-+\s|\s(?:{words})(?![\w'-])", re.IGNORECASE)
+    kind: re.compile(rf"[;()!?—–\n]|{_DOT}|,|\s-+\s|\s(?:{words})(?![\w'-])", re.IGNORECASE)
     for kind, words in _STOPS.items()
 }
 _CUT_LIST = {
-    kind: re.compile(rf"[;()!?—–\n]|\.(?=\s|$)|\s-+\s|\s(?:{words})(?![\w'-])", re.IGNORECASE)
+    kind: re.compile(rf"[;()!?—–\n]|{_DOT}|\s-+\s|\s(?:{words})(?![\w'-])", re.IGNORECASE)
     for kind, words in _STOPS.items()
 }
 _SAME_AS = {"tool": "list", "project": "book", "employer": "org", "moving": "phrase"}

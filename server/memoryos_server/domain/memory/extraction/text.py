@@ -14,7 +14,7 @@ _FOREIGN = re.compile(
 )
 _END = re.compile(r"[.!?…]+(?=[\s\"')\]”]|$)|\n+|[。！？；]+")
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:dr|mr|mrs|ms|st|prof|e\.g|i\.e|vs|no|jr|sr|inc|ltd|approx)|\b[a-z]|\b(?:a|p)\.m|u\.s)\.$"
+    r"(?:\b(?:dr|mr|mrs|ms|st|prof|e\.g|i\.e|vs|no|jr|sr|inc|ltd|approx)|(?<!')\b[a-z]|\b(?:a|p)\.m|u\.s)\.$"
 )
 
 _TITLE = re.compile(r"(?:(?<=\bst)|(?<=\bdr)|(?<=\bmr)|(?<=\bms)|(?<=\bmt)|(?<=\bmrs)|(?<=\bprof))\.(?= \w)")
