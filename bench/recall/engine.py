@@ -48,10 +48,6 @@ class EngineMemory:
         self.analysis = Analysis(words.stem, words.fold)
         self.engine = RecallEngine(vectors, embedder, self.analysis, weights)
 
-    def weighing(self, weights: Weights) -> EngineMemory:
-        """The same memory, ranked otherwise."""
-        return EngineMemory(self.vectors, self.embedder, weights)
-
     async def add(self, user: str, lines: Sequence[Line]) -> None:
         """Indexes a user's turns."""
         subject = subject_of(user)

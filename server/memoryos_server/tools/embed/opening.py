@@ -12,7 +12,6 @@ from memoryos_server.tools.embed.identity import IdentifiedEmbedder, NoEmbedder
 from memoryos_server.tools.embed.minilm import MiniLm, prepare
 from memoryos_server.tools.embed.weights import WeightsError, locate
 
-LOCAL = "local"
 HTTP = "http"
 FASTEMBED = "fastembed"
 

@@ -132,7 +132,6 @@ _NOW_ONLY = re.compile(
     r"code|question|time)|the following|below|above)\b|这段|这句|"
     r"这个(?:文件|函数|问题)|下面|以下|上面|这次"
 )
-_KEEP = re.compile(r"(?:please )?remember (?:that )?(?=.{4})|(?:请|你要|帮我)?(?:记住|记得|牢记)[:：,，]?\s*(?=.{3})")
 
 
 def find(text: str, fold: Callable[[str], str]) -> Iterator[Rule]:
