@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 from bench.recall.sets import Line
 from memoryos_server.domain.core.ids import derived_uuid
-from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn
+from memoryos_server.domain.ports import Candidates, Embedder, IndexedTurn, SearchQuery, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.domain.recall.scoring import Weights
@@ -30,7 +30,9 @@ class Searchable(Protocol):
     async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> int:
         """As `domain.ports.Vectors`."""
 
-    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
+    async def search(
+        self, subject: Subject, query: SearchQuery, later: Awaitable[Mapping[str, Sequence[float]]] | None = None
+    ) -> Candidates:
         """As `domain.ports.Vectors`."""
 
     async def get(self, subject: Subject, ids: Sequence[str]) -> list[Turn]:

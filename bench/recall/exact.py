@@ -6,13 +6,13 @@ It answers as the stores do, only without approximation, sealing or durability; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from memoryos_server.domain.ports import Candidate, IndexedTurn, SearchQuery, Subject, Turn
+from memoryos_server.domain.ports import Candidate, Candidates, IndexedTurn, SearchQuery, Subject, Turn
 
 
 class _Corpus:
@@ -70,13 +70,16 @@ class ExactVectors:
                 corpus.add(replace(turn, turn=replace(turn.turn, seq=seq)))
         return 1
 
-    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
+    async def search(
+        self, subject: Subject, query: SearchQuery, later: Awaitable[Mapping[str, Sequence[float]]] | None = None
+    ) -> Candidates:
         """The best of each leg."""
         corpus = self._corpora.get(subject.id)
+        vectors = dict(query.dense) | (dict(await later) if later is not None else {})
         if corpus is None:
-            return []
+            return Candidates.of(())
         legs = {name: corpus.lexical(terms) for name, terms in query.lexical.items()}
-        legs |= {name: corpus.cosines(name, vector) for name, vector in query.dense.items()}
+        legs |= {name: corpus.cosines(name, vector) for name, vector in vectors.items()}
         found: dict[int, dict[str, float]] = {}
         for name, scores in legs.items():
             if query.until is not None:
@@ -85,7 +88,7 @@ class ExactVectors:
             for place in np.argsort(-scores, kind="stable")[: query.limit]:
                 if scores[place] > 0:
                     found.setdefault(int(place), {})[name] = float(scores[place])
-        return [_candidate(corpus.turns[place], query, scores) for place, scores in found.items()]
+        return Candidates.of(_candidate(corpus.turns[place], query, scores) for place, scores in found.items())
 
     async def get(self, subject: Subject, ids: Sequence[str]) -> list[Turn]:
         """Those that exist."""

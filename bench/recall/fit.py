@@ -24,6 +24,7 @@ from bench.recall.scorer import Tally, folded
 from bench.recall.sets import Conversation, available, load
 from bench.recall.systems import local_embedder
 from memoryos_server.domain.ports import Embedder, SearchQuery
+from memoryos_server.domain.ports.candidates import texts
 from memoryos_server.domain.recall.engine import CANDIDATES
 from memoryos_server.domain.recall.features import FEATURES, GROUP, LEXICAL, Measured, measure
 from memoryos_server.domain.recall.scoring import Calibration, Weights, rank
@@ -59,7 +60,7 @@ class Case:
     fold: int
     conversation: Conversation
     question: int
-    measured: Sequence[Measured]
+    measured: Measured
     x: Any
     evidence: Any
     stray: bool = False
@@ -100,13 +101,13 @@ async def _asked(memory: EngineMemory, name: str, fold: int, conversation: Conve
     events = folded_each(conversation, measured)
     wanted = sorted(conversation.questions[place].evidence) if place >= 0 else []
     evidence = np.array([wanted.index(e) if e in wanted else -1 for e in events])
-    x = np.array([m.values for m in measured]) if measured else np.zeros((0, len(FEATURES)))
+    x = measured.values.T
     return Case(name, fold, conversation, place, measured, x, evidence, stray=place < 0)
 
 
-def folded_each(conversation: Conversation, measured: Sequence[Measured]) -> list[str]:
+def folded_each(conversation: Conversation, measured: Measured) -> list[str]:
     """The candidates' event ids, as the evidence names them."""
-    events = [conversation.lines[m.candidate.seq - 1].id for m in measured]
+    events = [conversation.lines[seq - 1].id for seq in measured.seq.tolist()]
     return [event.rsplit("/", 1)[0] for event in events] if conversation.pairs else events
 
 
@@ -162,17 +163,17 @@ def calibrate(asked: Sequence[Case], weights: Weights) -> Calibration:
     xs, ys, ws = [], [], []
     counted = _counted(asked)
     for one, count in zip(asked, counted, strict=True):
-        if not one.measured:
+        if not len(one.measured):
             continue
         scored = rank(one.measured, weights)[:HEAD]
-        evidence = dict(zip((m.candidate.id for m in one.measured), one.evidence >= 0, strict=True))
+        evidence = dict(zip(texts(one.measured.ids), one.evidence >= 0, strict=True))
         # As in use: the closest of the first few stands for the question.
         unit = Calibration()
-        lead = max(scored[:5], key=lambda s: unit.odds(s.measured.reach, s.measured.cosine)).measured
+        lead = max(scored[:5], key=lambda s: unit.odds(s.reach, s.cosine))
         for s in scored:
             mute = float(lead.cosine <= 0)
             xs.append([1.0, lead.reach, lead.cosine, mute, mute * lead.reach, s.raw - scored[0].raw])
-            ys.append(float(evidence[s.measured.candidate.id]))
+            ys.append(float(evidence[s.id]))
             ws.append(count / len(scored))
     x, y, w = np.array(xs), np.array(ys), np.array(ws)
     b = np.zeros(x.shape[1])
@@ -191,7 +192,7 @@ def tallies(asked: Sequence[Case], weights: Weights) -> dict[str, Tally]:
     for one in asked:
         if not one.stray:
             lines = one.conversation.lines
-            ids = [lines[s.measured.candidate.seq - 1].id for s in rank(one.measured, weights)]
+            ids = [lines[s.seq - 1].id for s in rank(one.measured, weights)]
             tally = found.setdefault(one.set, Tally())
             tally.add(one.conversation.questions[one.question], folded(one.conversation, ids))
     return found
@@ -217,15 +218,15 @@ def reliability(asked: Sequence[Case]) -> str:
         weights = weights_of(fit(others))
         calibration = calibrate(others, weights)
         for one in (one for one in asked if one.fold == fold):
-            if not one.measured:
+            if not len(one.measured):
                 continue
             scored = rank(one.measured, weights)[:HEAD]
             sure = calibration.best(scored)
-            evidence = dict(zip((m.candidate.id for m in one.measured), one.evidence >= 0, strict=True))
+            evidence = dict(zip(texts(one.measured.ids), one.evidence >= 0, strict=True))
             best.setdefault((one.set, one.stray), []).append(calibration.score(sure, 0.0))
             for s in scored:
                 p = calibration.score(sure, scored[0].raw - s.raw)
-                bins.setdefault(min(9, int(p * 10)), []).append((p, bool(evidence[s.measured.candidate.id])))
+                bins.setdefault(min(9, int(p * 10)), []).append((p, bool(evidence[s.id])))
     lines = ["score     turns  mean score  share that is evidence"]
     for n, pairs in sorted(bins.items()):
         said, true = np.mean([p for p, _ in pairs]), np.mean([e for _, e in pairs])

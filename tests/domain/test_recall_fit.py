@@ -18,7 +18,7 @@ from bench.recall.report import Row, picture, table
 from bench.recall.scorer import Tally
 from bench.recall.sets import Asked, Conversation, Line, load
 from bench.recall.systems import in_process
-from memoryos_server.domain.ports import Candidate, SearchQuery
+from memoryos_server.domain.ports import SearchQuery
 from memoryos_server.domain.recall.features import FEATURES, GROUP, LEXICAL, Measured
 from memoryos_server.domain.recall.scoring import Weights
 from memoryos_server.tools.embed.identity import NoEmbedder
@@ -56,10 +56,9 @@ def synthetic(question: int, rng: np.random.Generator, *, fold: int = 0) -> Case
     """Thirty candidates of which the one with the largest `session` is the evidence."""
     x = rng.random((30, len(FEATURES)))
     right = int(np.argmax(x[:, FEATURES.index("session")]))
-    measured = [
-        Measured(Candidate(f"id-{n:02}", n + 1, "s", 0.0), tuple(row), 0.5 if n == right else 0.1, 0.5)
-        for n, row in enumerate(x.tolist())
-    ]
+    n = np.arange(30)
+    ids = np.array([bytes([place]) * 16 for place in n], "V16")
+    measured = Measured(ids, n + 1, np.zeros(30), x.T, np.where(n == right, 0.5, 0.1), np.full(30, 0.5))
     lines = [Line(f"e{n}", "s", "user", "", "t", START) for n in range(30)]
     held = Conversation("c", "en", False, lines, [Asked("?", "one", frozenset({f"e{right}"}))])
     return Case("made", fold, held, 0, measured, x, np.where(np.arange(30) == right, 0, -1))

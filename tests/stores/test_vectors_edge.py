@@ -57,7 +57,7 @@ async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(t
     said = turn('茶 tea "quoted" 🫖\n', session="", when=datetime(1969, 12, 31, 23, 59, 59, 999999, UTC))
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(ann, [indexed(said, small=[0, 3, 0, 4])])
-        found = await vectors.search(ann, question({"tea": 1.0}, [0, 0, 0, 1], 5))
+        found = list(await vectors.search(ann, question({"tea": 1.0}, [0, 0, 0, 1], 5)))
         assert [(c.id, c.seq, c.session, c.at) for c in found] == [(said.id, 1, "", said.timestamp.timestamp())]
         assert set(found[0].scores) == {"lexical", "small"}
         assert found[0].scores["small"] == pytest.approx(0.8, abs=1e-3)  # a cosine
@@ -139,8 +139,8 @@ def test_search_when_few_rows_are_kept_then_none_is_missing(tmp_path: Path, monk
         engine.insert(piece)
     leg = ("lexical", *sparse({"tea": 1.0}, sealer))
     for limit in (3, 9, 40, 3, 25):
-        rows, legs = engine.search(ann.id, [leg], {}, limit, None)
-        found = candidates(rows, legs, frozenset())
+        rows, legs = engine.search([], ann.id, [leg], {}, limit, None)
+        found = candidates(rows, legs, ())
         assert len(found) == len({c.id for c in found}) == limit
         assert {(c.id, c.seq) for c in found} <= {(one.id, one.seq) for one in said}
     engine.close()
@@ -149,8 +149,8 @@ def test_search_when_few_rows_are_kept_then_none_is_missing(tmp_path: Path, monk
 async def test_search_when_the_query_has_nothing_then_nothing_is_found(tmp_path: Path) -> None:
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(subject(), [indexed(turn("tea"))])
-        assert await vectors.search(subject(), question({}, None, 5)) == []
-        assert await vectors.search(subject(), lexical(0, tea=1.0)) == []
+        assert not len(await vectors.search(subject(), question({}, None, 5)))
+        assert not len(await vectors.search(subject(), lexical(0, tea=1.0)))
 
 
 async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(tmp_path: Pa
         await vectors.insert(ann, [indexed(second, small=[1, 0, 0, 0])])
         assert await vectors.get(ann, [first.id]) == [first]
         assert await vectors.count() == 1
-        assert await vectors.search(ann, question({"second": 1.0}, [1, 0, 0, 0], 5)) == []
+        assert not len(await vectors.search(ann, question({"second": 1.0}, [1, 0, 0, 0], 5)))
         assert await scores(vectors, ann, lexical(first=1.0)) != {}
 
 
@@ -178,7 +178,7 @@ async def test_reads_when_subjects_share_a_key_and_words_then_none_sees_the_othe
             query = question({"tea": 1.0, "3": 1.0}, [1, 1, 0, 0], 100)
             assert set(await scores(vectors, who, query)) == {t.id for t in own}
             assert {t.id for t in await vectors.get(who, [t.id for t in hers + his])} == {t.id for t in own}
-        assert await vectors.search(subject("eve"), question({"tea": 1.0}, [1, 1, 0, 0], 100)) == []
+        assert not len(await vectors.search(subject("eve"), question({"tea": 1.0}, [1, 1, 0, 0], 100)))
         await vectors.delete_subject(ann)
         assert await vectors.count(ann) == 0
         assert await vectors.count(bob) == 20

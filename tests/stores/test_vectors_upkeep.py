@@ -171,7 +171,7 @@ async def test_terms_when_the_analysis_changes_then_a_walk_replaces_them_and_wha
             after = stale[-1].id
         assert seen == sorted([*(one.id for one in said), noted.id])
         assert await vectors.stale(2, "", 50) == []
-        assert await vectors.search(ann, SearchQuery({"l": {"tea": 1.0}}, {}, 50)) == []
+        assert not len(await vectors.search(ann, SearchQuery({"l": {"tea": 1.0}}, {}, 50)))
         asked = SearchQuery({"l": {"TEA": 1.0}}, WEST, 50, None, frozenset({"bob"}))
         found = {one.id: one for one in await vectors.search(ann, asked)}
         assert found.keys() == {one.id for one in [*said, fresh]}

@@ -17,13 +17,16 @@ import qdrant_edge as qe
 from memoryos_server.stores.edge_ids import numbers_of, text
 from memoryos_server.stores.edge_points import Points, Prepared, any_of, matching, present
 from memoryos_server.stores.edge_records import Records
-from memoryos_server.stores.edge_rows import pack_row
+from memoryos_server.stores.edge_rows import EMPTY, pack_row
 from memoryos_server.stores.edge_shards import Shards
 from memoryos_server.stores.edge_walks import Walks
 
 _ROW_FIELDS = ("q", "ts", "n", "f", "p")
 # Some 200 bytes each. A process that answers for many at once reads those of the rest from the files, 4 us a piece.
 _ROWS_KEPT = 200_000
+
+Leg = tuple[str, list[int], list[float]]
+"""A leg's name, the numbers of the ids that it found, best first, and their scores."""
 
 
 class Engine:
@@ -75,8 +78,22 @@ class Engine:
         self.points.write([point for memory_id, point in made.items() if memory_id not in there])
         return self.points.incarnation
 
+    def legs(
+        self,
+        corpus: str,
+        lexical: Sequence[tuple[str, list[int], list[float]]],
+        dense: Mapping[str, bytes],
+        limit: int,
+        until: float | None,
+    ) -> list[Leg]:
+        """The best `limit` of each leg among a corpus. IDF is counted over the corpus, whatever `until` says."""
+        chosen = matching({"s": corpus} if until is None else {"s": corpus, "began": until})
+        legs = self.points.legs(corpus, chosen, lexical, dense, limit)
+        return [(name, numbers_of(hits), [hit.score for hit in hits]) for name, hits in legs]
+
     def search(
         self,
+        before: Sequence[Leg],
         corpus: str,
         lexical: Sequence[tuple[str, list[int], list[float]]],
         dense: Mapping[str, bytes],
@@ -84,17 +101,14 @@ class Engine:
         until: float | None,
         parts: Collection[str] = (),
     ) -> list[Any]:
-        """The best `limit` of each leg among a corpus: rows, and for each leg its name, places and scores.
+        """The best of each leg, with those that were looked up before: rows, and for each leg its name, places and scores.
 
-        IDF is counted over the corpus, whatever `until` says. Of the legs named in `parts` only those hits count that
-        another leg has, too.
+        Of the legs named in `parts` only those hits count that another leg has, too.
         """
-        chosen = matching({"s": corpus} if until is None else {"s": corpus, "began": until})
-        legs = self.points.legs(corpus, chosen, lexical, dense, limit)
+        legs = [*before, *self.legs(corpus, lexical, dense, limit, until)]
         places: dict[int, int] = {}
         answer: list[tuple[str, bytes, bytes]] = []
-        for name, hits in sorted(legs, key=lambda leg: leg[0] in parts):
-            numbers, scores = numbers_of(hits), [hit.score for hit in hits]
+        for name, numbers, scores in sorted(legs, key=lambda leg: leg[0] in parts):
             if name in parts:
                 both = [
                     (places[number], score) for number, score in zip(numbers, scores, strict=True) if number in places
@@ -164,18 +178,18 @@ class Engine:
     def _forget_row(self, memory_id: str) -> None:
         self._rows.pop(UUID(memory_id).int, None)
 
-    def _rows_of(self, numbers: Collection[int]) -> list[bytes]:
-        """What a search gives of payloads; empty where there is no point: a crash took it, and replay brings it."""
+    def _rows_of(self, numbers: Collection[int]) -> bytes:
+        """What a search gives of payloads; `EMPTY` where there is no point: a crash took it, and replay brings it."""
         kept = self._rows
-        rows = [kept.get(number) for number in numbers]
-        missing = [number for number, row in zip(numbers, rows, strict=True) if row is None]
+        missing = [number for number in numbers if number not in kept]
+        read: dict[int, bytes] = {}
         if missing:
             found = self.points.read(map(text, missing), *_ROW_FIELDS)
             read = {UUID(memory_id).int: pack_row(memory_id, payload) for memory_id, payload in found.items()}
-            if len(kept) + len(read) > _ROWS_KEPT:
-                # The oldest half: what is asked for again comes back by itself.
-                for number in list(kept)[: _ROWS_KEPT // 2]:
-                    del kept[number]
-            kept.update(read)
-            return [read.get(number, b"") if row is None else row for number, row in zip(numbers, rows, strict=True)]
-        return [row for row in rows if row is not None]
+        rows = [kept.get(number) or read.get(number, EMPTY) for number in numbers]
+        if len(kept) + len(read) > _ROWS_KEPT:
+            # The oldest half: what is asked for again comes back by itself.
+            for number in list(kept)[: _ROWS_KEPT // 2]:
+                del kept[number]
+        kept.update(read)
+        return b"".join(rows)

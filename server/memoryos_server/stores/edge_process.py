@@ -16,11 +16,12 @@ import asyncio
 import gc
 import signal
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from memoryos_server.stores.edge_engine import Engine
+from memoryos_server.stores.edge_engine import Engine, Leg
 from memoryos_server.stores.edge_ids import as_numbers
 from memoryos_server.stores.edge_points import InvalidRequestError, Prepared
 from memoryos_server.stores.edge_records import TakenError
@@ -33,6 +34,7 @@ LAYOUT_DIFFERS = 3
 # Ten imports of the largest kind at once, or two whose histories are long.
 _STAGED_BYTES = 512 * 1024 * 1024
 _POINT_BYTES = 5_000  # terms, vectors, hashes
+_QUESTIONS_OPEN = 256  # of a connection; those whose callers left are never asked for
 
 
 class Staged:
@@ -82,6 +84,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._staged = Staged()
+        self._found: OrderedDict[int, list[Leg]] = OrderedDict()
         self._splitter = Splitter()
         self._transport: asyncio.Transport | None = None
         self._operations: Mapping[str, Callable[..., Any]] = {
@@ -89,6 +92,8 @@ class Connection(asyncio.Protocol):
             "stage": self._stage,
             "put": self._put,
             "put_staged": self._put_staged,
+            "words": self._words,
+            "search": self._search,
         }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -142,6 +147,17 @@ class Connection(asyncio.Protocol):
 
     def _put(self, points: Sequence[Mapping[str, Any]]) -> int:
         return self._engine.records.put([self._engine.points.prepare(point) for point in points])
+
+    def _words(self, number: int, *question: Any) -> None:
+        """Looks up the words of a question whose vectors are still being made; `search` with this number goes on."""
+        self._found[number] = self._engine.legs(*question)
+        if len(self._found) > _QUESTIONS_OPEN:
+            self._found.popitem(last=False)
+
+    def _search(self, number: int | None, *question: Any) -> list[Any]:
+        if number is not None and number not in self._found:
+            raise LookupError("the words of the question are no longer kept")
+        return self._engine.search([] if number is None else self._found.pop(number), *question)
 
     def _put_staged(self, number: int) -> int:
         return self._engine.records.put(self._staged.take(number))

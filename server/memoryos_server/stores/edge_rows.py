@@ -1,72 +1,87 @@
 """Rows: what a search gives of each episode it found, in as few bytes and steps as it takes.
 
 A search finds hundreds of episodes, of which few are shown; the vector process keeps the rows of those it was asked
-for, and clients turn them into candidates. Whole columns travel instead of one thing after another.
+for, and clients read them as columns. Whole columns travel instead of one thing after another.
 """
 
 from __future__ import annotations
 
-import array
 import struct
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
+from uuid import UUID
 
-from memoryos_server.domain.ports import Candidate
+import numpy as np
+from numpy.typing import NDArray
 
-_HEAD = struct.Struct("<36sQd16sBB")
-_COUNTS = slice(_HEAD.size - 2, _HEAD.size)
+from memoryos_server.domain.ports import Candidates
+from memoryos_server.domain.ports.candidates import MOST_HINTS
+
+_WORDS = 8  # of a speaker's name; of a longer one the rest is cut
+_PACKED = struct.Struct(f"<16sQd8sBB6x{MOST_HINTS}f{_WORDS}I")
+_ROW = np.dtype(
+    [
+        ("id", "V16"),
+        ("seq", "<i8"),
+        ("at", "<f8"),
+        ("session", "<u8"),
+        ("hinted", "u1"),
+        ("words", "u1"),
+        ("", "V6"),
+        ("hints", "<f4", (MOST_HINTS,)),
+        ("name", "<u4", (_WORDS,)),
+    ]
+)
+
+EMPTY = bytes(_PACKED.size)
+"""The row of an episode that is not there."""
 
 
 def pack_row(memory_id: str, payload: Mapping[str, Any]) -> bytes:
     """The row of an episode: its id, and `q`, `ts`, `n`, `f`, `p` of its payload."""
-    # A byte counts each: of more hints or of a longer name, the rest is cut.
-    hints, words = payload["f"][:255], payload["p"][:255]
-    session = bytes.fromhex(payload["n"]) if payload["n"] else bytes(16)
-    head = _HEAD.pack(memory_id.encode(), payload["q"], payload["ts"], session, len(hints), len(words))
-    return head + struct.pack(f"<{len(hints)}f{len(words)}I", *hints, *words)
+    hints, words = payload["f"][:MOST_HINTS], payload["p"][:_WORDS]
+    # The half of a keyed hash of 16 bytes is enough to tell one user's sessions apart.
+    session = bytes.fromhex(payload["n"])[:8]
+    return _PACKED.pack(
+        UUID(memory_id).bytes,
+        payload["q"],
+        payload["ts"],
+        session,
+        len(hints),
+        len(words),
+        *hints,
+        *[0.0] * (MOST_HINTS - len(hints)),
+        *words,
+        *[0] * (_WORDS - len(words)),
+    )
 
 
-def candidates(
-    rows: Sequence[bytes], legs: Iterable[tuple[str, bytes, bytes]], named: frozenset[int]
-) -> list[Candidate]:
+def candidates(rows: bytes, legs: Iterable[tuple[str, bytes, bytes]], named: Collection[int]) -> Candidates:
     """What a search found.
 
     Args:
-        rows: The rows; an empty one is left out.
+        rows: The rows; one of zeros is left out: its episode is gone.
         legs: Name, places in `rows` (uint32), scores (float32).
         named: The keyed numbers of words that may name a speaker.
     """
-    scores: list[dict[str, float]] = [{} for _ in rows]
+    table = np.frombuffer(rows, _ROW) if rows else np.zeros(0, _ROW)
+    scores = {}
     for leg, places, values in legs:
-        for place, score in zip(array.array("I", places), array.array("f", values), strict=True):
-            scores[place][leg] = score
-    # Rows of one form are unpacked together: there are few forms, and many rows.
-    forms: dict[bytes, tuple[list[bytes], list[dict[str, float]]]] = {}
-    for row, score_of in zip(rows, scores, strict=True):
-        if row:
-            form = forms.get(row[_COUNTS])
-            if form is None:
-                form = forms[row[_COUNTS]] = ([], [])
-            form[0].append(row)
-            form[1].append(score_of)
-    sessions = {bytes(16): ""}
-    heard: dict[tuple[int, ...], bool] = {}
-    found = []
-    for (hints, words), (alike, scores_of) in forms.items():
-        end = 6 + hints
-        for fields, score_of in zip(_layout(hints, words).iter_unpack(b"".join(alike)), scores_of, strict=True):
-            session = sessions.get(fields[3])
-            if session is None:
-                session = sessions[fields[3]] = fields[3].hex()
-            speaker = fields[end:]
-            says = heard.get(speaker)
-            if says is None:
-                says = heard[speaker] = not named.isdisjoint(speaker)
-            found.append(Candidate(fields[0].decode(), fields[1], session, fields[2], fields[6:end], says, score_of))
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _layout(hints: int, words: int) -> struct.Struct:
-    return struct.Struct(f"{_HEAD.format}{hints}f{words}I")
+        scores[leg] = np.full(len(table), np.nan)
+        scores[leg][np.frombuffer(places, "<u4")] = np.frombuffer(values, "<f4")
+    says: NDArray[np.bool_] = np.zeros(len(table), np.bool_)
+    if named:
+        given = np.arange(_WORDS) < table["words"][:, None]
+        says = np.any(np.isin(table["name"], np.fromiter(named, "<u4")) & given, axis=1)
+    found = Candidates(
+        np.ascontiguousarray(table["id"]),
+        table["seq"],
+        table["session"],
+        table["at"],
+        table["hints"],
+        table["hinted"],
+        says,
+        scores,
+    )
+    gone = found.ids == np.void(EMPTY[:16])
+    return found.taken(~gone) if gone.any() else found

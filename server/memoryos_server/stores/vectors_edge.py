@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports import (
-    Candidate,
+    Candidates,
     IndexedRecord,
     IndexedTurn,
     Record,
@@ -61,6 +61,7 @@ class EdgeVectors(EdgeUpkeep):
     """
 
     _staged = itertools.count(1)
+    _questions = itertools.count(1)
 
     async def insert(self, subject: Subject, turns: Sequence[IndexedTurn]) -> int:
         """Adds turns that are not there yet; one that is stays as it is. In pieces: a failure may leave some written.
@@ -101,21 +102,41 @@ class EdgeVectors(EdgeUpkeep):
         took.add(await self._call("put_staged", number, deadline=FLUSH_SECONDS))
         return await self._one(took)
 
-    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
-        """The union of what each leg finds among the subject's turns, in no order. IDF is the subject's own."""
-        if query.limit < 1 or not (any(query.lexical.values()) or query.dense):
-            return []
+    async def search(
+        self, subject: Subject, query: SearchQuery, later: Awaitable[Mapping[str, Sequence[float]]] | None = None
+    ) -> Candidates:
+        """The union of what each leg finds among the subject's turns, in no order. IDF is the subject's own.
+
+        While the vectors of `later` are being made, the process looks up the words.
+        """
         sealer = await self._sealers.sealer(subject)
+        words = [(leg, *sparse(terms, sealer)) for leg, terms in query.lexical.items() if terms]
+        corpus, until = Scope(subject, sealer).corpus(), query.until.timestamp() if query.until is not None else None
+        vectors, number = dict(query.dense), None
+        if later is not None:
+            if words and query.limit > 0:
+                number = next(self._questions)
+                looked_up = asyncio.create_task(self._call("words", number, corpus, words, {}, query.limit, until))
+                try:
+                    vectors |= await later
+                    await looked_up
+                finally:
+                    looked_up.cancel()
+            else:
+                vectors |= await later
+        if query.limit < 1 or not (words or vectors):
+            return Candidates.of(())
         rows, legs = await self._call(
             "search",
-            Scope(subject, sealer).corpus(),
-            [(leg, *sparse(terms, sealer)) for leg, terms in query.lexical.items() if terms],
-            {name: dense(vector) for name, vector in query.dense.items()},
+            number,
+            corpus,
+            words if number is None else [],
+            {name: dense(vector) for name, vector in vectors.items()},
             query.limit,
-            query.until.timestamp() if query.until is not None else None,
+            until,
             list(query.parts),
         )
-        return candidates(rows, legs, frozenset(names(query.names, sealer)))
+        return candidates(rows, legs, names(query.names, sealer))
 
     async def find(self, subject: Subject, queries: Sequence[RecordQuery]) -> list[list[RecordHit]]:
         """For each query, the union of what its legs find among the subject's records, in no order. One round trip."""

@@ -4,6 +4,7 @@ Names say behaviour, not technology. Adapters seal what they store; nothing here
 `BackendDown`. Cancelling a call that has been acknowledged undoes nothing.
 """
 
+from memoryos_server.domain.ports.candidates import Candidate, Candidates
 from memoryos_server.domain.ports.ledger import (
     Acceptance,
     DeadLetter,
@@ -18,7 +19,6 @@ from memoryos_server.domain.ports.ledger import (
 from memoryos_server.domain.ports.memories import KINDS, Change, HeatState, Record, Session, Subject, Subjects, Turn
 from memoryos_server.domain.ports.outside import ApiKey, ApiKeys, AuditLog, Embedder, Llm, ProviderAnswer
 from memoryos_server.domain.ports.search import (
-    Candidate,
     IndexedRecord,
     IndexedTurn,
     RecordFilter,
@@ -35,6 +35,7 @@ __all__ = [
     "ApiKeys",
     "AuditLog",
     "Candidate",
+    "Candidates",
     "Change",
     "DeadLetter",
     "Embedder",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from memoryos_server.domain.ports.candidates import Candidates
 from memoryos_server.domain.ports.memories import Record, Subject, Turn
 
 
@@ -57,29 +58,6 @@ class SearchQuery:
     until: datetime | None = None
     names: frozenset[str] = frozenset()
     parts: frozenset[str] = frozenset()
-
-
-@dataclass(slots=True)  # not frozen, which would cost four times as much to make, and a search makes hundreds
-class Candidate:
-    """A turn that at least one leg found: numbers only, since most candidates are never shown.
-
-    Attributes:
-        id: The memory id.
-        seq: The turn's place in the order of acceptance.
-        session: Stands for its session: equal for turns of one, "" for none.
-        at: When it was said, Unix seconds.
-        hints: What was indexed with it.
-        named: The query's `names` have a word of its speaker's name.
-        scores: Leg -> raw score: BM25, or cosine for a dense one. A leg that did not find it is absent.
-    """
-
-    id: str
-    seq: int
-    session: str
-    at: float
-    hints: tuple[float, ...] = ()
-    named: bool = False
-    scores: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +120,16 @@ class Vectors(Protocol):
             The incarnation of the engine that took them: a number that changes when it was restarted.
         """
 
-    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
-        """The union of what each leg finds among the subject's turns, in no order."""
+    async def search(
+        self, subject: Subject, query: SearchQuery, later: Awaitable[Mapping[str, Sequence[float]]] | None = None
+    ) -> Candidates:
+        """The union of what each leg finds among the subject's turns, in no order.
+
+        Args:
+            subject: Whose turns.
+            query: The question.
+            later: Dense vectors that are still being made and join the query's: words may be looked up meanwhile.
+        """
 
     async def put(self, subject: Subject, records: Sequence[IndexedRecord]) -> int:
         """Adds records, or replaces those whose version is not higher; all become visible at once. Gives the incarnation."""

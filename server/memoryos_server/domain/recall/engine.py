@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from memoryos_server.domain.core.faults import Fault
 from memoryos_server.domain.core.text import is_cjk, turn_tokens
-from memoryos_server.domain.ports import Candidate, Embedder, IndexedTurn, SearchQuery, Subject, Turn
+from memoryos_server.domain.ports import Candidates, Embedder, IndexedTurn, SearchQuery, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis, Question
 from memoryos_server.domain.recall.features import GROUP, LEXICAL, measure
 from memoryos_server.domain.recall.hints import asks
@@ -84,8 +84,10 @@ class Recalled:
 class Searchable(Protocol):
     """What recall needs of `ports.Vectors`."""
 
-    async def search(self, subject: Subject, query: SearchQuery) -> list[Candidate]:
-        """The union of what each leg finds among the subject's turns, in no order."""
+    async def search(
+        self, subject: Subject, query: SearchQuery, later: Awaitable[Mapping[str, Sequence[float]]] | None = None
+    ) -> Candidates:
+        """The union of what each leg finds among the subject's turns, in no order; `later` joins its vectors."""
 
     async def get(self, subject: Subject, ids: Sequence[str]) -> list[Turn]:
         """Those of the subject's turns that exist, in no order."""
@@ -194,16 +196,17 @@ class RecallEngine:
             BackendDown: The searchable side does not answer.
         """
         question = await _aside(len(query), lambda: self._question(query))
-        dense = await self._meaning(query)
-        if not question.terms and not dense:
-            return Recalled()
         groups = {f"{GROUP}{n}": group for n, group in enumerate(question.groups)}
         legs = {LEXICAL: question.terms} | groups
-        candidates = await self._vectors.search(
-            subject, SearchQuery(legs, dense, max(limit, CANDIDATES), as_of, question.names, frozenset(groups))
-        )
+        asked = SearchQuery(legs, {}, max(limit, CANDIDATES), as_of, question.names, frozenset(groups))
+        meaning = asyncio.create_task(self._meaning(query))
+        try:
+            candidates = await self._vectors.search(subject, asked, meaning)
+        finally:
+            meaning.cancel()  # of no effect where all went well
         most = max(limit, PIECE) + MARGIN
-        scored = rank(measure(candidates, question, tuple(dense)), self._weights, most)
+        dense = candidates.scores.keys() - legs.keys()
+        scored = rank(measure(candidates, question, sorted(dense)), self._weights, most)
         if not scored:
             return Recalled()
         # Only the best are read: what a text may add or take off changes the order among them.
@@ -219,9 +222,7 @@ class RecallEngine:
         chosen = [one for one in head[:limit] if least.passes(one)]
         if max_tokens is not None:
             chosen = await self._packed(subject, chosen, scored[step:limit], turns, max_tokens, least)
-        ranked = [
-            Ranked(turns[one.measured.candidate.id], least.score(one), *self._reasons(one, explain)) for one in chosen
-        ]
+        ranked = [Ranked(turns[one.id], least.score(one), *self._reasons(one, explain)) for one in chosen]
         return Recalled(ranked, _explained(self._calibration, sure, best) if explain else "")
 
     async def _packed(
@@ -239,7 +240,7 @@ class RecallEngine:
         piece: Sequence[Scored] = head
         while piece:
             for one in piece:
-                turn = turns[one.measured.candidate.id]
+                turn = turns[one.id]
                 cost = turn_tokens(turn.name, turn.content)
                 if cost <= budget:
                     pool.append(one)
@@ -248,14 +249,14 @@ class RecallEngine:
                 break
             piece, rest = [one for one in rest[:PIECE] if least.passes(one)], rest[PIECE:]
             turns |= await self._fetch(subject, piece)
-            piece = [one for one in piece if one.measured.candidate.id in turns]
+            piece = [one for one in piece if one.id in turns]
         return [pool[place] for place in pack([one.raw for one in pool], costs, budget)]
 
     def _reasons(self, one: Scored, explain: bool) -> tuple[dict[str, float], float]:
         return (parts(one, self._weights), one.raw) if explain else ({}, 0.0)
 
     async def _fetch(self, subject: Subject, scored: Sequence[Scored]) -> dict[str, Turn]:
-        found = await self._vectors.get(subject, [one.measured.candidate.id for one in scored])
+        found = await self._vectors.get(subject, [one.id for one in scored])
         return {turn.id: turn for turn in found}
 
     def _read(
@@ -265,7 +266,7 @@ class RecallEngine:
         quotes = _quotes(question, query)
         read = []
         for one in scored:
-            turn = turns.get(one.measured.candidate.id)
+            turn = turns.get(one.id)
             if turn is None:  # deleted meanwhile
                 continue
             if asks(turn.content) and not self._analysis.tells(question, turn.content):

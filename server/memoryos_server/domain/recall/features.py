@@ -7,13 +7,15 @@ computed from light candidates; no text is read here. Neighbours are true ones: 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from heapq import nlargest
-from operator import attrgetter
+from typing import Any
 
-from memoryos_server.domain.ports import Candidate
+import numpy as np
+from numpy.typing import NDArray
+
+from memoryos_server.domain.ports import Candidates
+from memoryos_server.domain.ports.candidates import in_order
 from memoryos_server.domain.recall.analysis import Question
 from memoryos_server.domain.recall.hints import HINTS
 
@@ -64,32 +66,38 @@ COSINE_FLOOR = 0.25
 """The cosine from which a turn counts as found by meaning; what two unrelated texts have lies below."""
 
 _STEPS = ((-2, 0.4), (-1, 0.7), (1, 0.7), (2, 0.4))  # neighbours and what their evidence counts in a window
-_REACH = 2
-_WINDOW = FEATURES.index("window")
 _SESSION_WORDS, _SESSION_MEANING = 2, 3  # how many of a session's best turns stand for it
 _ASKS = HINTS.index("asks")
-_NO_HINTS = (0.0,) * len(HINTS)
+
+_Numbers = NDArray[np.float64]
 
 
-@dataclass(slots=True)  # not frozen, as `Candidate`
+@dataclass(frozen=True, slots=True, eq=False)
 class Measured:
-    """A candidate in numbers.
+    """Candidates in numbers, in the order of acceptance.
 
     Attributes:
-        candidate: The candidate.
-        values: In the order of `FEATURES`.
-        cosine: Its own cosine, not below 0.
-        reach: The share of the question that the window around it has, weighed by what each group of words can bring.
+        ids: The 16 bytes of their ids.
+        seq: Their places in the order of acceptance.
+        at: When they were said, Unix seconds.
+        values: A row for each of `FEATURES`, a column for each candidate.
+        cosine: Their own cosines, not below 0.
+        reach: The share of the question that the windows around them have, weighed by what each group of words can bring.
     """
 
-    candidate: Candidate
-    values: tuple[float, ...]
-    cosine: float
-    reach: float
+    ids: NDArray[np.void]
+    seq: NDArray[np.int64]
+    at: _Numbers
+    values: _Numbers
+    cosine: _Numbers
+    reach: _Numbers
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
-def measure(candidates: Sequence[Candidate], question: Question, dense: Collection[str]) -> list[Measured]:
-    """The candidates that have something to say, in the order of acceptance.
+def measure(candidates: Candidates, question: Question, dense: Collection[str]) -> Measured:
+    """The candidates that have something to say.
 
     Left out is who has neither a word of the question nor a cosine of `COSINE_FLOOR`, nor a neighbour that has.
 
@@ -98,99 +106,97 @@ def measure(candidates: Sequence[Candidate], question: Question, dense: Collecti
         question: The question.
         dense: The names of the legs of meaning.
     """
-    own = {LEXICAL, *dense}
-    # Who was found by one group of words alone is no candidate.
-    pool = sorted([c for c in candidates if not own.isdisjoint(c.scores)], key=attrgetter("seq", "at", "id"))
-    words = [max(0.0, c.scores.get(LEXICAL, 0.0)) for c in pool]
-    cosines = [0.0] * len(pool)
-    for leg in dense:
-        cosines = [max(best, c.scores.get(leg, 0.0)) for best, c in zip(cosines, pool, strict=True)]
+    pool, words, cosines = _pool(candidates, dense)
     lexical, meaning = _against_best(words), _against_best(cosines)
-    anchored = [w > 0 or c >= COSINE_FLOOR for w, c in zip(words, cosines, strict=True)]
+    anchored = (words > 0) | (cosines >= COSINE_FLOOR)
     rows, whole = _rows(pool, words, len(question.groups))
-    session_words = _sessions(pool, lexical, _SESSION_WORDS)
-    session_meaning = _sessions(pool, meaning, _SESSION_MEANING)
-    places = {c.seq: i for i, c in enumerate(pool) if c.seq}
-    hints = [c.hints if len(c.hints) == len(HINTS) else _NO_HINTS for c in pool]
+    hints = np.where(pool.hinted == len(HINTS), pool.hints[:, : len(HINTS)].T, np.float32(0)).astype(np.float64)
+    asks, length, time, number, names, first_person, opening, assistant = hints
 
-    when, count, where = float(question.when), float(question.count), float(question.where)
-    # Of a long history most candidates have no neighbour among the others; in the order of acceptance that is soon seen.
-    seqs = [-_REACH, *[c.seq for c in pool], math.inf]
-
-    measured: list[tuple[int, list[float]]] = []
-    for i, candidate in enumerate(pool):
-        seq = candidate.seq
-        alone = not seq or (seq - seqs[i] > _REACH and seqs[i + 2] - seq > _REACH)
-        kept = anchored[i]
-        window: Sequence[float] = rows[i]
-        around = before = answer = answer_meaning = 0.0
-        for step, share in () if alone else _STEPS:
-            j = places.get(seq + step)
-            if j is None or not _together(candidate, pool[j]):
-                continue
-            kept = kept or anchored[j]
-            window = [x if x > share * y else share * y for x, y in zip(window, rows[j], strict=True)]
-            if step in (-1, 1):
-                around += meaning[j]
-            elif step == -2:
-                before = meaning[j]
-            if step == -1 and hints[j][_ASKS]:
-                answer, answer_meaning = lexical[j], meaning[j]
-        if not kept:
-            continue
-        asks, length, time, number, names, first_person, opening, assistant = hints[i]
-        values = [
-            lexical[i],
-            meaning[i],
-            sum(window),
+    kept = anchored.copy()
+    window = rows.copy()
+    around, before, answer, answer_meaning = np.zeros((4, len(pool)))
+    for step, share in _STEPS:
+        mine, theirs = _neighbours(pool, step)
+        kept[mine] |= anchored[theirs]
+        window[:, mine] = np.maximum(window[:, mine], share * rows[:, theirs])
+        if step in (-1, 1):
+            around[mine] += meaning[theirs]
+        elif step == -2:
+            before[mine] = meaning[theirs]
+        if step == -1:
+            asked = hints[_ASKS, theirs] > 0
+            answer[mine] = np.where(asked, lexical[theirs], 0.0)
+            answer_meaning[mine] = np.where(asked, meaning[theirs], 0.0)
+    have = window.sum(axis=0)
+    values = np.stack(
+        [
+            lexical,
+            meaning,
+            _against_best(np.where(kept, have, 0.0)),
             around,
             before,
             answer,
             answer_meaning,
-            session_words.get(candidate.session, 0.0),
-            session_meaning.get(candidate.session, 0.0),
-            float(candidate.named),
+            _sessions(pool, lexical, _SESSION_WORDS),
+            _sessions(pool, meaning, _SESSION_MEANING),
+            pool.named.astype(np.float64),
             asks,
             length,
-            when * time,
-            count * number,
-            where * names,
+            float(question.when) * time,
+            float(question.count) * number,
+            float(question.where) * names,
             names,
             first_person,
             opening,
             assistant,
         ]
-        measured.append((i, values))
-    best = max([values[_WINDOW] for _, values in measured], default=0.0) or 1.0
-    found = []
-    for i, values in measured:
-        reach = min(1.0, values[_WINDOW] / whole) if whole else 0.0
-        values[_WINDOW] /= best
-        found.append(Measured(pool[i], tuple(values), cosines[i], reach))
-    return found
+    )
+    reach = np.minimum(1.0, have / whole) if whole else np.zeros(len(pool))
+    return Measured(pool.ids[kept], pool.seq[kept], pool.at[kept], values[:, kept], cosines[kept], reach[kept])
 
 
-def _against_best(values: Sequence[float]) -> list[float]:
-    best = max(values, default=0.0)
-    return [value / best for value in values] if best > 0 else [0.0] * len(values)
+def _pool(candidates: Candidates, dense: Collection[str]) -> tuple[Candidates, _Numbers, _Numbers]:
+    """Those that all words or a leg of meaning found, in the order of acceptance; their words and their cosines."""
+    none = np.full(len(candidates), np.nan)
+    own = np.stack([candidates.scores.get(leg, none) for leg in (LEXICAL, *dense)])
+    # Who was found by one group of words alone is no candidate.
+    found = ~np.isnan(own).all(axis=0)
+    places = np.flatnonzero(found)
+    places = places[in_order(candidates.ids[places], candidates.at[places], candidates.seq[places])]
+    scores = np.maximum(np.nan_to_num(own[:, places]), 0.0)
+    return candidates.taken(places), scores[0], scores[1:].max(axis=0, initial=0.0)
 
 
-def _rows(pool: Sequence[Candidate], words: Sequence[float], groups: int) -> tuple[list[list[float]], float]:
-    """For each candidate what each group of words brings, and last what none of them accounts for; and what all can bring.
+def _neighbours(pool: Candidates, step: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The places of those that have a neighbour so many steps on, and the places of these neighbours."""
+    wanted = pool.seq + step
+    places = np.minimum(np.searchsorted(pool.seq, wanted), max(len(pool) - 1, 0))
+    there = (pool.seq > 0) & (wanted > 0)
+    there[there] = pool.seq[places[there]] == wanted[there]
+    mine, theirs = np.flatnonzero(there), places[there]
+    one, other = pool.session[mine], pool.session[theirs]
+    close = np.abs(pool.at[mine] - pool.at[theirs]) <= NEIGHBOUR_SECONDS
+    together = np.where((one > 0) | (other > 0), one == other, close)
+    return mine[together], theirs[together]
+
+
+def _against_best(values: _Numbers) -> _Numbers:
+    best = values.max(initial=0.0)
+    return values / best if best > 0 else np.zeros(len(values))
+
+
+def _rows(pool: Candidates, words: _Numbers, groups: int) -> tuple[_Numbers, float]:
+    """What each group of words brings, a row for each, and last what none of them accounts for; and what all can bring.
 
     A group that found nothing at all counts like the one that can bring most: the words that nobody said are the rare ones.
     """
-    legs = [f"{GROUP}{n}" for n in range(groups)]
-    rows: list[list[float]] = []
-    add = rows.append
-    for candidate, total in zip(pool, words, strict=True):
-        get = candidate.scores.get
-        row = [get(leg, 0.0) for leg in legs]
-        rest = total - sum(row)
-        row.append(rest if rest > 0 else 0.0)
-        add(row)
-    best = [max(column) for column in zip(*rows, strict=True)] if rows else []
-    if not best or max(best) <= 0:
+    none = np.zeros(len(pool))
+    legs = [np.nan_to_num(pool.scores.get(f"{GROUP}{n}", none)) for n in range(groups)]
+    rows = np.stack([*legs, words])
+    rows[-1] = np.maximum(0.0, words - rows[:-1].sum(axis=0))
+    best: Sequence[float] = rows.max(axis=1, initial=0.0).tolist()
+    if max(best) <= 0:
         return rows, 0.0
     if not groups:
         return rows, best[-1]
@@ -198,18 +204,13 @@ def _rows(pool: Sequence[Candidate], words: Sequence[float], groups: int) -> tup
     return rows, sum(value if value > 0 else most for value in best[:-1]) or best[-1]
 
 
-def _sessions(pool: Sequence[Candidate], values: Sequence[float], count: int) -> dict[str, float]:
-    """Session -> its evidence against the best session's. Turns without a session have none."""
-    found: dict[str, list[float]] = {}
-    for candidate, value in zip(pool, values, strict=True):
-        if value > 0 and candidate.session:
-            found.setdefault(candidate.session, []).append(value)
-    means = {session: sum(nlargest(count, all_of)) / count for session, all_of in found.items()}
-    best = max(means.values(), default=0.0)
-    return {session: mean / best for session, mean in means.items()} if best > 0 else {}
-
-
-def _together(one: Candidate, other: Candidate) -> bool:
-    if one.session or other.session:
-        return one.session == other.session
-    return abs(one.at - other.at) <= NEIGHBOUR_SECONDS
+def _sessions(pool: Candidates, values: _Numbers, count: int) -> _Numbers:
+    """The evidence of each one's session against the best session's: the mean of its best. Turns without a session have none."""
+    _, session = np.unique(pool.session, return_inverse=True)
+    told = np.where(pool.session > 0, values, 0.0)
+    order = np.lexsort((-told, session))
+    ordered = session[order]
+    first = np.searchsorted(ordered, ordered)  # where each one's session begins
+    best = np.where(np.arange(len(order)) - first < count, told[order], 0.0)
+    means = np.bincount(ordered, best, minlength=1) / count
+    return _against_best(means)[session]

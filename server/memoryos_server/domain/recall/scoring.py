@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from heapq import nlargest
-from operator import mul
+from dataclasses import dataclass, field, replace
 
+import numpy as np
+
+from memoryos_server.domain.ports.candidates import in_order, texts
 from memoryos_server.domain.recall.features import FEATURES, Measured
 
 WEIGHTS: Mapping[str, float] = {
@@ -73,40 +74,55 @@ class Scored:
     """A candidate and how it did.
 
     Attributes:
-        measured: The candidate in numbers.
+        id: Its memory id.
+        seq: Its place in the order of acceptance.
+        at: When it was said, Unix seconds.
+        values: In the order of `FEATURES`.
+        cosine: Its own cosine, not below 0.
+        reach: The share of the question that the window around it has.
         raw: Its score: the sum of its parts.
         extra: Name and addend of what its text added, once that was read.
     """
 
-    measured: Measured
+    id: str
+    seq: int
+    at: float
+    values: tuple[float, ...]
+    cosine: float
+    reach: float
     raw: float
     extra: tuple[tuple[str, float], ...] = ()
 
     def adding(self, name: str, value: float) -> Scored:
         """The same with one more part."""
-        return Scored(self.measured, self.raw + value, (*self.extra, (name, value)))
+        return replace(self, raw=self.raw + value, extra=(*self.extra, (name, value)))
 
 
-def rank(measured: Sequence[Measured], weights: Weights, most: int | None = None) -> list[Scored]:
+def rank(measured: Measured, weights: Weights, most: int | None = None) -> list[Scored]:
     """Candidates by raw score, the best `most` of them (None: all); of equals, the newer first."""
-    row = weights.row()
-    raws = [sum(map(mul, row, one.values)) for one in measured]
+    raws = np.zeros(len(measured))
+    for weight, row in zip(weights.row(), measured.values, strict=True):
+        raws += weight * row  # one after the other, so that equal values make equal sums wherever they stand
+    places = np.arange(len(raws))
     if most is not None and most < len(raws):
-        least = nlargest(most, raws)[-1]  # equals of the last are kept until they are told apart
-        kept = [Scored(one, raw) for one, raw in zip(measured, raws, strict=True) if raw >= least]
-    else:
-        kept = [Scored(one, raw) for one, raw in zip(measured, raws, strict=True)]
-    return ordered(kept)[:most]
+        least = np.partition(raws, len(raws) - most)[len(raws) - most]
+        places = np.flatnonzero(raws >= least)  # equals of the last are kept until they are told apart
+    order = in_order(measured.ids[places], -measured.at[places], -raws[places])
+    places = places[order][:most]
+    columns = (measured.seq, measured.at, measured.cosine, measured.reach, raws)
+    seqs, ats, cosines, reaches, best = (column[places].tolist() for column in columns)
+    values = map(tuple, measured.values[:, places].T.tolist())
+    return list(map(Scored, texts(measured.ids[places]), seqs, ats, values, cosines, reaches, best))
 
 
 def ordered(scored: Iterable[Scored]) -> list[Scored]:
     """Scored candidates, best first; of equals, the newer first."""
-    return sorted(scored, key=lambda s: (-s.raw, -s.measured.candidate.at, s.measured.candidate.id))
+    return sorted(scored, key=lambda s: (-s.raw, -s.at, s.id))
 
 
 def parts(scored: Scored, weights: Weights) -> dict[str, float]:
     """Name -> addend of the raw score; those that add nothing are left out."""
-    added = {name: w * v for name, w, v in zip(FEATURES, weights.row(), scored.measured.values, strict=True)}
+    added = {name: w * v for name, w, v in zip(FEATURES, weights.row(), scored.values, strict=True)}
     return {name: value for name, value in (*added.items(), *scored.extra) if value}
 
 
@@ -136,7 +152,7 @@ class Calibration:
 
     def best(self, scored: Sequence[Scored]) -> float:
         """Log odds of the best turn, from the ranking's head. Having the question word for word is a ground of its own."""
-        closest = max((self.odds(s.measured.reach, s.measured.cosine) for s in scored[:JUDGED]), default=-math.inf)
+        closest = max((self.odds(s.reach, s.cosine) for s in scored[:JUDGED]), default=-math.inf)
         return closest + sum(max(0.0, value) for one in scored[:1] for _, value in one.extra)
 
     def odds(self, reach: float, cosine: float) -> float:
