@@ -180,6 +180,21 @@ async def test_find_when_there_are_several_queries_then_each_has_its_answer(vect
     assert await vectors.find(ann, [question("tea", limit=0)]) == [[]]
 
 
+async def test_find_when_only_the_best_are_wanted_then_words_and_meaning_choose_them_together(
+    vectors: EdgeVectors,
+) -> None:
+    ann = subject()
+    both, words, meaning, neither = record("tea cup"), record("tea cup set"), record("mug"), record("cup")
+    near, far = [1.0, 0, 0, 0], [0, 1.0, 0, 0]
+    made = [(both, near), (words, far), (meaning, near), (neither, far)]
+    await vectors.put(ann, [found_by(one, vector) for one, vector in made])
+    asked = question("tea cup", dense={"small": near})
+    assert await ids(vectors, ann, asked) == {one.id for one, _ in made}
+    assert await ids(vectors, ann, replace(asked, most=1)) == {both.id}
+    assert neither.id not in await ids(vectors, ann, replace(asked, most=3))
+    assert await ids(vectors, ann, replace(asked, most=0)) == set()
+
+
 async def test_find_when_as_of_moves_then_what_was_believed_at_that_time_is_found(vectors: EdgeVectors) -> None:
     ann = subject()
     old, new = record("tea", since=NOON - HOUR, until=NOON), record("tea", since=NOON)

@@ -11,6 +11,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from memoryos.v1 import types_pb2
 from memoryos_server.domain.core.faults import Invalid
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 def optional(message: Message, field: str) -> Any:
     """The field's value, or None if it is absent."""
@@ -34,9 +36,8 @@ def aware(message: Message, field: str) -> datetime | None:
 
 def stamp(value: datetime) -> Timestamp:
     """The time as protobuf has it."""
-    made = Timestamp()
-    made.FromDatetime(value)
-    return made
+    since = value - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1_000)
 
 
 def role_name(value: int) -> str:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import uvloop
+
 from memoryos_server.stores.edge_engine import Engine, Leg
 from memoryos_server.stores.edge_ids import as_numbers
 from memoryos_server.stores.edge_points import InvalidRequestError, Prepared
@@ -202,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(20_000, 20, 20)  # a search makes thousands of objects and no cycles
     args.socket.unlink(missing_ok=True)  # what a killed run left
     try:
-        asyncio.run(serve(engine, args.socket))
+        uvloop.run(serve(engine, args.socket))
     finally:
         engine.close()
     return 0

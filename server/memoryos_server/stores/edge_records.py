@@ -10,6 +10,7 @@ import qdrant_edge as qe
 from memoryos_server.stores.edge_ids import numbers_of, text
 from memoryos_server.stores.edge_points import Points, Prepared, behind, matching
 from memoryos_server.stores.frames import LEXICAL
+from memoryos_server.stores.hits import likeliest
 
 _ANSWER_BYTES = 8 * 1024 * 1024
 
@@ -58,18 +59,19 @@ class Records:
         return self._points.incarnation
 
     def find(
-        self, queries: Sequence[tuple[Mapping[str, Any], list[int], list[float], Mapping[str, bytes], int]]
+        self, queries: Sequence[tuple[Mapping[str, Any], list[int], list[float], Mapping[str, bytes], int, int | None]]
     ) -> Any:
         """For each query the records its legs find: a row and its scores each."""
         answer = []
-        for chosen, indices, values, dense, limit in queries:
+        for chosen, indices, values, dense, limit, most in queries:
             scores: dict[str, dict[str, float]] = {}
             words = [(LEXICAL, indices, values)]
             for name, hits in self._points.legs(chosen["s"], matching(chosen), words, dense, limit):
                 for hit in hits:
                     scores.setdefault(text(hit.id), {})[name] = hit.score
-            rows = {row[0]: row for row in self._rows(list(scores), [chosen["s"]], history=False)}
-            answer.append([(rows[memory_id], found) for memory_id, found in scores.items() if memory_id in rows])
+            best = likeliest(scores, most)
+            rows = {row[0]: row for row in self._rows(list(best), [chosen["s"]], history=False)}
+            answer.append([(rows[memory_id], found) for memory_id, found in best.items() if memory_id in rows])
         return answer
 
     def records(self, corpora: Sequence[str], ids: Sequence[str], history: bool) -> list[Any]:

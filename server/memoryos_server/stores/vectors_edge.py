@@ -147,7 +147,7 @@ class EdgeVectors(EdgeUpkeep):
             at = (query.as_of or now).timestamp()
             wanted = chosen(scope, RecordFilter(query.kind, query.type), sealer, now) | {"at": at, "began": at}
             vectors = {name: dense(vector) for name, vector in query.dense.items()}
-            asked.append((wanted, *sparse(query.terms, sealer), vectors, max(query.limit, 0)))
+            asked.append((wanted, *sparse(query.terms, sealer), vectors, max(query.limit, 0), query.most))
         answers: list[list[RecordHit]] = []
         for hits in await self._call("find", asked) if asked else ():
             scores = {row[0]: found for row, found in hits}

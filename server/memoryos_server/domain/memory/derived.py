@@ -110,21 +110,24 @@ class DerivedRecall:
             BackendDown: The searchable side does not answer.
         """
         (terms, dense), known = await asyncio.gather(self._engine.query(query), self._knowledge.current(subject, as_of))
-        queries = [RecordQuery(segments.KIND, terms, dense, _HITS, as_of=as_of)]
+        queries = [RecordQuery(segments.KIND, terms, dense, _HITS, as_of=as_of, most=MOST_SEGMENTS)]
         # Few facts are all given, and their words tell which come first; of many, search finds those that are meant.
         if dense and len(known) > MOST_KNOWLEDGE:
             queries.append(RecordQuery(facts.KIND, {}, dense, _HITS, as_of=as_of))
-        found, *more = await self._vectors.find(subject, queries)
-        asked = terms.keys()
-        shared = {one.id: sum(terms[term] for term in asked & one.terms) for one in known if asked & one.terms}
-        relevant = sorted((one for one in known if one.id in shared), key=lambda one: -shared[one.id])
+        finding = asyncio.create_task(self._vectors.find(subject, queries))
+        try:
+            await asyncio.sleep(0)  # the question goes out, and what is known is gone through meanwhile
+            relevant, about = _sharing(known, terms), profile(known)
+            found, *more = await finding
+        finally:
+            finding.cancel()  # of no effect where all went well
         for hits in more:
             meant = [hit for hit in hits if _cosine(hit) >= MEANT]
             relevant += [belief(hit.record) for hit in sorted(meant, key=_cosine, reverse=True)]
         knowledge = {one.id: one for one in (*relevant, *known)}
         return Derived(
             self._topics(query, found),
-            profile(known),
+            about,
             tuple(itertools.islice(knowledge.values(), MOST_KNOWLEDGE)),
             await self._knowledge.outdated(subject, as_of),
         )
@@ -146,8 +149,6 @@ class DerivedRecall:
         return [Version(record.version, record.text, record.updated_at), *(_version(item) for item in record.history)]
 
     def _topics(self, query: str, hits: Sequence[RecordHit]) -> tuple[Topic, ...]:
-        best = max((hit.scores.get(_LEXICAL, 0.0) for hit in hits), default=0.0) or 1.0
-        likeliest = sorted(hits, key=lambda hit: hit.scores.get(_LEXICAL, 0.0) / best + _cosine(hit), reverse=True)
         topics = [
             Topic(
                 hit.record.id,
@@ -155,10 +156,17 @@ class DerivedRecall:
                 hit.record.tags,
                 self._engine.closeness(query, hit.record.text, hit.scores),
             )
-            for hit in likeliest[:MOST_SEGMENTS]
+            for hit in hits
         ]
         topics.sort(key=lambda topic: (-topic.score, topic.id))
         return tuple(topic for topic in topics if topic.score >= RELEVANT)
+
+
+def _sharing(known: Sequence[Belief], terms: Mapping[str, float]) -> list[Belief]:
+    """The facts that have words of a question, those with the weightiest first."""
+    asked = terms.keys()
+    shared = [(sum(terms[term] for term in asked & one.terms), one) for one in known if not asked.isdisjoint(one.terms)]
+    return [one for _, one in sorted(shared, key=lambda pair: -pair[0])]
 
 
 def _cosine(hit: RecordHit) -> float:

@@ -17,7 +17,12 @@ from memoryos_server.domain.ports import IndexedRecord, Record, RecordFilter, Su
 MOST_CURRENT = 400
 """How many current facts of a subject are looked through for its profile and knowledge, newest first."""
 
-CACHE_SECONDS = 2.0
+KEPT_SECONDS = 600.0
+"""How long what is believed is kept where nobody else writes; every write drops it."""
+
+SHARED_SECONDS = 2.0
+"""The same where other processes write, too."""
+
 CACHE_SUBJECTS = 256
 
 _Key = tuple[str, str, str, int]
@@ -108,6 +113,7 @@ class Knowledge:
         fold: A text in one form for comparing.
         terms: The terms of a text and their weights.
         counts: Is told what was written.
+        kept_seconds: How long what is believed is kept: `KEPT_SECONDS` or `SHARED_SECONDS`.
     """
 
     def __init__(
@@ -117,7 +123,10 @@ class Knowledge:
         fold: Callable[[str], str],
         terms: Callable[[str], Mapping[str, float]],
         counts: Counts | None = None,
+        *,
+        kept_seconds: float = KEPT_SECONDS,
     ) -> None:
+        self._kept_seconds = kept_seconds
         self._counts = counts or Uncounted()
         self._vectors = vectors
         self._indexing = indexing
@@ -253,7 +262,7 @@ class Knowledge:
                 records, _ = await self._vectors.page(subject, RecordFilter(KIND, current=True), 0, MOST_CURRENT)
             known = self._split(records)
             if self._reading.get(key) is reading:  # nothing was written meanwhile
-                self._current[key] = (now + CACHE_SECONDS, known)
+                self._current[key] = (now + self._kept_seconds, known)
                 while len(self._current) > CACHE_SUBJECTS:
                     self._current.popitem(last=False)
             return known

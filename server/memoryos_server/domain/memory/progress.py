@@ -64,6 +64,11 @@ class Progress:
         self._open: dict[str, set[str]] = {}
         self._idle: dict[str, asyncio.Event] = {}
         self._partitions: dict[int, set[str]] = {}
+        self._hurry: dict[int, asyncio.Event] = {}
+
+    def hurry(self, partition: int) -> asyncio.Event:
+        """Set while somebody waits for work of a partition; whoever takes the work up clears it."""
+        return self._hurry.setdefault(partition, asyncio.Event())
 
     def begin(self, subject_id: str, entries: Iterable[str]) -> None:
         """Says that work on entries is under way."""
@@ -99,6 +104,7 @@ class Progress:
     async def wait(self, subject_id: str) -> None:
         """Returns once nothing of the subject is under way."""
         if event := self._idle.get(subject_id):
+            self.hurry(_partition(subject_id)).set()
             await event.wait()
 
 

@@ -121,7 +121,8 @@ class Candidates:
 
 def texts(ids: NDArray[np.void]) -> list[str]:
     """Memory ids in their usual form."""
-    return [str(UUID(bytes=one)) for one in ids.tolist()]
+    digits = [one.hex() for one in ids.tolist()]
+    return [f"{one[:8]}-{one[8:12]}-{one[12:16]}-{one[16:20]}-{one[20:]}" for one in digits]
 
 
 def in_order(ids: NDArray[np.void], *keys: NDArray[Any]) -> NDArray[np.intp]:

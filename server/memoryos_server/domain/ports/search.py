@@ -71,6 +71,7 @@ class RecordQuery:
         limit: Hits per leg.
         type: Only of this type, or None.
         as_of: What was believed at this time; None: now.
+        most: Only the best so many of all hits, by words against the best's and the best cosine; None: all.
     """
 
     kind: str
@@ -79,6 +80,7 @@ class RecordQuery:
     limit: int
     type: str | None = None
     as_of: datetime | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,13 +204,13 @@ class RecallEngine:
             candidates = await self._vectors.search(subject, asked, meaning)
         finally:
             meaning.cancel()  # of no effect where all went well
-        most = max(limit, PIECE) + MARGIN
+        # Only the best are read: what a text may add or take off changes the order among them.
+        step = limit + MARGIN if max_tokens is None else min(PIECE, limit + MARGIN)
+        most = step if max_tokens is None else max(limit, PIECE) + MARGIN
         dense = candidates.scores.keys() - legs.keys()
         scored = rank(measure(candidates, question, sorted(dense)), self._weights, most)
         if not scored:
             return Recalled()
-        # Only the best are read: what a text may add or take off changes the order among them.
-        step = limit + MARGIN if max_tokens is None else min(PIECE, limit + MARGIN)
         turns = await self._fetch(subject, scored[:step])
         head = await _aside(_chars(turns), lambda: self._read(question, query, scored[:step], turns))
         if not head:
