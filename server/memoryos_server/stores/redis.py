@@ -16,6 +16,7 @@ from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.redis_turns import RedisTurns
+from memoryos_server.stores.redis_url import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class RedisStore:
     @staticmethod
     @asynccontextmanager
     async def connect(
-        url: str,
+        where: str | Endpoint,
         keys: MasterKeys,
         expected: Expected,
         *,
@@ -56,7 +57,7 @@ class RedisStore:
         """The opened store, until the block ends.
 
         Args:
-            url: `redis://`, `rediss://`, or `unix://` (see `redis_client.socket_url`).
+            where: A URL (see `redis_url`) or what it says.
             keys: Where master keys come from.
             expected: What this server writes.
             short_term_turns: How many recent turns the short-term memory holds.
@@ -71,7 +72,7 @@ class RedisStore:
             BackendDown: The store does not answer.
         """
         async with AsyncExitStack() as stack:
-            client = Client(url)
+            client = Client(where)
             stack.push_async_callback(client.aclose)
             manifest = await open_manifest(client, keys, expected)
             subjects = RedisSubjects(client, manifest)
@@ -98,9 +99,9 @@ class RedisStore:
             )
 
     async def ping(self) -> None:
-        """Returns if the store answers.
+        """Returns if the store answers and takes writes.
 
         Raises:
             BackendDown: It does not.
         """
-        await self.client.run("PING")
+        await self.client.probe()
