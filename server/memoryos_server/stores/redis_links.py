@@ -130,7 +130,7 @@ class _OneLink:
         if self._sentinel is not None:
             options["connection_class"] = SentinelManagedSSLConnection if endpoint.tls else SentinelManagedConnection
             kind = _SentinelPool if plain is BlockingConnectionPool else SentinelConnectionPool
-            return kind(endpoint.service, self._sentinel, **options)
+            return kind(endpoint.service, self._sentinel, **options)  # type: ignore[no-untyped-call]  # untyped in redis-py
         if endpoint.socket:
             return plain(connection_class=UnixDomainSocketConnection, path=endpoint.socket, **options)
         ((host, port),) = endpoint.hosts
@@ -144,7 +144,7 @@ def _sentinel(endpoint: Endpoint) -> Sentinel:
         "password": endpoint.sentinel_password or None,
         **({"ssl": True, **_tls(endpoint)} if endpoint.tls else {}),
     }
-    return Sentinel(endpoint.hosts, sentinel_kwargs=own)
+    return Sentinel(endpoint.hosts, sentinel_kwargs=own)  # type: ignore[no-untyped-call]  # untyped in redis-py
 
 
 class _ClusterLink:
