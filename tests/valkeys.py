@@ -234,7 +234,9 @@ class ValkeySentinels:
                     subprocess.Popen([BINARY, home / "sentinel.conf", "--sentinel"], stdout=log, stderr=log)
                 )
         for port in self._ports:
-            wait_for(lambda port=port: self._state(port)["num-other-sentinels"] == len(self._ports) - 1, what="sentinels")
+            wait_for(
+                lambda port=port: self._state(port)["num-other-sentinels"] == len(self._ports) - 1, what="sentinels"
+            )
             wait_for(lambda port=port: self._state(port)["num-slaves"] == 1, what="sentinels that know the replica")
         return self
 
@@ -284,9 +286,7 @@ class Authority:
             .not_valid_after(now + datetime.timedelta(days=1))
             .add_extension(x509.BasicConstraints(ca=own_authority, path_length=None), critical=True)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False
-            )
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
         )
         if own_authority:
             usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)

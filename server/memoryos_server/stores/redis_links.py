@@ -94,7 +94,7 @@ class _SentinelPool(SentinelConnectionPool, BlockingConnectionPool):
 class _OneLink:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._sentinel = _sentinel(endpoint) if endpoint.kind == "sentinel" else None
+        self._sentinel = sentinels(endpoint) if endpoint.kind == "sentinel" else None
         self._pool = self._connections(BlockingConnectionPool, 1)
         self._redis: Redis = Redis(connection_pool=self._pool)
 
@@ -137,7 +137,19 @@ class _OneLink:
         return plain(connection_class=SSLConnection if endpoint.tls else Connection, host=host, port=port, **options)
 
 
-def _sentinel(endpoint: Endpoint) -> Sentinel:
+def node_client(endpoint: Endpoint, host: str, port: int) -> Redis:
+    """A client of one server, which repeats nothing; `host` may be the path of a socket, with port 0."""
+    options = {**_common(endpoint, 0), **_credentials(endpoint), **_tls(endpoint)}
+    if endpoint.kind != "cluster":
+        options["db"] = endpoint.database
+    if endpoint.socket:
+        return Redis.from_pool(ConnectionPool(connection_class=UnixDomainSocketConnection, path=host, **options))
+    kind = SSLConnection if endpoint.tls else Connection
+    return Redis.from_pool(ConnectionPool(connection_class=kind, host=host, port=port, **options))
+
+
+def sentinels(endpoint: Endpoint) -> Sentinel:
+    """Who knows where the master is."""
     own = {
         **_common(endpoint, 0),
         "username": endpoint.sentinel_username or None,
@@ -188,9 +200,7 @@ class _ClusterLink:
         if node is None:
             raise ConnectionError("no node has the slot of the channel")
         # The node that scripts publish on: its messages need no bus between nodes.
-        options = {**_common(self._endpoint, 0), **_credentials(self._endpoint), **_tls(self._endpoint)}
-        kind = SSLConnection if self._endpoint.tls else Connection
-        return Redis.from_pool(ConnectionPool(connection_class=kind, host=node.host, port=node.port, **options))
+        return node_client(self._endpoint, node.host, node.port)
 
     def is_where_heard(self, listener: Redis, channel: str) -> bool:
         node, connected = self._owner(channel), listener.connection_pool.connection_kwargs

@@ -15,6 +15,7 @@ from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.memory import trouble
 from memoryos_server.domain.memory.consolidating import Consolidations
+from memoryos_server.domain.memory.fencing import fenced
 from memoryos_server.domain.memory.model import Verdict
 from memoryos_server.domain.memory.trouble import Blocked
 from memoryos_server.domain.memory.worktools import Tools
@@ -48,7 +49,7 @@ class Partition:
         self._blocked: dict[str, Blocked] = {}
         self._ending: asyncio.Task[None] | None = None
         self._consolidating: asyncio.Task[None] | None = None
-        self._consolidations = Consolidations(number, tools, self._held)
+        self._consolidations = Consolidations(number, tools, self._held, self.confirm)
         self._waiting = False
 
     def wake(self) -> None:
@@ -87,6 +88,17 @@ class Partition:
         if self._lease is None:
             self._tools.progress.leave(self.number)
         return self._lease is not None
+
+    async def confirm(self) -> None:
+        """Returns if the partition is this process's for two thirds of a lease to come; renews the lease if need be.
+
+        Raises:
+            Stale: Somebody else has it, or had it meanwhile.
+            BackendDown: The store does not answer.
+        """
+        before = self._held()
+        if not await self.claim() or self._held() != before:
+            raise Stale("Another process has the partition now")
 
     async def release(self) -> None:
         """Gives the lease back."""
@@ -321,7 +333,8 @@ class Partition:
                     else:
                         kept.append((entry, turn))
                 if kept and tools.digest:
-                    found = await tools.digest.digest(subject, [turn for _, turn in kept])
+                    with fenced(self.confirm):
+                        found = await tools.digest.digest(subject, [turn for _, turn in kept])
                     verdicts |= {entry.id: v for (entry, _), v in zip(kept, found, strict=True)}
             reach("digest.done")
         return verdicts
