@@ -79,7 +79,7 @@ class TcpValkey:
         self.directory.mkdir(parents=True, exist_ok=True)
         durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--rdbcompression", "no"]
         secret = ["--requirepass", self.password, "--primaryauth", self.password] if self.password else []
-        listen = ["--port", str(self.port), "--bind", HOST]
+        listen = ["--port", str(self.port), "--bind", HOST, "--repl-diskless-sync-delay", "0"]
         with open(self.directory / "server.log", "ab") as log:
             self.process = subprocess.Popen(
                 [BINARY, *listen, "--dir", self.directory, *durable, *secret, *self.options], stdout=log, stderr=log

@@ -62,7 +62,7 @@ async def examine(endpoint: Endpoint, master_key: str) -> list[Found]:
 async def _examine(endpoint: Endpoint, master_key: str, clients: list[Redis]) -> list[Found]:
     try:
         addresses = await _addresses(endpoint)
-        nodes = []
+        nodes: list[_Node] = []
         found: list[Found] = []
         for host, port in addresses:
             client = node_client(endpoint, host, port)
@@ -78,6 +78,8 @@ async def _examine(endpoint: Endpoint, master_key: str, clients: list[Redis]) ->
             raise OSError("none of its nodes answers")
     except (RedisError, OSError, MasterNotFoundError) as error:
         said, hint = _meaning(endpoint, error)
+        if endpoint.tls and await _speaks_plainly(endpoint):
+            said, hint = "it does not speak TLS", "write redis in place of rediss in redis.url, or give its TLS port"
         return [("redis", FAIL, f"{endpoint}: {said}", hint)]
     if endpoint.kind == "cluster":
         found += await _cluster(nodes)
@@ -100,7 +102,7 @@ async def _addresses(endpoint: Endpoint) -> list[tuple[str, int]]:
     if endpoint.kind == "sentinel":
         known = sentinels(endpoint)
         try:
-            return [await known.discover_master(endpoint.service)]  # type: ignore[no-untyped-call]  # untyped in redis-py
+            return [await known.discover_master(endpoint.service)]
         finally:
             await asyncio.gather(*(one.aclose() for one in known.sentinels), return_exceptions=True)
     if endpoint.kind == "single":
@@ -142,8 +144,8 @@ def _meaning(endpoint: Endpoint, error: BaseException) -> tuple[str, str]:
             "its certificate is not trusted, or is another host's",
             "set redis.ca_file to the authority that signed it, and name the host as the certificate does",
         )
-    if any(isinstance(each, ssl.SSLError) for each in chain) or "SSL" in texts:
-        return "it does not speak TLS", "write redis in place of rediss in redis.url, or give its TLS port"
+    if any(isinstance(each, ssl.SSLError) for each in chain):
+        return "it and this machine agree on no way to speak TLS", "let it speak TLS 1.2 or later"
     if isinstance(error, AuthenticationError) or any(word in texts for word in ("NOAUTH", "WRONGPASS")):
         return (
             "it refuses the user or the password",
@@ -163,6 +165,21 @@ def _meaning(endpoint: Endpoint, error: BaseException) -> tuple[str, str]:
     if not endpoint.tls and ("closed by server" in texts or "Connection reset" in texts or "Protocol Error" in texts):
         return "it ends the connection; it may want TLS", "write rediss in place of redis in redis.url"
     return "it cannot be reached", "check host, port and network, and that it runs"
+
+
+async def _speaks_plainly(endpoint: Endpoint) -> bool:
+    """Whether the first host answers without TLS. Nobody's name or password is sent to find out."""
+    host, port = endpoint.hosts[0]
+    client = node_client(Endpoint(timeout=endpoint.timeout), host, port)
+    try:
+        await client.ping()
+    except (AuthenticationError, ResponseError):
+        return True
+    except (RedisError, OSError):
+        return False
+    finally:
+        await client.aclose(close_connection_pool=True)
+    return True
 
 
 def _version(endpoint: Endpoint, nodes: list[_Node]) -> Found:
@@ -239,17 +256,13 @@ async def _node(node: _Node) -> list[Found]:
 
 async def _config(client: Redis) -> dict[str, str]:
     """The settings that it shows; none if it does not show them."""
-    try:
-        shown: dict[str, str] = await client.config_get("append*", "save", "maxmemory-policy")
-        return shown
-    except ResponseError:
-        pass
-    try:  # before Redis 7, one pattern at a time
-        return {
-            k: v for one in ("append*", "save", "maxmemory-policy") for k, v in (await client.config_get(one)).items()
-        }
-    except ResponseError:
-        return {}
+    shown: dict[str, str] = {}
+    for pattern in ("append*", "save", "maxmemory-policy"):  # Redis 6.2 takes one at a time
+        try:
+            shown |= {str(name): str(value) for name, value in (await client.config_get(pattern)).items()}
+        except ResponseError:
+            return {}
+    return shown
 
 
 async def _rights(nodes: list[_Node]) -> list[Found]:

@@ -195,12 +195,12 @@ class _ClusterLink:
         return list(by_node.values())
 
     async def listener(self, channel: str) -> Redis:
-        await self._redis.initialize()
+        await self.run("EXISTS", channel)  # so that a node that is gone is noticed, and the one in its place found
         node = self._owner(channel)
         if node is None:
             raise ConnectionError("no node has the slot of the channel")
         # The node that scripts publish on: its messages need no bus between nodes.
-        return node_client(self._endpoint, node.host, node.port)
+        return node_client(self._endpoint, node.host, int(node.port))
 
     def is_where_heard(self, listener: Redis, channel: str) -> bool:
         node, connected = self._owner(channel), listener.connection_pool.connection_kwargs
