@@ -31,6 +31,7 @@ from memoryos_server.domain.memory.gist_llm import LlmSummariser
 from memoryos_server.domain.memory.knowledge import Knowledge
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.reindexing import Reindexer
+from memoryos_server.domain.memory.retraction import Retraction, Sweeper
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
@@ -129,6 +130,7 @@ async def open_memory(
         flush_interval=settings.memory.flush_interval_seconds,
         counts=counts,
         shared=redis.shared,
+        sweep=Sweeper(vectors, Retraction(vectors, knowledge, consolidator), engine).sweep if redis.shared else None,
     )
     reindexer = Reindexer(
         vectors,

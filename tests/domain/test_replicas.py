@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,22 @@ import pytest
 
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.memory.fencing import fenced
+from memoryos_server.domain.memory.knowledge import Knowledge
 from memoryos_server.domain.memory.partition import Partition
 from memoryos_server.domain.memory.pipeline import Pipeline
-from memoryos_server.domain.ports import RecordFilter, Subject
+from memoryos_server.domain.memory.retraction import Retraction, Sweeper
+from memoryos_server.domain.memory.segments import Consolidator
+from memoryos_server.domain.ports import Change, IndexedRecord, RecordFilter, Subject
+from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.stores.embedded import EmbeddedStores
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import Expected
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from tests.domain.derived_support import Mind, open_mind
-from tests.domain.pipeline_support import Bundles, Diary, WordIndexer, turn, until, words
+from memoryos_server.tools.embed.identity import NoEmbedder
+from tests.domain.derived_support import ANALYSIS, LANGUAGE, WORDS, Mind, open_mind
+from tests.domain.pipeline_support import Bundles, Diary, WordIndexer, record, turn, until, words
 
 
 @dataclass
@@ -44,7 +49,7 @@ async def replicas(home: Path, number: int = 2, **options: Any) -> AsyncIterator
     async with AsyncExitStack() as stack:
         stores = await stack.enter_async_context(EmbeddedStores(home / "data", {}))
         keys = MasterKeys("", home / "keys", home / "data")
-        full = options.pop("short_term_turns", 20)
+        full, swept = options.pop("short_term_turns", 20), options.pop("swept", False)
         made = []
         for _ in range(number):
             redis = await stack.enter_async_context(
@@ -52,6 +57,11 @@ async def replicas(home: Path, number: int = 2, **options: Any) -> AsyncIterator
             )
             vectors = await stack.enter_async_context(EdgeVectors(stores.vectors_socket, redis.subjects))
             indexer, digest, bundles = WordIndexer(), Diary(), Bundles()
+            if swept:
+                engine = RecallEngine(vectors, NoEmbedder("a test"), ANALYSIS)
+                knowledge = Knowledge(vectors, engine, WORDS.fold, ANALYSIS.text)
+                consolidator = Consolidator(vectors, engine, LANGUAGE, knowledge)
+                options["sweep"] = Sweeper(vectors, Retraction(vectors, knowledge, consolidator), engine).sweep
             how = {"flush_interval": 0.05, "retry_interval": 0.05, "backoff": 0.02, "shared": redis.shared, **options}
             pipeline = Pipeline(
                 *(redis.turns, redis.queue, vectors, indexer, words, redis.heat),
@@ -136,6 +146,29 @@ async def test_confirm_when_the_lease_went_to_somebody_else_then_is_stale_and_no
         assert await mind.records("segment") == []
         await mind.consolidator().consolidate(mind.ann, turns, mind.said[-1].timestamp.replace(year=2030))
         assert len(await mind.records("segment")) == 1
+
+
+async def test_delete_when_another_process_was_deriving_from_the_turn_then_what_it_made_loses_it(
+    tmp_path: Path,
+) -> None:
+    async with replicas(tmp_path, swept=True) as (one, two):
+        ann = await one.subject()
+        gone, stays = turn(ann, "secret words"), turn(ann, "plain words")
+        await one.pipeline.accept(ann, [gone, stays], None)
+        await until(lambda: _empty(one))
+        # A segment that the deletion could not have seen, because another process was making it.
+        made = replace(record(ann, "s", "secret words plain words"), kind="segment", sources=(gone.id, stays.id))
+        await two.vectors.put(ann, [IndexedRecord(made, words(made.text), {})])
+        events = {gone.id: (gone.event_id, gone.session_id)}
+        await one.pipeline.change(ann, lambda: _this(Change(remove=(gone.id,), events=events)), reads=False)
+        await until(lambda: _empty(one))
+        (left,) = [r async for r in two.vectors.scan(ann, RecordFilter("segment"))]
+        assert left.sources == (stays.id,)
+        assert "secret" not in left.text
+
+
+async def _this(change: Change) -> Change:
+    return change
 
 
 async def test_changes_when_one_store_tells_then_the_others_hear_and_it_does_not(tmp_path: Path) -> None:

@@ -302,6 +302,7 @@ class Partition:
     async def _process(self, entries: Sequence[Entry]) -> None:
         tools = self._tools
         await tools.indexing.ensure(entries)
+        await self._swept(entries)
         took = {entry.id: tools.indexing.written(entry.id) for entry in entries}
         verdicts = await self._digested(entries)
         for entry in entries:
@@ -315,6 +316,17 @@ class Partition:
             self._blocked.pop(entry.subject.id, None)
             tools.progress.end(entry.subject.id, entry.id)
         tools.successes += len(entries)
+
+    async def _swept(self, entries: Sequence[Entry]) -> None:
+        """Takes what changes removed out of what is derived, in case it was made while another process removed it."""
+        if self._tools.sweep is None:
+            return
+        for entry in entries:
+            if entry.change and entry.change.events:
+                locks, subject = self._tools.locks, entry.subject
+                async with locks.digest(subject.id), locks.segments(subject.id):
+                    with fenced(self.confirm):
+                        await self._tools.sweep(subject, list(entry.change.events))
 
     async def _digested(self, entries: Sequence[Entry]) -> dict[str, Verdict]:
         tools = self._tools

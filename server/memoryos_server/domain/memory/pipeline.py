@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -55,6 +55,7 @@ class Pipeline:
         lease_seconds: How long a process that died keeps its partitions.
         counts: Is told what was done.
         shared: Whether other processes accept turns into the same stores: what they accepted is looked for, too.
+        sweep: Takes turns that another process took back out of derived memory; None where there is no other process.
         now: The present time.
     """
 
@@ -78,6 +79,7 @@ class Pipeline:
         lease_seconds: float = LEASE_SECONDS,
         counts: Counts | None = None,
         shared: bool = False,
+        sweep: Callable[[Subject, Collection[str]], Awaitable[None]] | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
@@ -109,6 +111,7 @@ class Pipeline:
                 alone=asyncio.Lock(),
                 backoff=backoff,
                 lease_seconds=lease_seconds,
+                sweep=sweep,
                 counts=counts or Uncounted(),
             )
         )
