@@ -211,13 +211,14 @@ async def _stores(
         try:
             live = live_redis(settings)
             keys = master_keys(settings)
+            dense = dict(embedder.names) if embedder is not None else None
             embedded = EmbeddedStores(
                 data,
-                dict(embedder.names) if embedder is not None else None,
+                dense,
                 fingerprint=embedder.identity.fingerprint if embedder is not None else "",
                 valkey=live is None,
             )
-            if live is None or embedder is not None:
+            if live is None or dense is not None:
                 await stack.enter_async_context(embedded)
             where = live or socket_url(embedded.redis_socket)
             redis = await stack.enter_async_context(open_redis(settings, where, keys, expected))

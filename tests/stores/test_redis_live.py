@@ -13,6 +13,7 @@ import pytest
 
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports import Subject
+from memoryos_server.stores import redis_doctor
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client
@@ -92,6 +93,12 @@ async def test_connect_when_the_credentials_are_wrong_then_is_refused_and_doctor
         assert "wrong" not in text
     finally:
         server.remove()
+
+
+def test_docs_when_they_show_the_rights_of_a_user_then_they_are_those_tested() -> None:
+    shown = (Path(__file__).parents[2] / "docs" / "live-stores.md").read_text()
+    assert f"ACL SETUSER memory on >PASSWORD {' '.join(RIGHTS)}\n" in shown
+    assert " ".join(RIGHTS) == redis_doctor.RIGHTS
 
 
 async def test_connect_when_the_user_lacks_rights_then_is_down_and_doctor_says_which(plain: TcpValkey) -> None:

@@ -36,8 +36,9 @@ _OLDEST = (6, 2)
 _SLOTS = 16384
 _PATIENCE = 3.0
 _NEARLY_FULL = 0.9
-_RIGHTS = (
+RIGHTS = (
     "~{memoryos}:* ~{p*}:* &{memoryos}:* +@all -@admin -@dangerous +info +cluster|slots +cluster|shards +cluster|info"
+    """What the server's user must be allowed, as ACL rules."""
 )
 
 _Node = tuple[str, Redis, Mapping[str, Any]]
@@ -152,7 +153,7 @@ def _meaning(endpoint: Endpoint, error: BaseException) -> tuple[str, str]:
             "set redis.username and redis.password (MEMORYOS_REDIS__PASSWORD or ..._FILE), or write them into redis.url",
         )
     if isinstance(error, NoPermissionError):
-        return "its user may not do what is needed", f"ACL SETUSER <name> on {_RIGHTS}"
+        return "its user may not do what is needed", f"ACL SETUSER <name> on {RIGHTS}"
     if isinstance(error, BusyLoadingError):
         return "it is still loading its data", "wait"
     if isinstance(error, MasterNotFoundError):
@@ -267,7 +268,7 @@ async def _config(client: Redis) -> dict[str, str]:
 
 async def _rights(nodes: list[_Node]) -> list[Found]:
     """Whether its user may do what the server does: one command of each kind, none of which changes anything."""
-    hint = f"ACL SETUSER <name> on {_RIGHTS}"
+    hint = f"ACL SETUSER <name> on {RIGHTS}"
     for command in (
         ("EVAL", "return 1", 0),
         ("PUBLISH", CHANGES, "doctor"),
