@@ -305,6 +305,32 @@ async def test_cluster_when_a_primary_is_killed_then_writes_resume_and_nothing_t
         cluster.remove()
 
 
+async def test_cluster_when_a_primary_hangs_then_its_people_wait_once_and_the_others_not_at_all(tmp_path: Path) -> None:
+    cluster = ValkeyCluster(tmp_path / "c", "--cluster-require-full-coverage", "no").start()
+    try:
+        async with opened(replace(parse(cluster.url), timeout=1.0)) as store:
+            people = [await store.subjects.open("acme", f"user-{number}") for number in range(12)]
+            victim = cluster.primary_of(Partition(people[0].partition).lease)
+            hanging = [who for who in people if cluster.primary_of(Partition(who.partition).lease) is victim]
+            well = [who for who in people if who not in hanging]
+            assert well
+            victim.pause()
+            try:
+                began = time.monotonic()
+                with pytest.raises(BackendDown):
+                    await store.turns.accept(hanging[0], [said(hanging[0], "e1")])
+                assert time.monotonic() - began < 3
+                for who in well:
+                    await until(lambda who=who: _accepts(store, who, "e1"), 5)
+            finally:
+                victim.resume()
+            for who in people:
+                await until(lambda who=who: _accepts(store, who, "e1"), 10)
+                assert len(await store.turns.recent(who, 20)) == 1
+    finally:
+        cluster.remove()
+
+
 async def test_cluster_when_the_node_of_the_channel_dies_then_changes_are_heard_again(tmp_path: Path) -> None:
     cluster = ValkeyCluster(tmp_path / "c", replicas=1, primaries=3).start()
     try:

@@ -23,7 +23,7 @@ from redis.asyncio.sentinel import (
     SentinelManagedSSLConnection,
 )
 from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError
+from redis.exceptions import ClusterDownError, ConnectionError, SlotNotCoveredError
 
 from memoryos_server.stores.redis_url import Endpoint
 from memoryos_server.stores.scope import MANIFEST, PARTITIONS, Partition
@@ -159,6 +159,10 @@ def sentinels(endpoint: Endpoint) -> Sentinel:
     return Sentinel(endpoint.hosts, sentinel_kwargs=own)  # type: ignore[no-untyped-call]  # untyped in redis-py
 
 
+class _Cluster(RedisCluster):
+    ERRORS_ALLOW_RETRY: Any = (ConnectionError, ClusterDownError, SlotNotCoveredError)  # not after a timeout
+
+
 class _ClusterLink:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -167,7 +171,7 @@ class _ClusterLink:
             options |= {"ssl": True, **_tls(endpoint)}
         nodes = [ClusterNode(host, port) for host, port in endpoint.hosts]
         # Whole coverage is not asked for: what a partial failure reaches fails, and everybody else is served.
-        self._redis: RedisCluster = RedisCluster(
+        self._redis: RedisCluster = _Cluster(
             startup_nodes=nodes, require_full_coverage=False, max_connections=_CONNECTIONS, **options
         )
         # The library refuses a command for which no connection is free. Here it waits, as with one server.
