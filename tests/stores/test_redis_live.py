@@ -265,6 +265,25 @@ async def test_sentinel_when_the_master_dies_then_the_new_one_is_followed(tmp_pa
         sentinels.remove()
 
 
+async def test_sentinel_when_the_master_hangs_then_the_new_one_is_followed(tmp_path: Path) -> None:
+    sentinels = ValkeySentinels(tmp_path / "s").start()
+    try:
+        async with opened(replace(parse(sentinels.url), timeout=1.0)) as store:
+            ann = await store.subjects.open("acme", "ann")
+            # Many connections, all of them to what will hang.
+            await asyncio.gather(*(store.turns.accept(ann, [said(ann, f"e{number}")]) for number in range(40)))
+            assert await asyncio.to_thread(sentinels.primary.admin.wait, 1, 2000) == 1
+            sentinels.primary.pause()
+            try:
+                await until(lambda: _accepts(store, ann, "after"), 20)
+                assert len(await store.turns.recent(ann, 100)) == 20
+                assert await store.queue.depth() == 41
+            finally:
+                sentinels.primary.resume()
+    finally:
+        sentinels.remove()
+
+
 async def test_sentinel_when_no_sentinel_knows_the_service_then_doctor_says_so(tmp_path: Path) -> None:
     sentinels = ValkeySentinels(tmp_path / "s", sentinels=1).start()
     try:
