@@ -40,12 +40,14 @@ from memoryos_server.stores.embedded import (
     ChildFailedError,
     DataDirectoryInUseError,
     EmbeddedStores,
+    private_dir,
     running_dir,
 )
-from memoryos_server.stores.keyring import KeyringError, MasterKeys
+from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
+from memoryos_server.stores.redis_opening import live_redis, master_keys, open_redis
 from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import NONE, open_embedder
@@ -152,9 +154,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         ),
         audit=Audit(writer),
     )
-    await stack.enter_async_context(
-        operator.serve(Operator(key_service, redis.audit, letters), operator_socket(settings))
-    )
+    socket = operator_socket(settings)
+    private_dir(socket.parent)  # no embedded store may have made it
+    await stack.enter_async_context(operator.serve(Operator(key_service, redis.audit, letters), socket))
     await stack.enter_async_context(
         RpcServer(
             settings.server,
@@ -178,7 +180,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
 
 @asynccontextmanager
 async def open_operator(settings: Settings) -> AsyncIterator[Operator]:
-    """Commands on the stores while no server runs: takes the data directory's lock and starts what they need.
+    """Commands on the stores while no server runs here; of embedded ones it takes the lock and starts what they need.
 
     Raises:
         InUse: Another process owns the data directory.
@@ -192,7 +194,13 @@ async def open_operator(settings: Settings) -> AsyncIterator[Operator]:
 async def _stores(
     settings: Settings, embedder: IdentifiedEmbedder | None
 ) -> AsyncIterator[tuple[EmbeddedStores, RedisStore]]:
-    """The embedded stores; without an embedder only the Redis side."""
+    """Both stores, the Redis side embedded or live; without an embedder only that side.
+
+    Raises:
+        InUse: Another process owns the data directory.
+        SettingsError: A setting cannot be used.
+        StartError: A store cannot be opened.
+    """
     vectors = {}
     if embedder is not None and embedder.names:
         identity = embedder.identity
@@ -201,31 +209,25 @@ async def _stores(
     data = Path(settings.data_dir)
     async with AsyncExitStack() as stack:
         try:
-            keys = MasterKeys(settings.security.master_key, settings.security.key_dir, data)
-            embedded = await stack.enter_async_context(
-                EmbeddedStores(
-                    data,
-                    dict(embedder.names) if embedder is not None else None,
-                    fingerprint=embedder.identity.fingerprint if embedder is not None else "",
-                )
+            live = live_redis(settings)
+            keys = master_keys(settings)
+            dense = dict(embedder.names) if embedder is not None else None
+            embedded = EmbeddedStores(
+                data,
+                dense,
+                fingerprint=embedder.identity.fingerprint if embedder is not None else "",
+                valkey=live is None,
             )
-            redis = await stack.enter_async_context(
-                RedisStore.connect(
-                    socket_url(embedded.redis_socket),
-                    keys,
-                    expected,
-                    short_term_turns=settings.memory.short_term_turns,
-                    short_term_ttl_seconds=settings.memory.short_term_ttl_seconds,
-                    session_idle_seconds=settings.memory.session_idle_seconds,
-                    holder="embedded",  # the data directory's lock lets nobody else in
-                )
-            )
+            if live is None or dense is not None:
+                await stack.enter_async_context(embedded)
+            where = live or socket_url(embedded.redis_socket)
+            redis = await stack.enter_async_context(open_redis(settings, where, keys, expected))
         except DataDirectoryInUseError as error:
             raise InUse(str(error)) from error
         except (ChildFailedError, KeyringError, ManifestMismatch, OSError) as error:
             raise StartError(str(error)) from error
         except BackendDown as fault:
-            raise StartError(fault.message) from fault
+            raise StartError(f"{live}: {fault.message}" if live else fault.message) from fault
         yield embedded, redis
 
 

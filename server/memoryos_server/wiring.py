@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from memoryos.settings import Settings
 from memoryos_server.domain.chat.service import ChatService
@@ -30,9 +31,11 @@ from memoryos_server.domain.memory.gist_llm import LlmSummariser
 from memoryos_server.domain.memory.knowledge import Knowledge
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.reindexing import Reindexer
+from memoryos_server.domain.memory.retraction import Retraction, Sweeper
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
+from memoryos_server.domain.ports import Subject
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.rpc.chat_servicer import ChatServicer
@@ -46,6 +49,12 @@ from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.shared import SharedEmbedder
 from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
 from memoryos_server.tools.words import Words
+
+_LEARNT = "learnt"
+"""The kind of message that says that a subject's facts changed."""
+
+_FORGOT = "forgot"
+"""The kind of message that says that something of a person, named by a keyed hash, was taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,9 @@ async def open_memory(
     upstream = None
     if settings.upstream.base_url:
         upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
-    knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts)
+    learnt = partial(_tell, redis, _LEARNT)
+    knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts, learnt)
+    redis.changes.listen(_LEARNT, knowledge.forget_id, knowledge.forget_all)
     model = settings.memory.consolidation_model
     consolidator = Consolidator(
         vectors,
@@ -118,6 +129,8 @@ async def open_memory(
         mode=settings.memory.pipeline,
         flush_interval=settings.memory.flush_interval_seconds,
         counts=counts,
+        shared=redis.shared,
+        sweep=Sweeper(vectors, Retraction(vectors, knowledge, consolidator), engine).sweep if redis.shared else None,
     )
     reindexer = Reindexer(
         vectors,
@@ -151,6 +164,11 @@ def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory) -> Chat
     return chat
 
 
+def _tell(redis: RedisStore, kind: str, subject: Subject) -> None:
+    if redis.shared:
+        redis.changes.tell(kind, subject.id)
+
+
 def servicers(settings: Settings, memory: Memory, chat: ChatService, letters: DeadLetters) -> dict[str, object]:
     """The services on memory by their full names."""
     redis, vectors, pipeline, words = memory.redis, memory.vectors, memory.pipeline, memory.words
@@ -158,6 +176,14 @@ def servicers(settings: Settings, memory: Memory, chat: ChatService, letters: De
     def forget(tenant_id: str, user_id: str) -> None:
         chat.forget(tenant_id, user_id)
         memory.knowledge.forget_user(tenant_id, user_id)
+        if redis.shared:
+            redis.changes.tell(_FORGOT, redis.subjects.lookup(tenant_id, user_id))
+
+    def heard(whose: str) -> None:
+        chat.forget_if(lambda tenant_id, user_id: redis.subjects.lookup(tenant_id, user_id) == whose)
+        memory.knowledge.forget_all()  # kept for a moment only, and this is rare
+
+    redis.changes.listen(_FORGOT, heard, lambda: chat.forget_if(lambda *_: True))
 
     said = SaidService(
         redis.subjects,

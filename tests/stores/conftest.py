@@ -1,13 +1,40 @@
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_url import parse
 from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, free_port
+from tests.valkeys import TcpValkey, ValkeyCluster
+
+LIVE_URL = os.environ.get("MEMORYOS_TEST_REDIS_URL", "")
+"""A live store that is empty, for `make test-live`: tests empty it again and again."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Whatever asks for an opened store runs on each kind; what stops, kills or reads the server itself on the embedded one."""
+    asked = set(inspect.signature(metafunc.function).parameters)
+    if not asked & {"store", "connect"} or "family" in asked:
+        return
+    if "valkey" in asked:
+        families = ["embedded"]
+    else:
+        live = pytest.param("live", marks=pytest.mark.live)
+        families = ["embedded", "tcp", "cluster", *([live] if LIVE_URL else [])]
+    metafunc.parametrize("family", families, indirect=True)
+
+
+@pytest.fixture
+def family(request: pytest.FixtureRequest) -> str:
+    """What kind of store a test runs on."""
+    return str(getattr(request, "param", "embedded"))
 
 
 @pytest.fixture
@@ -30,15 +57,78 @@ def cluster(tmp_path: Path) -> Iterator[Valkey]:
     server.remove()
 
 
+@pytest.fixture(scope="session")
+def tcp_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TcpValkey]:
+    """A server with a password on TCP, for the whole run."""
+    server = TcpValkey(tmp_path_factory.mktemp("tcp") / "v", password="p@ss/word").start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="session")
+def three_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
+    """A cluster of three primaries, for the whole run."""
+    made = ValkeyCluster(tmp_path_factory.mktemp("cluster")).start()
+    yield made
+    made.remove()
+
+
+@pytest.fixture
+def store_url(family: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Where an empty store of the family is."""
+    if family == "embedded":
+        yield request.getfixturevalue("valkey").url
+        return
+    if family == "live":
+        yield from _live()
+        return
+    if family == "tcp":
+        servers = [request.getfixturevalue("tcp_valkey")]
+        url = servers[0].url.replace("p@ss/word", "p%40ss%2Fword")
+    else:
+        nodes: ValkeyCluster = request.getfixturevalue("three_nodes")
+        servers, url = nodes.nodes, nodes.url
+    for server in servers:
+        server.admin.flushall()
+        server.admin.config_set("maxmemory", 0)
+    yield url
+
+
+def _live() -> Iterator[str]:
+    where = parse(LIVE_URL)
+    if where.kind != "single":
+        pytest.skip("only one server can be emptied here; for sentinels and clusters tests bring their own")
+    admin = redis.Redis.from_url(LIVE_URL)
+    if admin.dbsize():
+        pytest.fail("the store at MEMORYOS_TEST_REDIS_URL is not empty: tests would delete what is in it")
+    try:
+        yield LIVE_URL
+    finally:
+        admin.flushdb()
+        admin.close()
+
+
+@pytest.fixture
+def admins(family: str, store_url: str, request: pytest.FixtureRequest) -> Iterator[list[redis.Redis]]:
+    """A client of its own for each server of the store, for what an operator does."""
+    if family == "cluster":
+        clients = [node.admin for node in request.getfixturevalue("three_nodes").nodes]
+    else:
+        clients = [redis.Redis.from_url(store_url)]
+    yield clients
+    for client in clients:
+        client.close()
+
+
 @pytest.fixture
 def master_keys(tmp_path: Path) -> MasterKeys:
     return MasterKeys("", tmp_path / "keys", tmp_path / "valkey")
 
 
 @pytest.fixture
-def connect(valkey: Valkey, master_keys: MasterKeys) -> Connect:
+def connect(store_url: str, master_keys: MasterKeys) -> Connect:
     """Opens one more replica's view of the store."""
-    return lambda expected=EXPECTED, **options: RedisStore.connect(valkey.url, master_keys, expected, **options)
+    return lambda expected=EXPECTED, **options: RedisStore.connect(store_url, master_keys, expected, **options)
 
 
 @pytest.fixture

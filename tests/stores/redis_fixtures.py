@@ -170,7 +170,7 @@ async def losing_answers(valkey: Valkey) -> AsyncIterator[tuple[str, Callable[[i
         answers.add_done_callback(lambda _: writer.close())
         try:
             while data := await reader.read(1 << 20):
-                scripted = b"EVALSHA" in data
+                scripted = b"EVAL" in data
                 up_writer.write(data)
                 await up_writer.drain()
         finally:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 
 import pytest
+from redis import Redis
 
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.redis import RedisStore
@@ -34,21 +35,30 @@ async def test_cancel_when_it_comes_at_any_step_of_connecting_then_is_never_swal
 
 
 async def test_run_when_cancelled_midway_then_the_next_answers_are_not_mixed_up(store: RedisStore) -> None:
+    echo = ("EVAL", "return ARGV[1]", 1, "key")  # a cluster asks for a key
     for number in range(50):
-        task = asyncio.create_task(store.client.run("ECHO", f"lost {number}"))
+        task = asyncio.create_task(store.client.run(*echo, f"lost {number}"))
         await asyncio.sleep(0.00002 * number)
         task.cancel()
         await asyncio.wait([task])
-        assert await store.client.run("ECHO", f"{number}") == str(number).encode()
+        assert await store.client.run(*echo, f"{number}") == str(number).encode()
 
 
-async def test_accept_when_the_store_is_full_then_is_down_and_nothing_is_written(store: RedisStore) -> None:
+async def test_accept_when_the_store_is_full_then_is_down_and_nothing_is_written(
+    store: RedisStore, admins: list[Redis]
+) -> None:
     ann = await store.subjects.open("acme", "ann")
-    await store.client.run("CONFIG SET", "maxmemory", "1")
-    with pytest.raises(BackendDown):
+    for admin in admins:
+        admin.config_set("maxmemory", 1)
+    with pytest.raises(BackendDown, match="full"):
         await store.turns.accept(ann, [said(ann, "e1")])
+    with pytest.raises(BackendDown, match="full"):
+        await store.ping()
     assert await store.turns.recent(ann, 20) == []
-    await store.client.run("CONFIG SET", "maxmemory", "0")
+    assert await store.queue.backlog() == {}
+    for admin in admins:
+        admin.config_set("maxmemory", 0)
+    await store.ping()
     assert not (await store.turns.accept(ann, [said(ann, "e1")]))[0].duplicate
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from redis import Redis
 
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import BackendDown, Stale
@@ -299,7 +300,7 @@ async def test_submit_when_an_open_turn_is_removed_then_its_entry_goes_and_its_s
 
 
 async def test_submit_when_a_given_up_turn_is_removed_then_its_dead_letter_goes_and_cannot_come_back(
-    store: RedisStore,
+    store: RedisStore, admins: list[Redis]
 ) -> None:
     ann = await store.subjects.open("acme", "ann")
     turn = said(ann, "e1")
@@ -308,8 +309,9 @@ async def test_submit_when_a_given_up_turn_is_removed_then_its_dead_letter_goes_
     await store.queue.failed(lease, (await open_entries(store))[0], "poison", give_up=True)
     letter = await anext(store.queue.dead_letters(None))
     # Days later: the mark has expired.
-    for key in await store.client.run("KEYS", "*:marks:*"):
-        await store.client.run("DEL", key)
+    for admin in admins:
+        for key in admin.keys("*:marks:*"):
+            admin.delete(key)
     state = await store.turns.state(ann, "e1")
     assert state
     assert state.state == "dead_letter"

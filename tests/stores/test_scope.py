@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from redis import Redis
 from redis.crc import key_slot
 
 from memoryos_server.domain.core.audit import AuditEvent
@@ -116,15 +117,12 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
     assert {key.split(":")[0] for key in keys - GLOBAL} <= {Partition(number).tag for number in range(256)}
 
 
-async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are_global(store: RedisStore) -> None:
+async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are_global(
+    store: RedisStore, admins: list[Redis]
+) -> None:
     ann = await _use(store, "ann {p001}:queue")
     await _end(store, "ann {p001}:queue")
-    seen = set()
-    cursor = 1
-    while cursor:
-        cursor, page = await store.client.run("SCAN", cursor if cursor != 1 else 0, "COUNT", 100)
-        cursor = int(cursor)
-        seen |= {key.decode() for key in page}
+    seen = {key.decode() for admin in admins for key in admin.scan_iter(count=100)}
     assert seen >= GLOBAL
     mine = await store.subjects.scope(ann)
     owned = {mine.record, *mine.keys(int(utc_now().timestamp() // 86_400))}

@@ -16,6 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -117,21 +118,26 @@ def check_directories(settings: Settings) -> Iterator[Finding]:
     """Where data, key and model are kept."""
     data, keys = Path(settings.data_dir).expanduser(), Path(settings.security.key_dir).expanduser()
     places = {"data directory": data, "model cache": Path(settings.embedding.cache_dir).expanduser()}
-    if not settings.security.master_key:
+    if settings.redis.url:
+        if not settings.security.master_key:
+            hint = "set MEMORYOS_SECURITY__MASTER_KEY or ..._FILE to 64 hex digits, the same for every server"
+            yield Finding("master key", FAIL, "redis.url is a live store, but security.master_key is not set", hint)
+    elif not settings.security.master_key:
         places["key directory"] = keys
     for name, path in places.items():
         yield _writable(name, path)
-    if not settings.security.master_key and keys.resolve().is_relative_to(data.resolve()):
+    made_here = "key directory" in places
+    if made_here and keys.resolve().is_relative_to(data.resolve()):
         yield Finding(
             "key directory",
             FAIL,
             f"{keys} lies inside the data directory {data}",
             "set security.key_dir to another place",
         )
-    if not settings.security.master_key and keys.is_dir() and keys.stat().st_mode & 0o077:
+    if made_here and keys.is_dir() and keys.stat().st_mode & 0o077:
         yield Finding("key directory", WARN, f"others may enter {keys}", f"chmod 700 {keys}")
     kept = data / "valkey"
-    if not settings.security.master_key and kept.is_dir() and any(kept.iterdir()) and not any(keys.glob("*.key")):
+    if made_here and kept.is_dir() and any(kept.iterdir()) and not any(keys.glob("*.key")):
         yield Finding(
             "master key",
             FAIL,
@@ -216,6 +222,16 @@ def check_upstream(settings: Settings) -> Iterator[Finding]:
         yield Finding("upstream", WARN, f"{base} cannot be reached: {error}", "check the URL and the network")
 
 
+def check_stores(settings: Settings) -> Iterator[Finding]:
+    """The live stores, if any are set; the installed parts know how to look at them."""
+    for part in entry_points(group="memoryos.checks"):
+        try:
+            for name, state, text, hint in part.load()(settings):
+                yield Finding(name, state, text, hint)
+        except ImportError as error:  # an extra that is not installed is found by another check
+            yield Finding(part.name, WARN, f"its stores cannot be looked at: {error}")
+
+
 def examine(loaded: Loaded | None, settings_error: SettingsError | None) -> Iterator[Finding]:
     """Every finding, in the order in which things are needed."""
     yield from check_python()
@@ -228,6 +244,7 @@ def examine(loaded: Loaded | None, settings_error: SettingsError | None) -> Iter
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         check_model,
         check_directories,
+        check_stores,
         check_addresses,
         check_upstream,
     )

@@ -177,12 +177,34 @@ class EmbeddingSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RedisSettings:
+    """The Redis or Valkey that keeps turns, queue and keys."""
+
+    url: str = setting(
+        "",
+        "A live Redis or Valkey; empty: the embedded one. A secret, because it may hold a password. Forms: "
+        "redis://host:6379/0, unix:///path/to.sock, redis+sentinel://host:26379,host:26379/service/0, "
+        "redis+cluster://host:6379,host:6379; rediss in place of redis for TLS.",
+        unit="URL",
+        secret=True,
+    )
+    username: str = setting("", "The ACL user, if the URL names none.", unit="name")
+    password: str = setting("", "Its password, if the URL has none.", secret=True)
+    sentinel_username: str = setting("", "The ACL user of the sentinels, who have users of their own.", unit="name")
+    sentinel_password: str = setting("", "The sentinels' password.", secret=True)
+    ca_file: str = setting(
+        "", "Whose certificates are trusted with TLS; empty: those that the system trusts.", unit="PEM file"
+    )
+    timeout_seconds: float = setting(3.0, "How long one answer may take.", unit="seconds")
+
+
+@dataclass(frozen=True, slots=True)
 class SecuritySettings:
     """Keys at rest."""
 
     master_key: str = setting(
         "",
-        "The key that wraps all others; empty: one is made in `security.key_dir`.",
+        "The key that wraps all others; empty: one is made in `security.key_dir`. A live `redis.url` needs it set.",
         unit="64 hex digits",
         secret=True,
     )
@@ -232,6 +254,7 @@ class Settings:
     memory: MemorySettings = MemorySettings()
     upstream: UpstreamSettings = UpstreamSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
+    redis: RedisSettings = RedisSettings()
     security: SecuritySettings = SecuritySettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()

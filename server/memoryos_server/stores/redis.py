@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from memoryos_server.stores import redis_keys, redis_subjects
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import Expected, Manifest, open_manifest
 from memoryos_server.stores.redis_audit import RedisAudit
@@ -16,6 +17,7 @@ from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.redis_turns import RedisTurns
+from memoryos_server.stores.redis_url import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,8 @@ class RedisStore:
         heat: The port `HeatStore`.
         audit: The port `AuditLog`.
         keys: The port `ApiKeys`.
+        changes: Hears what other replicas changed, and tells them.
+        shared: Whether other processes may work on it, too.
     """
 
     client: Client
@@ -40,11 +44,13 @@ class RedisStore:
     heat: RedisHeat
     audit: RedisAudit
     keys: RedisApiKeys
+    changes: Changes
+    shared: bool
 
     @staticmethod
     @asynccontextmanager
     async def connect(
-        url: str,
+        where: str | Endpoint,
         keys: MasterKeys,
         expected: Expected,
         *,
@@ -56,7 +62,7 @@ class RedisStore:
         """The opened store, until the block ends.
 
         Args:
-            url: `redis://`, `rediss://`, or `unix://` (see `redis_client.socket_url`).
+            where: A URL (see `redis_url`) or what it says.
             keys: Where master keys come from.
             expected: What this server writes.
             short_term_turns: How many recent turns the short-term memory holds.
@@ -71,18 +77,20 @@ class RedisStore:
             BackendDown: The store does not answer.
         """
         async with AsyncExitStack() as stack:
-            client = Client(url)
+            client = Client(where)
             stack.push_async_callback(client.aclose)
             manifest = await open_manifest(client, keys, expected)
-            subjects = RedisSubjects(client, manifest)
+            changes = Changes(client)
+            subjects = RedisSubjects(
+                client,
+                manifest,
+                live=lambda: changes.live,
+                ended=lambda subject_id: changes.tell(redis_subjects.KIND, subject_id),
+            )
             audit = RedisAudit(client, manifest, subjects)
             api_keys = RedisApiKeys(client, manifest, lambda: changes.live)
-
-            def missed() -> None:
-                api_keys.distrust()
-                subjects.distrust()
-
-            changes = Changes(client, api_keys.heard, missed)
+            changes.listen(redis_keys.KIND, api_keys.heard, api_keys.distrust)
+            changes.listen(redis_subjects.KIND, subjects.heard, subjects.distrust)
             await stack.enter_async_context(changes)
             # Turns are consolidated while the short-term memory still shows them, so that none is ever out of both.
             idle = min(session_idle_seconds, short_term_ttl_seconds - min(60, short_term_ttl_seconds // 10))
@@ -95,12 +103,14 @@ class RedisStore:
                 RedisHeat(client, subjects),
                 audit,
                 api_keys,
+                changes,
+                shared=not holder,
             )
 
     async def ping(self) -> None:
-        """Returns if the store answers.
+        """Returns if the store answers and takes writes.
 
         Raises:
             BackendDown: It does not.
         """
-        await self.client.run("PING")
+        await self.client.probe()

@@ -1,6 +1,7 @@
 """The connection to the Redis side, and what its failures mean.
 
-Works with any Redis (6.2 or later) or Valkey: only commands that both have. Nothing else imports `redis`.
+Works with any Redis (6.2 or later) or Valkey: only commands that both have. Nothing but this, `redis_links` and
+`redis_doctor` imports `redis`, apart from the look whether an embedded store has started.
 """
 
 from __future__ import annotations
@@ -8,21 +9,24 @@ from __future__ import annotations
 import asyncio
 import builtins
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Sequence
+import hashlib
+import re
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
     ClusterDownError,
     ConnectionError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     ResponseError,
     TimeoutError,
@@ -30,17 +34,40 @@ from redis.exceptions import (
 )
 
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.stores.redis_links import Link, open_link
+from memoryos_server.stores.redis_url import Endpoint, parse
 
-_CONNECTIONS = 64
-_CONNECT_SECONDS = 2.0
 _REPLY_SECONDS = 3.0
-_WAIT_FOR_CONNECTION_SECONDS = 5.0
 _SILENT_SECONDS = 0.3
 
-# Answers of a store that is there but keeps nothing now: full, failing over, unable to persist. redis-py has types for
-# some of them, and takes their first word away; the others keep it.
-_CANNOT_SERVE = (OutOfMemoryError, ReadOnlyError, ClusterDownError, TryAgainError)
-_CANNOT_SERVE_WORDS = ("MISCONF", "NOREPLICAS", "OOM", "READONLY")
+_NO_ANSWER = "The store does not answer"
+_REFUSES = "The store does not let this server in"
+
+# Answers of a store that is there but cannot serve now, and what is said of them. redis-py has types for some, and takes
+# their first word away; the others keep it. A store before Redis 7 puts it behind a dash when a script meets it.
+_WORDS = {
+    "OOM": "The store is full",
+    "MISCONF": "The store cannot write to its disk",
+    "READONLY": "The store is a replica, which takes no writes",
+    "NOREPLICAS": "The store has too few replicas to take writes",
+    "LOADING": "The store is still loading its data",
+    "CLUSTERDOWN": "A part of the cluster does not serve",
+    "MASTERDOWN": "The store has lost its master",
+    "TRYAGAIN": "The store is moving its data",
+    "NOAUTH": _REFUSES,
+    "WRONGPASS": _REFUSES,
+    "NOPERM": _REFUSES,
+}
+_TYPES: tuple[tuple[type[Exception], str], ...] = (
+    (OutOfMemoryError, _WORDS["OOM"]),
+    (ReadOnlyError, _WORDS["READONLY"]),
+    (BusyLoadingError, _WORDS["LOADING"]),
+    (ClusterDownError, _WORDS["CLUSTERDOWN"]),
+    (TryAgainError, _WORDS["TRYAGAIN"]),
+    (AuthenticationError, _REFUSES),
+    (NoPermissionError, _REFUSES),
+)
+_WORD = re.compile(rf"(?:^|caused error: \W*|[ :]-)({'|'.join(_WORDS)})\b")
 
 
 def socket_url(path: str | Path) -> str:
@@ -54,13 +81,31 @@ class Script:
     Attributes:
         name: For errors and tests.
         text: Its source.
+        digest: By which a store that has run it knows it.
     """
 
-    __slots__ = ("name", "text")
+    __slots__ = ("digest", "name", "text")
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
         self.text = text
+        self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+# Several commands as one step, the same on one server and in a cluster. ARGV: for each command its number of parts after
+# the key, its name, and those parts; its key is the one of KEYS in its place.
+_ATOMIC = Script(
+    "atomic",
+    """
+    local out, at = {}, 1
+    for k = 1, #KEYS do
+      local n = tonumber(ARGV[at])
+      out[k] = redis.call(ARGV[at + 1], KEYS[k], unpack(ARGV, at + 2, at + 1 + n))
+      at = at + 2 + n
+    end
+    return out
+    """,
+)
 
 
 class Client:
@@ -71,47 +116,27 @@ class Client:
     briefly, so that the waits of a call do not add up beyond its deadline.
 
     Args:
-        url: `redis://`, `rediss://` or `unix://`.
+        where: A URL (see `redis_url`) or what it says.
     """
 
-    def __init__(self, url: str) -> None:
-        self._pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=_CONNECTIONS,
-            timeout=_WAIT_FOR_CONNECTION_SECONDS,
-            socket_timeout=_REPLY_SECONDS,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            retry=Retry(NoBackoff(), 1, (ConnectionError,)),
-            protocol=2,
-            decode_responses=False,
-        )
-        self._redis: Redis = Redis(connection_pool=self._pool)
-        # A subscription notices a lost connection by the first error; nothing may reconnect behind its back.
-        self._listening: Redis = Redis.from_url(
-            url,
-            socket_timeout=_REPLY_SECONDS,
-            socket_connect_timeout=_CONNECT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            decode_responses=False,
-        )
-        self._digests: dict[str, str] = {}
+    def __init__(self, where: str | Endpoint) -> None:
+        endpoint = parse(where) if isinstance(where, str) else where
+        self._link: Link = open_link(endpoint)
+        self._sent: set[str] = set()
         self._silent = False
 
     async def aclose(self) -> None:
         """Closes every connection."""
-        await self._redis.aclose()
-        await self._pool.disconnect()
-        await self._listening.aclose()
+        await self._link.aclose()
 
     async def run(self, *command: Any) -> Any:
-        """The raw answer to one command.
+        """The raw answer to one command. Its first argument is a key: in a cluster that says where it runs.
 
         Raises:
             BackendDown: The store does not answer, or cannot serve now.
         """
         async with self._answering():
-            return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped in redis-py
+            return await self._link.run(*command)
 
     async def batch(self, commands: Sequence[tuple[Any, ...]], *, atomic: bool = False) -> list[Any]:
         """The raw answers to commands sent together.
@@ -121,30 +146,41 @@ class Client:
             atomic: Nothing else runs in between; then all keys must lie in one slot.
 
         Raises:
-            BackendDown: The store does not answer, or cannot serve now.
+            BackendDown: The store does not answer, or cannot serve now. Without `atomic`, some may have run.
         """
         if not commands:
             return []
-        async with self._answering(), self._redis.pipeline(transaction=atomic) as pipeline:
-            for command in commands:
-                pipeline.execute_command(*command)
-            return await pipeline.execute()
+        if atomic:
+            args = [part for name, _, *rest in commands for part in (len(rest), name, *rest)]
+            return cast("list[Any]", await self.script(_ATOMIC, [key for _, key, *_ in commands], args))
+        async with self._answering():
+            return await self._link.together(commands)
 
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-        """The raw answer of a script.
+        """The raw answer of a script. All of its keys lie in one slot.
 
         Raises:
             BackendDown: The store does not answer, or cannot serve now.
         """
-        digest = self._digests.get(script.name)
-        if digest is not None:
+        if script.digest in self._sent:
             try:
-                return await self.run("EVALSHA", digest, len(keys), *keys, *args)
+                return await self.run("EVALSHA", script.digest, len(keys), *keys, *args)
             except NoScriptError:
-                pass  # the store was restarted and has forgotten its scripts
-        loaded = await self.run("SCRIPT LOAD", script.text)
-        self._digests[script.name] = loaded.decode() if isinstance(loaded, bytes) else str(loaded)
-        return await self.run("EVALSHA", self._digests[script.name], len(keys), *keys, *args)
+                pass  # the store was restarted, or another node of it is asked
+        answer = await self.run("EVAL", script.text, len(keys), *keys, *args)
+        self._sent.add(script.digest)
+        return answer
+
+    async def probe(self) -> None:
+        """Returns if every part of the store answers and takes writes. Writes nothing.
+
+        Raises:
+            BackendDown: One does not.
+        """
+        async with self._answering():
+            keys = await self._link.probes()
+            # A write that comes to nothing is refused like any other by a store that is full, read-only or without disk.
+            await asyncio.gather(*(self._link.run("SET", f"{key}:probe", "", "XX") for key in keys))
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
@@ -164,9 +200,11 @@ class Client:
         Raises:
             BackendDown: The store does not answer.
         """
-        pubsub = self._listening.pubsub()
+        with _translated():
+            listener = await self._link.listener(channel)
+        pubsub = listener.pubsub()
         try:
-            subscription = Subscription(pubsub)
+            subscription = Subscription(pubsub, lambda: self._link.is_where_heard(listener, channel))
             with _translated():
                 await pubsub.subscribe(channel)
             await subscription.confirmed()
@@ -174,13 +212,15 @@ class Client:
         finally:
             with contextlib.suppress(RedisError, OSError):
                 await pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
+                await listener.aclose(close_connection_pool=True)
 
 
 class Subscription:
     """Messages of a channel, for as long as the connection surely lives."""
 
-    def __init__(self, pubsub: PubSub) -> None:
+    def __init__(self, pubsub: PubSub, is_where_heard: Callable[[], bool]) -> None:
         self._pubsub = pubsub
+        self._is_where_heard = is_where_heard
 
     async def confirmed(self) -> None:
         """Returns once the store has said that it is subscribed."""
@@ -198,6 +238,8 @@ class Subscription:
         message = await self._next(silence)
         if message is None:
             with _translated():
+                if not self._is_where_heard():
+                    raise BackendDown("the channel is on another node now")
                 await self._pubsub.ping()
             message = await self._next(_REPLY_SECONDS)
             if message is None:
@@ -247,10 +289,15 @@ def _timed_out(error: BaseException | None) -> bool:
 
 
 def _down(error: Exception) -> str | None:
+    """What is said of an error of the store; None for one that is our own fault."""
+    for kind, said in _TYPES:
+        if isinstance(error, kind):
+            return said
+    if isinstance(error, ResponseError):
+        found = _WORD.search(str(error))
+        return _WORDS[found[1]] if found else None
+    if isinstance(error, RedisClusterException):
+        return _WORDS["CLUSTERDOWN"]
     if isinstance(error, (ConnectionError, TimeoutError, OSError)):
-        return "The store does not answer"
-    if isinstance(error, _CANNOT_SERVE):
-        return "The store cannot serve now"
-    if isinstance(error, ResponseError) and str(error).startswith(_CANNOT_SERVE_WORDS):
-        return "The store cannot serve now"
+        return _NO_ANSWER
     return None

@@ -20,7 +20,9 @@ from memoryos_server.stores.redis_cache import Cache
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import API_KEY_IDS, API_KEY_USES, API_KEYS, CHANGES
 
-_KIND = "apikey"
+KIND = "apikey"
+"""The kind of message that says that a key is revoked."""
+
 _USE_SECONDS = 60
 _ID_PREFIX = "key_"
 
@@ -170,18 +172,16 @@ class RedisApiKeys:
         """
         by_id = key_or_id.startswith(_ID_PREFIX)  # no key may begin so
         digest = "" if by_id else self._digest(key_or_id)
-        answer = await self._client.script(_REVOKE, KEYS, [digest, key_or_id if by_id else "", CHANGES, _KIND])
+        answer = await self._client.script(_REVOKE, KEYS, [digest, key_or_id if by_id else "", CHANGES, KIND])
         if not answer:
             return None
         digest = answer[2].decode()
         self._cache.drop(digest)
         return self._open(digest, answer[0], answer[1])
 
-    def heard(self, message: str) -> None:
-        """Forgets a key that a message says is revoked; other messages are not for it."""
-        kind, _, digest = message.partition(" ")
-        if kind == _KIND:
-            self._cache.drop(digest)
+    def heard(self, digest: str) -> None:
+        """Forgets a key that is said to be revoked."""
+        self._cache.drop(digest)
 
     def distrust(self) -> None:
         """Looks at every cached key again before its next use."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -15,6 +16,9 @@ from memoryos_server.stores.redis_cache import Cache
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import Scope, is_subject_id, partition_of
 from memoryos_server.stores.sealing import Sealer
+
+KIND = "subject"
+"""The kind of message that says that a subject's epoch is over."""
 
 TENANT_USER = "\x00tenant"
 """Stands for a tenant as a whole. No person has such an id: control characters are refused at the door."""
@@ -59,11 +63,22 @@ class RedisSubjects:
         manifest: The opened store.
         capacity: The most subjects cached.
         fresh_seconds: How long a cached subject needs no second look.
+        live: Whether changes of other replicas are heard; while they are not, every look goes to the store.
+        ended: Told of a subject whose epoch was found to be over.
     """
 
     def __init__(
-        self, client: Client, manifest: Manifest, *, capacity: int = 8192, fresh_seconds: float = 60.0
+        self,
+        client: Client,
+        manifest: Manifest,
+        *,
+        capacity: int = 8192,
+        fresh_seconds: float = 60.0,
+        live: Callable[[], bool] = lambda: True,
+        ended: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._live = live
+        self._ended = ended
         self._client = client
         self._manifest = manifest
         self._known: Cache[str, _Known] = Cache(capacity, fresh_seconds)
@@ -150,7 +165,12 @@ class RedisSubjects:
         return self._manifest.secrets.hash("subject", tenant_id, user_id)
 
     def forget(self, subject_id: str) -> None:
-        """Drops a subject and its key from the cache."""
+        """Drops a subject, whose epoch was found to be over, from the cache, and has others do so."""
+        self._known.drop(subject_id)
+        self._ended(subject_id)
+
+    def heard(self, subject_id: str) -> None:
+        """Drops a subject and its key from the cache, because another replica found its epoch to be over."""
         self._known.drop(subject_id)
 
     def distrust(self) -> None:
@@ -159,7 +179,7 @@ class RedisSubjects:
 
     async def _load(self, subject_id: str) -> _Known | None:
         cached = self._known.get(subject_id)
-        if cached and cached[1]:
+        if cached and cached[1] and self._live():
             return cached[0]
         generation = self._known.generation
         partition = partition_of(subject_id)

@@ -187,6 +187,11 @@ class RedisTurns:
                 log.warning("a recent turn of subject %s cannot be opened", subject.id)
         return found
 
+    async def accepted(self, subject: Subject) -> int:
+        """How many turns of a subject were accepted so far, by whichever process."""
+        scope = await self._subjects.scope(subject)
+        return int(await self._client.run("HGET", scope.record, "seq") or 0)
+
     async def state(self, subject: Subject, event_id: str) -> EventState | None:
         """What became of an event; None if it is not remembered: marks last 24 h at least, those of dead letters longer."""
         scope = await self._subjects.scope(subject)

@@ -281,6 +281,11 @@ class Blocks:
         for key in [k for k in self._kept if k[:2] == (tenant_id, user_id)]:
             del self._kept[key]
 
+    def forget_if(self, whose: Callable[[str, str], bool]) -> None:
+        """Drops the blocks of every tenant and user for whom `whose` is true."""
+        for key in [k for k in self._kept if whose(k[0], k[1])]:
+            del self._kept[key]
+
 
 def _key(tenant_id: str, user_id: str, conversation: str) -> tuple[str, str, bytes]:
     digest = hashlib.blake2b(conversation.encode("utf-8", "surrogatepass"), digest_size=20).digest()

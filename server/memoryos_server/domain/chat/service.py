@@ -113,6 +113,10 @@ class ChatService:
         """Drops what is kept here of a user's memories; for an erasure."""
         self._blocks.forget(tenant_id, user_id)
 
+    def forget_if(self, whose: Callable[[str, str], bool]) -> None:
+        """As `forget`, for every tenant and user for whom `whose` is true."""
+        self._blocks.forget_if(whose)
+
     async def models(self) -> list[ModelInfo]:
         """The models that can be named: the built-in one, then the provider's as far as it lists them."""
         found = {RECALL_MODEL: ModelInfo(RECALL_MODEL, 0, "memoryos")}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.memory import trouble
+from memoryos_server.domain.memory.fencing import fenced
 from memoryos_server.domain.memory.model import Consolidation
 from memoryos_server.domain.memory.worktools import Tools
 from memoryos_server.domain.ports import Lease, Subject
@@ -26,12 +27,16 @@ class Consolidations:
         number: The partition.
         tools: What it works with.
         held: The lease, or a fault if it is lost.
+        confirm: Asked before each write; a fault if the lease is lost.
     """
 
-    def __init__(self, number: int, tools: Tools, held: Callable[[], Lease]) -> None:
+    def __init__(
+        self, number: int, tools: Tools, held: Callable[[], Lease], confirm: Callable[[], Awaitable[None]]
+    ) -> None:
         self._number = number
         self._tools = tools
         self._held = held
+        self._confirm = confirm
         self._ask_at = 0.0
         self._postponed: dict[str, float] = {}
 
@@ -76,7 +81,8 @@ class Consolidations:
         async with tools.locks.segments(subject.id):
             fresh = await tools.queue.fresh(subject)
             before = await tools.indexing.incarnation(subject)
-            done = await consolidation.consolidate(subject, fresh, tools.now())
+            with fenced(self._confirm):
+                done = await consolidation.consolidate(subject, fresh, tools.now())
         reach("consolidate.written")
         if await tools.flusher.covering() != before:
             return  # the engine was restarted in between: it is still due

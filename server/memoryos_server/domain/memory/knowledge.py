@@ -12,6 +12,7 @@ from typing import Protocol
 from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.extraction.model import SPEAKER
 from memoryos_server.domain.memory.facts import DENIAL, KIND, Sighting, Slots, denial_id, seen_in
+from memoryos_server.domain.memory.fencing import still_ours
 from memoryos_server.domain.ports import IndexedRecord, Record, RecordFilter, Subject, Vectors
 
 MOST_CURRENT = 400
@@ -113,6 +114,7 @@ class Knowledge:
         fold: A text in one form for comparing.
         terms: The terms of a text and their weights.
         counts: Is told what was written.
+        learnt: Is told whose facts changed, for the other processes that keep them for a moment.
         kept_seconds: How long what is believed is kept: `KEPT_SECONDS` or `SHARED_SECONDS`.
     """
 
@@ -123,9 +125,11 @@ class Knowledge:
         fold: Callable[[str], str],
         terms: Callable[[str], Mapping[str, float]],
         counts: Counts | None = None,
+        learnt: Callable[[Subject], None] = lambda _: None,
         *,
         kept_seconds: float = KEPT_SECONDS,
     ) -> None:
+        self._learnt = learnt
         self._kept_seconds = kept_seconds
         self._counts = counts or Uncounted()
         self._vectors = vectors
@@ -155,15 +159,18 @@ class Knowledge:
             gone += left
         if put:
             indexed = await self._indexing.terms_and_vectors([record.text for record in put])
+            await still_ours()
             await self._vectors.put(
                 subject,
                 [IndexedRecord(record, terms, dense) for record, (terms, dense) in zip(put, indexed, strict=True)],
             )
             self._counts.wrote(KIND, sum(record.kind == KIND for record in put))
         if gone:
+            await still_ours()
             await self._vectors.remove(subject, gone)
         if put or gone:
             self.forget(subject)
+            self._learnt(subject)
 
     async def without(self, subject: Subject, memory_ids: Collection[str]) -> tuple[list[Record], list[str]]:
         """What taking turns back does to facts: records to put, and ids to remove. Writes nothing.
@@ -229,7 +236,8 @@ class Knowledge:
     async def current(self, subject: Subject, as_of: datetime | None = None) -> list[Belief]:
         """What is believed now, or was at a time; most sure first, of equals the newer.
 
-        Kept for a moment; `forget` drops it. What another process learns is seen when the moment is over.
+        Kept for a moment; `forget` drops it. What another process learns is seen when that says so, at the latest when
+        the moment is over.
 
         Raises:
             BackendDown: The searchable side does not answer.
@@ -292,6 +300,17 @@ class Knowledge:
         key = _key(subject)
         self._current.pop(key, None)
         self._reading.pop(key, None)
+
+    def forget_id(self, subject_id: str) -> None:
+        """As `forget`, for the subject of an id."""
+        for key in [key for key in {*self._current, *self._reading} if key[2] == subject_id]:
+            self._current.pop(key, None)
+            self._reading.pop(key, None)
+
+    def forget_all(self) -> None:
+        """As `forget`, for everybody."""
+        self._current.clear()
+        self._reading.clear()
 
     def forget_user(self, tenant_id: str, user_id: str) -> None:
         """As `forget`, for whoever that is."""

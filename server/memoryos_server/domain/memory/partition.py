@@ -16,6 +16,7 @@ from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.memory import trouble
 from memoryos_server.domain.memory.consolidating import Consolidations
+from memoryos_server.domain.memory.fencing import fenced
 from memoryos_server.domain.memory.model import Verdict
 from memoryos_server.domain.memory.trouble import Blocked
 from memoryos_server.domain.memory.worktools import Tools
@@ -52,7 +53,7 @@ class Partition:
         self._blocked: dict[str, Blocked] = {}
         self._ending: asyncio.Task[None] | None = None
         self._consolidating: asyncio.Task[None] | None = None
-        self._consolidations = Consolidations(number, tools, self._held)
+        self._consolidations = Consolidations(number, tools, self._held, self.confirm)
         self._waiting = False
         self._full = False
 
@@ -92,6 +93,17 @@ class Partition:
         if self._lease is None:
             self._tools.progress.leave(self.number)
         return self._lease is not None
+
+    async def confirm(self) -> None:
+        """Returns if the partition is this process's for two thirds of a lease to come; renews the lease if need be.
+
+        Raises:
+            Stale: Somebody else has it, or had it meanwhile.
+            BackendDown: The store does not answer.
+        """
+        before = self._held()
+        if not await self.claim() or self._held() != before:
+            raise Stale("Another process has the partition now")
 
     async def release(self) -> None:
         """Gives the lease back."""
@@ -306,6 +318,7 @@ class Partition:
     async def _process(self, entries: Sequence[Entry]) -> None:
         tools = self._tools
         await tools.indexing.ensure(entries)
+        await self._swept(entries)
         took = {entry.id: tools.indexing.written(entry.id) for entry in entries}
         verdicts = await self._digested(entries)
         for entry in entries:
@@ -319,6 +332,17 @@ class Partition:
             self._blocked.pop(entry.subject.id, None)
             tools.progress.end(entry.subject.id, entry.id)
         tools.successes += len(entries)
+
+    async def _swept(self, entries: Sequence[Entry]) -> None:
+        """Takes what changes removed out of what is derived, in case it was made while another process removed it."""
+        if self._tools.sweep is None:
+            return
+        for entry in entries:
+            if entry.change and entry.change.events:
+                locks, subject = self._tools.locks, entry.subject
+                async with locks.digest(subject.id), locks.segments(subject.id):
+                    with fenced(self.confirm):
+                        await self._tools.sweep(subject, list(entry.change.events))
 
     async def _digested(self, entries: Sequence[Entry]) -> dict[str, Verdict]:
         tools = self._tools
@@ -337,7 +361,8 @@ class Partition:
                     else:
                         kept.append((entry, turn))
                 if kept and tools.digest:
-                    found = await tools.digest.digest(subject, [turn for _, turn in kept])
+                    with fenced(self.confirm):
+                        found = await tools.digest.digest(subject, [turn for _, turn in kept])
                     verdicts |= {entry.id: v for (entry, _), v in zip(kept, found, strict=True)}
             reach("digest.done")
         return verdicts

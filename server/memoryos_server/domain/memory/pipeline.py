@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -23,6 +23,7 @@ from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexer, Indexing, Words
 from memoryos_server.domain.memory.model import Consolidation, Digest
+from memoryos_server.domain.memory.others import Others
 from memoryos_server.domain.memory.progress import Locks, Progress
 from memoryos_server.domain.memory.trouble import is_outage
 from memoryos_server.domain.memory.worker import Worker
@@ -53,6 +54,8 @@ class Pipeline:
         backoff: Seconds before a failed entry is tried again; twice as long each further time.
         lease_seconds: How long a process that died keeps its partitions.
         counts: Is told what was done.
+        shared: Whether other processes accept turns into the same stores: what they accepted is looked for, too.
+        sweep: Takes turns that another process took back out of derived memory; None where there is no other process.
         now: The present time.
     """
 
@@ -75,6 +78,8 @@ class Pipeline:
         backoff: float = 0.5,
         lease_seconds: float = LEASE_SECONDS,
         counts: Counts | None = None,
+        shared: bool = False,
+        sweep: Callable[[Subject, Collection[str]], Awaitable[None]] | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
@@ -82,6 +87,7 @@ class Pipeline:
         self._vectors = vectors
         self._inline = mode == "sync"
         self._retry_interval = retry_interval
+        self._others = Others(turns, self.written) if shared else None
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
         self._behind = asyncio.Event()
         self._level = asyncio.Event()
@@ -105,6 +111,7 @@ class Pipeline:
                 alone=asyncio.Lock(),
                 backoff=backoff,
                 lease_seconds=lease_seconds,
+                sweep=sweep,
                 counts=counts or Uncounted(),
             )
         )
@@ -136,6 +143,8 @@ class Pipeline:
                 if pending := [task for tasks in self._pending.values() for task in tasks]:
                     await asyncio.wait(pending)
                 await self._changes.drain()
+                if self._others is not None:
+                    await self._others.drain()
                 await self._worker.drain()
         for task in self._tasks:
             task.cancel()
@@ -202,17 +211,24 @@ class Pipeline:
         await self._ensure(batch, failed)
 
     async def settle(self, subject: Subject, seconds: float) -> None:
-        """Waits until what was accepted here of a subject is searchable, and its facts are known; at most `seconds`."""
+        """Waits until what was accepted of a subject is searchable, here or elsewhere, at most `seconds`.
+
+        Of what this process works on, the facts are known then, too.
+        """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if tasks := self._pending.get(subject.id):
                     await asyncio.wait(tasks)
                 await self._progress.wait(subject.id)
+                if self._others is not None:
+                    await self._others.written(subject)
 
     def restarted(self) -> None:
         """Says that the searchable side may have lost what was not flushed."""
         self._indexing.forget_all()
         self._worker.reset()
+        if self._others is not None:
+            self._others.forget_all()
         self._fall_behind()
 
     @property
@@ -257,6 +273,8 @@ class Pipeline:
         late = False
         if self._inline:
             late = await self._index(subject, entries, [a.memory_id for a in accepted if a.duplicate])
+            if self._others is not None and not late:
+                self._others.wrote(subject, [a.seq for a in accepted if not a.duplicate])
         if entries:
             self._worker.wake(subject)
         return accepted, late

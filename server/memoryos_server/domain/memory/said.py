@@ -6,20 +6,18 @@ its older versions, which quote what is gone, are dropped.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import Invalid, NotFound
 from memoryos_server.domain.core.ids import derived_uuid, kept_ids
 from memoryos_server.domain.core.text import NO_SESSION, check_id
-from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.retraction import Facts, Rebuild, Retraction
 from memoryos_server.domain.ports import (
     Change,
     EventState,
-    Record,
-    RecordFilter,
     Session,
     Subject,
     Subjects,
@@ -45,20 +43,6 @@ class Changes(Protocol):
 
     async def written(self, subject: Subject) -> None:
         """Sees to it that every turn that was accepted is on the searchable side, where it is looked for."""
-
-
-class Rebuild(Protocol):
-    """Makes a segment anew of fewer turns."""
-
-    async def rebuild(self, subject: Subject, record: Record, turns: Sequence[Turn]) -> Record:
-        """The segment as it is with these turns only."""
-
-
-class Facts(Protocol):
-    """What is believed, without some of what was said."""
-
-    async def without(self, subject: Subject, memory_ids: Collection[str]) -> tuple[list[Record], list[str]]:
-        """Facts to put, and ids of facts to remove, if those turns are taken back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +93,7 @@ class SaidService:
         self._turns = turns
         self._vectors = vectors
         self._changes = changes
-        self._facts = facts
-        self._rebuild = rebuild
+        self._retraction = Retraction(vectors, facts, rebuild)
         self._forget = forget
 
     async def sessions(
@@ -235,39 +218,10 @@ class SaidService:
 
     async def _without(self, subject: Subject, turns: Sequence[Turn], tally: _Tally) -> Change:
         """The change that removes turns and what was derived from them alone."""
-        gone = {turn.id for turn in turns}
-        put: list[Record] = []
-        remove: list[str] = []
-        for record in await self._segments(subject, sorted(gone)):
-            left = tuple(source for source in record.sources if source not in gone)
-            kept = await self._from(subject, record, left) if left else None
-            if kept is None:
-                remove.append(record.id)
-            else:
-                put.append(kept)
-        # A belief that only such a turn had ended is held again: facts know the turns they follow from.
-        believed, forgotten = await self._facts.without(subject, gone)
-        put += believed
-        remove += forgotten
+        put, remove = await self._retraction.derived(subject, {turn.id for turn in turns})
         tally.turns, tally.derived = len(turns), len(remove)
         events = {turn.id: (turn.event_id, turn.session_id) for turn in turns}
         return Change(put=tuple(put), remove=(*events, *remove), events=events)
-
-    async def _from(self, subject: Subject, record: Record, left: tuple[str, ...]) -> Record | None:
-        """The segment with these sources only, or None if it cannot stand on them."""
-        turns = await self._vectors.get(subject, left)
-        if self._rebuild is None or not turns:
-            return None
-        made = await self._rebuild.rebuild(subject, record, turns)
-        return replace(made, version=record.version + 1, updated_at=utc_now(), history=())
-
-    async def _segments(self, subject: Subject, ids: Sequence[str]) -> list[Record]:
-        found: dict[str, Record] = {}
-        for start in range(0, len(ids), _SOURCES_AT_ONCE):
-            chosen = RecordFilter("segment", sources=tuple(ids[start : start + _SOURCES_AT_ONCE]))
-            async for record in self._vectors.scan(subject, chosen):
-                found[record.id] = record
-        return list(found.values())
 
 
 def page_of(size: int | None) -> int:

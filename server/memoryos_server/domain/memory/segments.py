@@ -17,6 +17,7 @@ from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.extraction import extract
 from memoryos_server.domain.memory.facts import Sighting, Slots, sightings
+from memoryos_server.domain.memory.fencing import still_ours
 from memoryos_server.domain.memory.model import Consolidated
 from memoryos_server.domain.memory.summary import summarise, tags
 from memoryos_server.domain.memory.topics import MAX_TURNS, SAME_TOPIC, Said, alike, pieces, topics
@@ -202,6 +203,7 @@ class Consolidator:
 
     async def _put(self, subject: Subject, record: Record) -> None:
         ((terms, dense),) = await self._indexing.terms_and_vectors([record.text])
+        await still_ours()
         await self._vectors.put(subject, [IndexedRecord(record, terms, dense)])
         self._counts.wrote(KIND, 1)
 

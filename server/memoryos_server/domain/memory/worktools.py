@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -12,7 +12,7 @@ from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexing
 from memoryos_server.domain.memory.model import Consolidation, Digest
 from memoryos_server.domain.memory.progress import Locks, Progress
-from memoryos_server.domain.ports import Queue
+from memoryos_server.domain.ports import Queue, Subject
 
 LEASE_SECONDS = 15.0
 """How long a partition stays with a process that says nothing more."""
@@ -29,6 +29,7 @@ class Tools:
         successes: How many entries were worked on without failing.
         counts: Is told what was done.
         lease_seconds: How long a lease lasts.
+        sweep: Takes turns that are gone out of derived memory, where other processes may have taken them back; or None.
     """
 
     queue: Queue
@@ -45,3 +46,4 @@ class Tools:
     successes: int = 0
     counts: Counts = field(default_factory=Uncounted)
     lease_seconds: float = LEASE_SECONDS
+    sweep: Callable[[Subject, Collection[str]], Awaitable[None]] | None = None

@@ -145,6 +145,9 @@ class Turns(Protocol):
     async def recent(self, subject: Subject, limit: int) -> list[Turn]:
         """The newest unexpired turns, oldest first, at most `limit`."""
 
+    async def accepted(self, subject: Subject) -> int:
+        """How many turns of a subject were accepted so far, by whichever process; the newest has this number as its `seq`."""
+
     async def state(self, subject: Subject, event_id: str) -> EventState | None:
         """What became of an event; None if it is not remembered (marks last 24 h at least)."""
 
