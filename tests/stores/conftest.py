@@ -7,6 +7,8 @@ import pytest
 
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
+from tests.stores import embedded_fixtures
+from tests.stores.qdrant_fixtures import REAL_URL, Opened, Place, QdrantServer, clear, fresh_prefix, opener, real
 from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, free_port
 
 
@@ -45,3 +47,25 @@ def connect(valkey: Valkey, master_keys: MasterKeys) -> Connect:
 async def store(connect: Connect) -> AsyncIterator[RedisStore]:
     async with connect() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    """A loopback server that all tests share; who kills one starts one of its own."""
+    server = QdrantServer(tmp_path_factory.mktemp("qdrant")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["embedded", "loopback", pytest.param("real", marks=pytest.mark.live)])
+async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Opened]:
+    """Opens vectors: of the embedded family, of the live one on the loopback server, and of that on a real server."""
+    if request.param == "embedded":
+        yield embedded_fixtures.opened
+        return
+    place = real() if request.param == "real" else Place.of(request.getfixturevalue("qdrant").url)
+    if place is None:
+        pytest.skip(f"{REAL_URL} is not set")
+    prefix = fresh_prefix()
+    yield opener(place, prefix)
+    await clear(place, prefix)

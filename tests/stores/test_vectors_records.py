@@ -24,7 +24,9 @@ from memoryos_server.stores import edge_process
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 from memoryos_server.stores.edge_points import InvalidRequestError, Prepared
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, restarted, subject, turn
+from tests.stores.embedded_fixtures import Keys, indexed, kill, restarted, subject, turn
+from tests.stores.embedded_fixtures import opened as embedded
+from tests.stores.qdrant_fixtures import Opened
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -38,7 +40,7 @@ def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-async def vectors(tmp_path: Path) -> AsyncIterator[EdgeVectors]:
+async def vectors(opened: Opened, tmp_path: Path) -> AsyncIterator[EdgeVectors]:
     async with opened(tmp_path) as (_, vectors):
         yield vectors
 
@@ -134,7 +136,7 @@ async def test_put_when_an_id_is_used_otherwise_then_it_is_refused_and_nothing_i
     assert await vectors.count() == 2
 
 
-async def test_reads_when_subjects_and_kinds_share_words_then_each_sees_its_own(tmp_path: Path) -> None:
+async def test_reads_when_subjects_and_kinds_share_words_then_each_sees_its_own(opened: Opened, tmp_path: Path) -> None:
     ann, bob, kinds = subject("ann"), subject("bob"), ("segment", "fact", "memory")
     made = {(who.id, kind): record("tea", kind=kind) for who in (ann, bob) for kind in kinds}
     async with opened(tmp_path, Keys(shared=os.urandom(32), sealing=False)) as (_, vectors):
@@ -279,7 +281,7 @@ async def test_scan_when_histories_are_long_then_it_comes_in_pieces_and_whole(ve
 
 
 async def test_staged_when_never_put_then_it_is_not_visible_and_its_number_is_another_client_s(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         ann = subject()
         point = {"id": str(uuid4()), "sparse": ([], []), "dense": {}, "payload": {"s": f"{ann.id}/memory", "v": 1}}
         one, two = EdgeClient(stores.vectors_socket), EdgeClient(stores.vectors_socket)
@@ -312,7 +314,7 @@ def test_staged_when_it_is_too_much_then_the_oldest_set_is_dropped(monkeypatch: 
 
 async def test_put_when_the_process_is_killed_then_it_is_gone_and_a_replay_brings_it_back(tmp_path: Path) -> None:
     ann, kept, lost, said = subject(), record("kept"), record("lost"), turn("tea")
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         first = await vectors.put(ann, [found_by(kept, [1, 0, 0, 0])])
         assert await vectors.flush() == first
         newer = replace(kept, version=2, text="newer")
@@ -340,7 +342,7 @@ async def test_put_when_the_process_is_killed_then_it_is_gone_and_a_replay_bring
 async def test_put_when_the_process_dies_midway_then_the_backend_is_down(tmp_path: Path) -> None:
     ann = subject()
     made = [found_by(record(secrets.token_hex(2000))) for _ in range(2000)]
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         await vectors.ping()
         putting = asyncio.create_task(vectors.put(ann, made))
         await asyncio.sleep(0.05)
