@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from memoryos.settings import Settings
 from memoryos_server.domain.chat.service import ChatService
@@ -29,10 +30,11 @@ from memoryos_server.domain.memory.extraction import extract_memories
 from memoryos_server.domain.memory.gist_llm import LlmSummariser
 from memoryos_server.domain.memory.knowledge import Knowledge
 from memoryos_server.domain.memory.pipeline import Pipeline
-from memoryos_server.domain.memory.reindexing import Reindexer
+from memoryos_server.domain.memory.reindexing import Reindexer, Upkeep
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
+from memoryos_server.domain.ports import Vectors
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.rpc.chat_servicer import ChatServicer
@@ -41,11 +43,17 @@ from memoryos_server.rpc.memory_servicer import MemoryServicer
 from memoryos_server.rpc.queue_servicer import QueueServicer
 from memoryos_server.rpc.segment_servicer import SegmentServicer
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.shared import SharedEmbedder
 from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
 from memoryos_server.tools.words import Words
+
+
+class SearchStore(Vectors, Upkeep, Protocol):
+    """The searchable side, whichever family holds it."""
+
+    def on_reconnect(self, follower: Callable[[], None]) -> None:
+        """Has `follower` called whenever the store may be another than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class Memory:
     """
 
     redis: RedisStore
-    vectors: EdgeVectors
+    vectors: SearchStore
     words: Words
     upstream: OpenAiCompatible | None
     knowledge: Knowledge
@@ -81,7 +89,7 @@ async def open_memory(
     stack: AsyncExitStack,
     settings: Settings,
     redis: RedisStore,
-    vectors: EdgeVectors,
+    vectors: SearchStore,
     embedder: IdentifiedEmbedder,
     *,
     counts: Counts,

@@ -42,6 +42,10 @@ class QdrantRefused(Exception):
     """The server says that a request is wrong: a mistake of ours, which trying again does not mend."""
 
 
+class KeyRefused(BackendDown):
+    """The server does not take the key."""
+
+
 class NoCollection(BackendDown):
     """A collection is not there any more."""
 
@@ -163,7 +167,7 @@ class QdrantLink:
         self._silent = False
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             _log.error("the vector store refuses the key: %s", details)
-            return BackendDown("The vector store refuses the key")
+            return KeyRefused("The vector store refuses the key")
         if code is grpc.StatusCode.NOT_FOUND:
             _log.error("the vector store lacks a collection: %s", details)
             return NoCollection("The vector store lacks a collection")

@@ -32,8 +32,8 @@ _MAKING_SECONDS = 60.0
 _KEYWORD, _INTEGER, _FLOAT = q.FieldType.FieldTypeKeyword, q.FieldType.FieldTypeInteger, q.FieldType.FieldTypeFloat
 _TENANT = q.PayloadIndexParams(keyword_index_params=q.KeywordIndexParams(is_tenant=True))
 _RANGED = q.PayloadIndexParams(integer_index_params=q.IntegerIndexParams(lookup=True, range=True))
-_SUBJECT: dict[str, tuple[int, Any]] = {"s": (_KEYWORD, _TENANT), "ts": (_FLOAT, None), "v": (_INTEGER, _RANGED)}
-_MAIN_INDEXES: Mapping[str, tuple[int, Any]] = {
+_SUBJECT: dict[str, tuple[Any, Any]] = {"s": (_KEYWORD, _TENANT), "ts": (_FLOAT, None), "v": (_INTEGER, _RANGED)}
+_MAIN_INDEXES: Mapping[str, tuple[Any, Any]] = {
     **_SUBJECT,
     "n": (_KEYWORD, None),
     "q": (_INTEGER, _RANGED),
@@ -44,7 +44,7 @@ _MAIN_INDEXES: Mapping[str, tuple[int, Any]] = {
     "te": (_FLOAT, None),
     "cr": (_FLOAT, None),
 }
-_DENSE_INDEXES: Mapping[str, tuple[int, Any]] = {**_SUBJECT, "y": (_KEYWORD, None), "te": (_FLOAT, None)}
+_DENSE_INDEXES: Mapping[str, tuple[Any, Any]] = {**_SUBJECT, "y": (_KEYWORD, None), "te": (_FLOAT, None)}
 
 
 class SchemaDiffers(Exception):
@@ -94,7 +94,7 @@ class Schema:
         found = await link.call(link.collections.List, q.ListCollectionsRequest())
         return sorted(one.name for one in found.collections if one.name.startswith(self._denses))
 
-    async def _ensure(self, link: QdrantLink, wanted: Any, indexes: Mapping[str, tuple[int, Any]]) -> None:
+    async def _ensure(self, link: QdrantLink, wanted: Any, indexes: Mapping[str, tuple[Any, Any]]) -> None:
         name = wanted.collection_name
         there = await self._there(link, name)
         if not there:
