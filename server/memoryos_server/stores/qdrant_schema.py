@@ -80,14 +80,26 @@ class Schema:
             SchemaDiffers: The server is too old, or its collections are not ours or of another version.
             BackendDown: The server does not answer.
         """
-        version = str((await link.call(link.root.HealthCheck, q.HealthCheckRequest())).version)
-        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
-        if numbers < LEAST_VERSION:
-            least = ".".join(map(str, LEAST_VERSION))
-            raise SchemaDiffers(f"the Qdrant server is version {version or 'unknown'}; MemoryOS needs {least} or newer")
+        await server_version(link)
         await self._ensure(link, self._main(), _MAIN_INDEXES)
         if self.dense is not None:
             await self._ensure(link, self._dense(self.dense), _DENSE_INDEXES)
+
+    async def examine(self, link: QdrantLink) -> str:
+        """Looks as `ensure` does, but makes nothing; says what was found.
+
+        Raises:
+            SchemaDiffers: The server is too old, or its collections are not ours or of another version.
+            BackendDown: The server does not answer.
+        """
+        version = await server_version(link)
+        found = [self.main] if await self._there(link, self.main) else []
+        for name in [*found, *await self.denses(link)]:
+            wanted = self._main() if name == self.main else q.CreateCollection(collection_name=name)
+            request = q.GetCollectionInfoRequest(collection_name=name)
+            _verify(name, (await link.call(link.collections.Get, request)).result, wanted)
+        there = f"the collection {self.main} is there" if found else f"the collection {self.main} will be made"
+        return f"Qdrant {version}; {there}"
 
     async def denses(self, link: QdrantLink) -> list[str]:
         """Every collection of vectors that there is at this moment, those of models not in use, too."""
@@ -147,6 +159,20 @@ class Schema:
             metadata={_MARK: q.Value(integer_value=SCHEMA)},
             **fields,
         )
+
+
+async def server_version(link: QdrantLink) -> str:
+    """The version of the server.
+
+    Raises:
+        SchemaDiffers: It is too old.
+        BackendDown: The server does not answer.
+    """
+    version = str((await link.call(link.root.HealthCheck, q.HealthCheckRequest())).version)
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < LEAST_VERSION:
+        least = ".".join(map(str, LEAST_VERSION))
+        raise SchemaDiffers(f"the Qdrant server is version {version or 'unknown'}; MemoryOS needs {least} or newer")
+    return version
 
 
 def _verify(name: str, info: Any, wanted: Any) -> None:
