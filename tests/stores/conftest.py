@@ -57,15 +57,30 @@ def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
     server.stop()
 
 
-@pytest.fixture(params=["embedded", "loopback", pytest.param("real", marks=pytest.mark.live)])
+REAL = pytest.param("real", marks=pytest.mark.live)
+
+
+def _place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "loopback":
+        return Place.of(request.getfixturevalue("qdrant").url)
+    place = real()
+    if place is None:
+        pytest.skip(f"{REAL_URL} is not set")
+    return place
+
+
+@pytest.fixture(params=["loopback", REAL])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A Qdrant server: the loopback one, and a real one if there is one."""
+    return _place(request)
+
+
+@pytest.fixture(params=["embedded", "loopback", REAL])
 async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Opened]:
     """Opens vectors: of the embedded family, of the live one on the loopback server, and of that on a real server."""
     if request.param == "embedded":
         yield embedded_fixtures.opened
         return
-    place = real() if request.param == "real" else Place.of(request.getfixturevalue("qdrant").url)
-    if place is None:
-        pytest.skip(f"{REAL_URL} is not set")
-    prefix = fresh_prefix()
+    place, prefix = _place(request), fresh_prefix()
     yield opener(place, prefix)
     await clear(place, prefix)
