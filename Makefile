@@ -85,7 +85,7 @@ released: deps ## keep the protos as those of the release; part of releasing
 	$(BIN)/buf build -o proto/released.binpb
 
 .PHONY: test-live
-test-live: $(DEV) ## tests that need real stores, named by settings
+test-live: $(DEV) ## tests against real stores (MEMORYOS_TEST_QDRANT_URL)
 	@$(PYTEST) -m live || { code=$$?; [ $$code -eq 5 ] && echo "there are no such tests yet"; exit $$(( code == 5 ? 0 : code )); }
 
 .PHONY: test-long

@@ -54,7 +54,7 @@ class QdrantPoints:
         self.link = link
         self.schema = schema
         self._looked = False
-        self._looking = asyncio.Lock()
+        self._looking: asyncio.Task[None] | None = None
 
     async def look(self) -> None:
         """Sees to it, before anything else, that the collections are there and what they should be.
@@ -64,10 +64,15 @@ class QdrantPoints:
             BackendDown: The server does not answer.
         """
         if not self._looked:
-            async with self._looking:
-                if not self._looked:
-                    await self.schema.ensure(self.link)
-                    self._looked = True
+            # All who wait share one look: one after another they would wait for a server that hangs once each.
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look())
+                self._looking.add_done_callback(_heard)
+            await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
+        await self.schema.ensure(self.link)
+        self._looked = True
 
     async def call(self, method: Any, request: Any, *, deadline: float | None = None) -> Any:
         """As `QdrantLink.call`, on collections that were looked at."""
@@ -191,6 +196,12 @@ class QdrantPoints:
         for one in result if isinstance(request, q.UpdateBatchPoints) else (result,):
             if one.status != q.UpdateStatus.Completed:
                 raise BackendDown("The vector store does not write in time")
+
+
+def _heard(task: asyncio.Task[None]) -> None:
+    """Takes note of a failure that nobody may wait for any more."""
+    if not task.cancelled():
+        task.exception()
 
 
 def grouped(versions: Mapping[str, int]) -> Mapping[int, list[str]]:
