@@ -85,7 +85,7 @@ released: deps ## keep the protos as those of the release; part of releasing
 	$(BIN)/buf build -o proto/released.binpb
 
 .PHONY: test-live
-test-live: $(DEV) ## tests that need real stores, named by settings
+test-live: $(DEV) ## tests against real stores (MEMORYOS_TEST_QDRANT_URL)
 	@$(PYTEST) -m live || { code=$$?; [ $$code -eq 5 ] && echo "there are no such tests yet"; exit $$(( code == 5 ? 0 : code )); }
 
 .PHONY: test-long
@@ -103,5 +103,5 @@ audit: $(DEV) ## look for known vulnerabilities in what is installed (asks the n
 
 .PHONY: lock
 lock: $(DEV) ## bring both locks up to date; LOCKFLAGS=--upgrade for newer versions (asks the network)
-	$(UV_COMPILE) --extra server --extra bridge pyproject.toml requirements.in -o requirements.lock
-	$(UV_COMPILE) --extra server --extra bridge --group dev -c requirements.lock pyproject.toml requirements.in -o requirements-dev.lock
+	$(UV_COMPILE) --extra server --extra bridge --extra qdrant pyproject.toml requirements.in -o requirements.lock
+	$(UV_COMPILE) --extra server --extra bridge --extra qdrant --group dev -c requirements.lock pyproject.toml requirements.in -o requirements-dev.lock

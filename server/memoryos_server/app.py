@@ -26,6 +26,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION
 from memoryos_server.health import Health
+from memoryos_server.opening import VectorsUnusable, open_vectors
 from memoryos_server.operator import Operator
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
@@ -48,7 +49,6 @@ from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorMo
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.redis_opening import live_redis, master_keys, open_redis
-from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import NONE, open_embedder
 
@@ -115,9 +115,12 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     embedded, redis = await stack.enter_async_context(_stores(settings, embedder))
     for note in redis.manifest.notes:
         logger.warning("store", note=note)
-    vectors = await stack.enter_async_context(
-        EdgeVectors(embedded.vectors_socket, redis.subjects, analysis=ANALYSIS_VERSION)
-    )
+    try:
+        vectors = await stack.enter_async_context(
+            open_vectors(settings, embedder, redis.subjects, embedded.vectors_socket, logger)
+        )
+    except VectorsUnusable as error:
+        raise StartError(str(error)) from error
     metrics = Metrics()
     counts = MemoryMetrics(metrics.registry)
     memory = await wiring.open_memory(stack, settings, redis, vectors, embedder, counts=counts, progress=_progress)
@@ -211,7 +214,7 @@ async def _stores(
         try:
             live = live_redis(settings)
             keys = master_keys(settings)
-            dense = dict(embedder.names) if embedder is not None else None
+            dense = dict(embedder.names) if embedder is not None and not settings.qdrant.url else None
             embedded = EmbeddedStores(
                 data,
                 dense,

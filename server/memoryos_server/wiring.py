@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from typing import Protocol
 
 from memoryos.settings import Settings
 from memoryos_server.domain.chat.service import ChatService
@@ -28,14 +29,14 @@ from memoryos_server.domain.memory.derived import DerivedRecall
 from memoryos_server.domain.memory.digest import Digester
 from memoryos_server.domain.memory.extraction import extract_memories
 from memoryos_server.domain.memory.gist_llm import LlmSummariser
-from memoryos_server.domain.memory.knowledge import Knowledge
+from memoryos_server.domain.memory.knowledge import KEPT_SECONDS, SHARED_SECONDS, Knowledge
 from memoryos_server.domain.memory.pipeline import Pipeline
-from memoryos_server.domain.memory.reindexing import Reindexer
+from memoryos_server.domain.memory.reindexing import Reindexer, Upkeep
 from memoryos_server.domain.memory.retraction import Retraction, Sweeper
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
-from memoryos_server.domain.ports import Subject
+from memoryos_server.domain.ports import Subject, Vectors
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.rpc.chat_servicer import ChatServicer
@@ -44,7 +45,6 @@ from memoryos_server.rpc.memory_servicer import MemoryServicer
 from memoryos_server.rpc.queue_servicer import QueueServicer
 from memoryos_server.rpc.segment_servicer import SegmentServicer
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.shared import SharedEmbedder
 from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
@@ -55,6 +55,13 @@ _LEARNT = "learnt"
 
 _FORGOT = "forgot"
 """The kind of message that says that something of a person, named by a keyed hash, was taken back."""
+
+
+class SearchStore(Vectors, Upkeep, Protocol):
+    """The searchable side, whichever family holds it."""
+
+    def on_reconnect(self, follower: Callable[[], None]) -> None:
+        """Has `follower` called whenever the store may be another than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,7 @@ class Memory:
     """
 
     redis: RedisStore
-    vectors: EdgeVectors
+    vectors: SearchStore
     words: Words
     upstream: OpenAiCompatible | None
     knowledge: Knowledge
@@ -90,7 +97,7 @@ async def open_memory(
     stack: AsyncExitStack,
     settings: Settings,
     redis: RedisStore,
-    vectors: EdgeVectors,
+    vectors: SearchStore,
     embedder: IdentifiedEmbedder,
     *,
     counts: Counts,
@@ -104,7 +111,9 @@ async def open_memory(
     if settings.upstream.base_url:
         upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
     learnt = partial(_tell, redis, _LEARNT)
-    knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts, learnt)
+    # With the embedded engine nobody else writes; what other servers learn of one that they share, they tell, but it may be late.
+    kept = SHARED_SECONDS if settings.redis.url else KEPT_SECONDS
+    knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts, learnt, kept_seconds=kept)
     redis.changes.listen(_LEARNT, knowledge.forget_id, knowledge.forget_all)
     model = settings.memory.consolidation_model
     consolidator = Consolidator(

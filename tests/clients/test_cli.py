@@ -16,6 +16,7 @@ import memoryos
 from memoryos.cli import split_flags
 from memoryos.settings import SettingsError, known, load
 from memoryos.up import environment
+from tests.stores.qdrant_fixtures import QdrantServer
 from tests.system import free_port
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -169,6 +170,27 @@ def test_doctor_when_the_key_directory_lies_in_the_data_directory_then_it_is_bro
     done = run("doctor", *_free(), "--data-dir", str(tmp_path / "d"), "--security-key-dir", str(tmp_path / "d" / "k"))
     assert done.returncode == 1
     assert "lies inside the data directory" in done.stdout
+
+
+def test_doctor_when_a_qdrant_is_set_then_it_is_looked_at_and_the_key_is_shown_nowhere(
+    run: Run, tmp_path: Path
+) -> None:
+    server = QdrantServer(tmp_path / "qdrant", "--api-key", "right-right-right").start()
+    try:
+        env = {"MEMORYOS_QDRANT__URL": server.url}
+        good = run("doctor", "--json", *_free(), **env, MEMORYOS_QDRANT__API_KEY="right-right-right")
+        assert good.returncode == 0, good.stdout
+        assert _findings(good)["qdrant"]["state"] == "ok"
+        bad = run("doctor", "--json", *_free(), **env, MEMORYOS_QDRANT__API_KEY="wrong-wrong-wrong")
+        assert bad.returncode == 1
+        assert "set qdrant.api_key" in _findings(bad)["qdrant"]["hint"]
+        assert "wrong-wrong" not in bad.stdout + bad.stderr
+    finally:
+        server.stop()
+    away = run("doctor", "--json", *_free(), **env)
+    assert away.returncode == 1
+    assert "cannot be reached" in _findings(away)["qdrant"]["text"]
+    assert "qdrant" not in _findings(run("doctor", "--json", *_free()))
 
 
 class _Provider(BaseHTTPRequestHandler):

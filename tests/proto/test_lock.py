@@ -52,7 +52,7 @@ def test_locks_when_pyproject_asks_for_a_package_then_they_hold_it() -> None:
     extras = PROJECT["optional-dependencies"]
     asked = {
         re.split(r"[\[<>=;~! ]", line)[0].lower()
-        for line in [*PROJECT["dependencies"], *extras["server"], *extras["bridge"]]
+        for line in [*PROJECT["dependencies"], *extras["server"], *extras["bridge"], *extras["qdrant"]]
     }
     assert asked <= _pins(LOCKS[0]).keys()
 

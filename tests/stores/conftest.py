@@ -11,6 +11,8 @@ import redis
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_url import parse
+from tests.stores import embedded_fixtures
+from tests.stores.qdrant_fixtures import REAL_URL, Opened, Place, QdrantServer, clear, fresh_prefix, opener, real
 from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, free_port
 from tests.valkeys import TcpValkey, ValkeyCluster
 
@@ -135,3 +137,40 @@ def connect(store_url: str, master_keys: MasterKeys) -> Connect:
 async def store(connect: Connect) -> AsyncIterator[RedisStore]:
     async with connect() as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def qdrant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantServer]:
+    """A loopback server that all tests share; who kills one starts one of its own."""
+    server = QdrantServer(tmp_path_factory.mktemp("qdrant")).start()
+    yield server
+    server.stop()
+
+
+REAL = pytest.param("real", marks=pytest.mark.live)
+
+
+def _place(request: pytest.FixtureRequest) -> Place:
+    if request.param == "loopback":
+        return Place.of(request.getfixturevalue("qdrant").url)
+    place = real()
+    if place is None:
+        pytest.skip(f"{REAL_URL} is not set")
+    return place
+
+
+@pytest.fixture(params=["loopback", REAL])
+def place(request: pytest.FixtureRequest) -> Place:
+    """A Qdrant server: the loopback one, and a real one if there is one."""
+    return _place(request)
+
+
+@pytest.fixture(params=["embedded", "loopback", REAL])
+async def opened(request: pytest.FixtureRequest) -> AsyncIterator[Opened]:
+    """Opens vectors: of the embedded family, of the live one on the loopback server, and of that on a real server."""
+    if request.param == "embedded":
+        yield embedded_fixtures.opened
+        return
+    place, prefix = _place(request), fresh_prefix()
+    yield opener(place, prefix)
+    await clear(place, prefix)

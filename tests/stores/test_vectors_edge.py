@@ -23,9 +23,12 @@ from memoryos_server.stores.edge_rows import candidates
 from memoryos_server.stores.edge_shards import Shards
 from memoryos_server.stores.embedded import ChildState
 from memoryos_server.stores.points import pieces, point, sparse
+from memoryos_server.stores.qdrant_link import QdrantRefused
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, subject, turn, until
+from tests.stores.embedded_fixtures import Keys, indexed, kill, subject, turn, until
+from tests.stores.embedded_fixtures import opened as embedded
+from tests.stores.qdrant_fixtures import Opened
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -52,7 +55,7 @@ async def scores(vectors: EdgeVectors, who: Subject, query: SearchQuery) -> dict
     return {c.id: dict(c.scores) for c in await vectors.search(who, query)}
 
 
-async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(tmp_path: Path) -> None:
+async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(opened: Opened, tmp_path: Path) -> None:
     ann = subject()
     said = turn('茶 tea "quoted" 🫖\n', session="", when=datetime(1969, 12, 31, 23, 59, 59, 999999, UTC))
     async with opened(tmp_path) as (_, vectors):
@@ -68,7 +71,7 @@ async def test_insert_when_it_returned_then_every_read_sees_the_turn_unchanged(t
 
 
 async def test_search_when_legs_find_different_turns_then_their_union_is_given_with_the_scores_of_each(
-    tmp_path: Path,
+    opened: Opened, tmp_path: Path
 ) -> None:
     ann, word, near, other = subject(), turn("tea"), turn("warm drink"), turn("stone")
     async with opened(tmp_path) as (_, vectors):
@@ -79,7 +82,9 @@ async def test_search_when_legs_find_different_turns_then_their_union_is_given_w
     assert {memory_id: set(legs) for memory_id, legs in found.items()} == {word.id: {"lexical"}, near.id: {"small"}}
 
 
-async def test_search_when_there_are_several_legs_of_words_then_each_scores_by_itself(tmp_path: Path) -> None:
+async def test_search_when_there_are_several_legs_of_words_then_each_scores_by_itself(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann, one, two = subject(), turn("tea cup"), turn("milk")
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(ann, [indexed(one), indexed(two)])
@@ -92,7 +97,9 @@ async def test_search_when_there_are_several_legs_of_words_then_each_scores_by_i
     assert found[one.id]["window"] == pytest.approx(2 * found[one.id]["words"])
 
 
-async def test_search_when_legs_are_parts_then_they_score_only_what_another_leg_found(tmp_path: Path) -> None:
+async def test_search_when_legs_are_parts_then_they_score_only_what_another_leg_found(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann, one, two, near = subject(), turn("tea cup"), turn("cup"), turn("warm drink")
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(ann, [indexed(one), indexed(two), indexed(near, small=[1, 0, 0, 0])])
@@ -108,7 +115,9 @@ async def test_search_when_legs_are_parts_then_they_score_only_what_another_leg_
         assert {memory_id: whole[memory_id] for memory_id in found} == found
 
 
-async def test_search_when_turns_have_names_hints_and_sessions_then_candidates_tell_them_apart(tmp_path: Path) -> None:
+async def test_search_when_turns_have_names_hints_and_sessions_then_candidates_tell_them_apart(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann = subject()
     plain = turn("tea", session="", seq=2**40, when=NOON)
     made = [
@@ -146,14 +155,14 @@ def test_search_when_few_rows_are_kept_then_none_is_missing(tmp_path: Path, monk
     engine.close()
 
 
-async def test_search_when_the_query_has_nothing_then_nothing_is_found(tmp_path: Path) -> None:
+async def test_search_when_the_query_has_nothing_then_nothing_is_found(opened: Opened, tmp_path: Path) -> None:
     async with opened(tmp_path) as (_, vectors):
         await vectors.insert(subject(), [indexed(turn("tea"))])
         assert not len(await vectors.search(subject(), question({}, None, 5)))
         assert not len(await vectors.search(subject(), lexical(0, tea=1.0)))
 
 
-async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(tmp_path: Path) -> None:
+async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(opened: Opened, tmp_path: Path) -> None:
     ann, first = subject(), turn("first")
     second = turn("second", id=first.id)
     async with opened(tmp_path) as (_, vectors):
@@ -165,7 +174,9 @@ async def test_insert_when_the_turn_is_there_then_it_stays_as_it_is(tmp_path: Pa
         assert await scores(vectors, ann, lexical(first=1.0)) != {}
 
 
-async def test_reads_when_subjects_share_a_key_and_words_then_none_sees_the_others(tmp_path: Path) -> None:
+async def test_reads_when_subjects_share_a_key_and_words_then_none_sees_the_others(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann, bob = subject("ann"), subject("bob")
     # One key and no sealing, so that nothing but the filters keeps them apart.
     keys = Keys(shared=os.urandom(32), sealing=False)
@@ -184,7 +195,9 @@ async def test_reads_when_subjects_share_a_key_and_words_then_none_sees_the_othe
         assert await vectors.count(bob) == 20
 
 
-async def test_lexical_scores_when_another_subject_writes_then_they_do_not_change(tmp_path: Path) -> None:
+async def test_lexical_scores_when_another_subject_writes_then_they_do_not_change(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann, bob, keys = subject("ann"), subject("bob"), Keys(shared=os.urandom(32))
     said = [turn("tea cup"), turn("tea"), turn("milk")]
     async with opened(tmp_path, keys) as (_, vectors):
@@ -201,7 +214,9 @@ async def test_lexical_scores_when_another_subject_writes_then_they_do_not_chang
     assert before[said[1].id]["lexical"] == pytest.approx(idf(2), rel=1e-5)
 
 
-async def test_search_when_until_is_given_then_later_turns_are_left_out_and_idf_stays(tmp_path: Path) -> None:
+async def test_search_when_until_is_given_then_later_turns_are_left_out_and_idf_stays(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann = subject()
     said = [turn("tea", when=NOON + timedelta(seconds=i)) for i in range(-2, 3)]
     async with opened(tmp_path) as (_, vectors):
@@ -235,7 +250,7 @@ async def test_files_when_sealing_is_on_then_no_text_is_in_them_and_when_off_it_
     ann = subject(secrets.token_urlsafe(24))
     words = [[secrets.token_urlsafe(24) for _ in range(4)] for _ in range(20)]
     said = [turn(" ".join(three), session=session) for *three, session in words]
-    async with opened(tmp_path, Keys(sealing=sealing)) as (_, vectors):
+    async with embedded(tmp_path, Keys(sealing=sealing)) as (_, vectors):
         await vectors.insert(ann, [indexed(t) for t in said])
         await vectors.flush()
         files = {path: path.read_bytes() for path in (tmp_path / "vectors").rglob("*") if path.is_file()}
@@ -248,13 +263,13 @@ async def test_files_when_sealing_is_on_then_no_text_is_in_them_and_when_off_it_
 
 async def test_read_when_the_key_is_another_then_the_turn_is_not_given(tmp_path: Path) -> None:
     ann, said = subject(), turn("tea")
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         await vectors.insert(ann, [indexed(said)])
         async with EdgeVectors(stores.vectors_socket, Keys()) as other:
             assert await other.get(ann, [said.id]) == []
 
 
-async def test_insert_when_there_are_thousands_of_large_turns_then_all_arrive(tmp_path: Path) -> None:
+async def test_insert_when_there_are_thousands_of_large_turns_then_all_arrive(opened: Opened, tmp_path: Path) -> None:
     ann = subject()
     said = [turn(secrets.token_hex(20_000)) for _ in range(300)]
     async with opened(tmp_path) as (_, vectors):
@@ -266,18 +281,18 @@ async def test_insert_when_there_are_thousands_of_large_turns_then_all_arrive(tm
 
 
 @pytest.mark.parametrize("bad", ["", "7", "not-a-uuid", "../x"])
-async def test_reads_when_an_id_is_no_uuid_then_there_is_no_such_turn(tmp_path: Path, bad: str) -> None:
+async def test_reads_when_an_id_is_no_uuid_then_there_is_no_such_turn(opened: Opened, tmp_path: Path, bad: str) -> None:
     async with opened(tmp_path) as (_, vectors):
         assert await vectors.get(subject(), [bad]) == []
         assert await vectors.owner(bad) is None
 
 
 async def test_insert_when_a_vector_has_another_dimension_then_it_is_an_error_and_nothing_is_written(
-    tmp_path: Path,
+    opened: Opened, tmp_path: Path
 ) -> None:
     ann = subject()
     async with opened(tmp_path) as (_, vectors):
-        with pytest.raises(EdgeError, match="no vector 'small' of 3 dimensions"):
+        with pytest.raises((EdgeError, QdrantRefused), match="no vector 'small' of 3 dimensions"):
             await vectors.insert(ann, [indexed(turn()), indexed(turn(), small=[1, 2, 3])])
         assert await vectors.count() == 0
 
@@ -286,7 +301,7 @@ async def test_flush_when_the_process_died_since_a_write_then_its_incarnation_di
     tmp_path: Path,
 ) -> None:
     ann, kept, lost = subject(), turn(), turn()
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         first = await vectors.insert(ann, [indexed(kept)])
         assert await vectors.flush() == first == await vectors.insert(ann, [])
         assert await vectors.insert(ann, [indexed(lost)]) == first
@@ -315,7 +330,7 @@ async def test_call_when_the_process_hangs_then_the_backend_is_down_in_time_and_
     tmp_path: Path,
 ) -> None:
     ann, said = subject(), turn("tea")
-    async with opened(tmp_path) as (stores, _), EdgeVectors(stores.vectors_socket, Keys(), deadline=0.2) as vectors:
+    async with embedded(tmp_path) as (stores, _), EdgeVectors(stores.vectors_socket, Keys(), deadline=0.2) as vectors:
         await vectors.insert(ann, [indexed(said)])
         os.kill(stores.pids()["vectors"], signal.SIGSTOP)
         try:
@@ -328,7 +343,7 @@ async def test_call_when_the_process_hangs_then_the_backend_is_down_in_time_and_
 
 
 async def test_calls_when_many_run_at_once_and_some_are_cancelled_then_the_others_get_their_own_answers(
-    tmp_path: Path,
+    opened: Opened, tmp_path: Path
 ) -> None:
     ann = subject()
     said = [turn() for _ in range(60)]
@@ -359,7 +374,7 @@ async def test_calls_when_many_run_at_once_and_some_are_cancelled_then_the_other
 async def test_process_when_a_client_sends_a_torn_or_malformed_frame_then_others_are_served(
     tmp_path: Path, raw: bytes
 ) -> None:
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         await vectors.ping()
         pid = stores.pids()["vectors"]
         _, writer = await asyncio.open_unix_connection(stores.vectors_socket)
@@ -375,7 +390,7 @@ async def test_process_when_a_client_sends_a_torn_or_malformed_frame_then_others
 async def test_process_when_a_request_is_wrong_then_it_says_so_and_goes_on(
     tmp_path: Path, operation: str, arguments: list[object]
 ) -> None:
-    async with opened(tmp_path) as (stores, _):
+    async with embedded(tmp_path) as (stores, _):
         client = EdgeClient(stores.vectors_socket)
         with pytest.raises(EdgeError) as caught:
             await client.call(operation, *arguments, timeout=5)

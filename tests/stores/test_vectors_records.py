@@ -24,7 +24,9 @@ from memoryos_server.stores import edge_process
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 from memoryos_server.stores.edge_points import InvalidRequestError, Prepared
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, restarted, subject, turn
+from tests.stores.embedded_fixtures import Keys, indexed, kill, restarted, subject, turn
+from tests.stores.embedded_fixtures import opened as embedded
+from tests.stores.qdrant_fixtures import Opened
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -38,7 +40,7 @@ def runtime_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-async def vectors(tmp_path: Path) -> AsyncIterator[EdgeVectors]:
+async def vectors(opened: Opened, tmp_path: Path) -> AsyncIterator[EdgeVectors]:
     async with opened(tmp_path) as (_, vectors):
         yield vectors
 
@@ -134,7 +136,7 @@ async def test_put_when_an_id_is_used_otherwise_then_it_is_refused_and_nothing_i
     assert await vectors.count() == 2
 
 
-async def test_reads_when_subjects_and_kinds_share_words_then_each_sees_its_own(tmp_path: Path) -> None:
+async def test_reads_when_subjects_and_kinds_share_words_then_each_sees_its_own(opened: Opened, tmp_path: Path) -> None:
     ann, bob, kinds = subject("ann"), subject("bob"), ("segment", "fact", "memory")
     made = {(who.id, kind): record("tea", kind=kind) for who in (ann, bob) for kind in kinds}
     async with opened(tmp_path, Keys(shared=os.urandom(32), sealing=False)) as (_, vectors):
@@ -249,7 +251,7 @@ def test_page_when_walked_then_each_record_comes_once_and_in_order(tmp_path: Pat
 
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
-        _, vectors = runner.run(stack.enter_async_context(opened(tmp_path)))
+        _, vectors = runner.run(stack.enter_async_context(embedded(tmp_path)))
 
         @settings(max_examples=40, deadline=None)
         @given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 12))
@@ -262,27 +264,39 @@ def test_page_when_walked_then_each_record_comes_once_and_in_order(tmp_path: Pat
             runner.run(stack.aclose())
 
 
-async def test_put_when_there_are_ten_thousand_then_a_reader_sees_all_or_none(vectors: EdgeVectors) -> None:
+async def test_put_when_there_are_ten_thousand_then_a_reader_sees_all_or_none(tmp_path: Path) -> None:
+    async with embedded(tmp_path) as (_, vectors):
+        ann, chosen = subject(), RecordFilter("memory")
+        made = [found_by(record(f"tea {secrets.token_hex(8)}"), [1, i % 7, 0, 0]) for i in range(10_000)]
+        seen, done = set(), asyncio.Event()
+
+        async def watch() -> None:
+            while not done.is_set():
+                seen.add((await vectors.page(ann, chosen, 0, 1))[1])
+                await asyncio.sleep(0.001)
+
+        watcher = asyncio.create_task(watch())
+        await vectors.put(ann, made)
+        done.set()
+        await watcher
+        assert seen <= {0, 10_000}
+        assert 0 in seen
+        assert (await vectors.page(ann, chosen, 0, 1))[1] == 10_000
+        assert [one.id async for one in vectors.scan(ann, chosen)] == sorted(one.record.id for one in made)
+        # A replay changes nothing.
+        await vectors.put(ann, made)
+        assert await vectors.count() == 10_000
+
+
+async def test_put_when_there_are_thousands_then_all_are_there_and_a_replay_changes_nothing(
+    vectors: EdgeVectors,
+) -> None:
     ann, chosen = subject(), RecordFilter("memory")
-    made = [found_by(record(f"tea {secrets.token_hex(8)}"), [1, i % 7, 0, 0]) for i in range(10_000)]
-    seen, done = set(), asyncio.Event()
-
-    async def watch() -> None:
-        while not done.is_set():
-            seen.add((await vectors.page(ann, chosen, 0, 1))[1])
-            await asyncio.sleep(0.001)
-
-    watcher = asyncio.create_task(watch())
-    await vectors.put(ann, made)
-    done.set()
-    await watcher
-    assert seen <= {0, 10_000}
-    assert 0 in seen
-    assert (await vectors.page(ann, chosen, 0, 1))[1] == 10_000
-    assert [one.id async for one in vectors.scan(ann, chosen)] == sorted(one.record.id for one in made)
-    # A replay changes nothing.
-    await vectors.put(ann, made)
-    assert await vectors.count() == 10_000
+    made = [found_by(record(f"tea {secrets.token_hex(8)}"), [1, i % 7, 0, 0]) for i in range(3_000)]
+    for _ in range(2):
+        await vectors.put(ann, made)
+        assert (await vectors.page(ann, chosen, 0, 1))[1] == await vectors.count(ann) == 3_000
+        assert [one.id async for one in vectors.scan(ann, chosen)] == sorted(one.record.id for one in made)
 
 
 async def test_scan_when_histories_are_long_then_it_comes_in_pieces_and_whole(vectors: EdgeVectors) -> None:
@@ -294,7 +308,7 @@ async def test_scan_when_histories_are_long_then_it_comes_in_pieces_and_whole(ve
 
 
 async def test_staged_when_never_put_then_it_is_not_visible_and_its_number_is_another_client_s(tmp_path: Path) -> None:
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         ann = subject()
         point = {"id": str(uuid4()), "sparse": ([], []), "dense": {}, "payload": {"s": f"{ann.id}/memory", "v": 1}}
         one, two = EdgeClient(stores.vectors_socket), EdgeClient(stores.vectors_socket)
@@ -327,7 +341,7 @@ def test_staged_when_it_is_too_much_then_the_oldest_set_is_dropped(monkeypatch: 
 
 async def test_put_when_the_process_is_killed_then_it_is_gone_and_a_replay_brings_it_back(tmp_path: Path) -> None:
     ann, kept, lost, said = subject(), record("kept"), record("lost"), turn("tea")
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         first = await vectors.put(ann, [found_by(kept, [1, 0, 0, 0])])
         assert await vectors.flush() == first
         newer = replace(kept, version=2, text="newer")
@@ -355,7 +369,7 @@ async def test_put_when_the_process_is_killed_then_it_is_gone_and_a_replay_bring
 async def test_put_when_the_process_dies_midway_then_the_backend_is_down(tmp_path: Path) -> None:
     ann = subject()
     made = [found_by(record(secrets.token_hex(2000))) for _ in range(2000)]
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         await vectors.ping()
         putting = asyncio.create_task(vectors.put(ann, made))
         await asyncio.sleep(0.05)

@@ -16,7 +16,9 @@ import pytest
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports import IndexedRecord, IndexedTurn, Record, RecordQuery, SearchQuery, Subject, Turn
 from memoryos_server.stores.vectors_edge import EdgeVectors
-from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, restarted, subject, turn
+from tests.stores.embedded_fixtures import Keys, indexed, kill, restarted, subject, turn
+from tests.stores.embedded_fixtures import opened as embedded
+from tests.stores.qdrant_fixtures import Opened
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 WEST, EAST = {"small": [1, 0, 0, 0]}, {"other": [0, 1, 0]}
@@ -41,7 +43,7 @@ async def near(vectors: EdgeVectors, who: Subject, **dense: Sequence[float]) -> 
     return {memory_id for memory_id, _ in await vectors.near(who, dense, 50)}
 
 
-async def test_dense_when_the_models_change_then_a_walk_fills_the_new_ones_in(tmp_path: Path) -> None:
+async def test_dense_when_the_models_change_then_a_walk_fills_the_new_ones_in(opened: Opened, tmp_path: Path) -> None:
     ann, bob, keys = subject("ann"), subject("bob"), Keys()
     said, noted, his = [turn(f"tea {i}") for i in range(30)], fact(), turn("tea")
     async with opened(tmp_path, keys) as (_, vectors):
@@ -78,7 +80,7 @@ async def test_dense_when_the_models_change_then_a_walk_fills_the_new_ones_in(tm
 
 
 async def test_dense_when_models_of_one_shape_differ_by_fingerprint_then_their_vectors_do_not_mix(
-    tmp_path: Path,
+    opened: Opened, tmp_path: Path
 ) -> None:
     ann, keys, said = subject(), Keys(), turn()
     async with opened(tmp_path, keys, fingerprint="m1") as (_, vectors):
@@ -90,7 +92,7 @@ async def test_dense_when_models_of_one_shape_differ_by_fingerprint_then_their_v
 
 
 async def test_dense_when_models_are_not_in_use_then_what_is_removed_or_replaced_leaves_theirs_too(
-    tmp_path: Path,
+    opened: Opened, tmp_path: Path
 ) -> None:
     ann, bob, keys = subject("ann"), subject("bob"), Keys()
     stays, gone, changed, his = turn(), turn(), fact(), turn()
@@ -112,7 +114,9 @@ async def test_dense_when_models_are_not_in_use_then_what_is_removed_or_replaced
         assert [stored.id for stored in await vectors.unembedded("", 5)] == [changed.id]
 
 
-async def test_add_dense_when_the_point_is_gone_replaced_or_another_s_then_it_gets_none(tmp_path: Path) -> None:
+async def test_add_dense_when_the_point_is_gone_replaced_or_another_s_then_it_gets_none(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann, bob, kept = subject("ann"), subject("bob"), fact()
     async with opened(tmp_path) as (_, vectors):
         await vectors.put(ann, [with_words(kept)])
@@ -124,7 +128,7 @@ async def test_add_dense_when_the_point_is_gone_replaced_or_another_s_then_it_ge
         assert await vectors.unembedded("", 5) == []
 
 
-async def test_unembedded_when_few_of_many_lack_vectors_then_they_are_found(tmp_path: Path) -> None:
+async def test_unembedded_when_few_of_many_lack_vectors_then_they_are_found(opened: Opened, tmp_path: Path) -> None:
     ann = subject()
     async with opened(tmp_path) as (_, vectors):
         said = [indexed(turn(), {}, WEST["small"]) for _ in range(5000)]
@@ -136,7 +140,7 @@ async def test_unembedded_when_few_of_many_lack_vectors_then_they_are_found(tmp_
 
 async def test_dense_when_the_process_is_killed_before_a_flush_then_a_walk_or_a_replay_heals_it(tmp_path: Path) -> None:
     ann, kept, lost = subject(), turn(), turn()
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         await vectors.insert(ann, [indexed(kept)])
         await vectors.flush()
         await vectors.insert(ann, [indexed(lost, small=WEST["small"])])
@@ -150,7 +154,9 @@ async def test_dense_when_the_process_is_killed_before_a_flush_then_a_walk_or_a_
         assert await near(vectors, ann, small=WEST["small"]) == {lost.id}
 
 
-async def test_terms_when_the_analysis_changes_then_a_walk_replaces_them_and_what_search_gives(tmp_path: Path) -> None:
+async def test_terms_when_the_analysis_changes_then_a_walk_replaces_them_and_what_search_gives(
+    opened: Opened, tmp_path: Path
+) -> None:
     ann, bob, keys = subject("ann"), subject("bob"), Keys()
     said, noted = [turn(f"tea {i}", seq=i) for i in range(12)], fact()
     async with opened(tmp_path, keys) as (_, vectors):
@@ -187,9 +193,9 @@ async def test_terms_when_the_analysis_changes_then_a_walk_replaces_them_and_wha
 
 async def test_files_when_old_vectors_are_dropped_then_nothing_of_them_is_left(tmp_path: Path) -> None:
     ann, keys = subject(secrets.token_hex(8)), Keys()
-    async with opened(tmp_path, keys) as (_, vectors):
+    async with embedded(tmp_path, keys) as (_, vectors):
         await vectors.insert(ann, [indexed(turn(), small=WEST["small"])])
-    async with opened(tmp_path, keys, fingerprint="m2") as (_, vectors):
+    async with embedded(tmp_path, keys, fingerprint="m2") as (_, vectors):
         assert len(list((tmp_path / "vectors").glob("dense-*"))) == 2
         await vectors.drop_old_dense()
         assert len(list((tmp_path / "vectors").glob("dense-*"))) == 1
@@ -199,7 +205,7 @@ async def test_dense_when_killed_at_any_time_then_whatever_of_main_is_there_is_e
     tmp_path: Path,
 ) -> None:
     ann, durable, written = subject(), set[str](), 0
-    async with opened(tmp_path) as (stores, vectors):
+    async with embedded(tmp_path) as (stores, vectors):
         for _ in range(4):
             pid, pending = stores.pids()["vectors"], set[str]()
 

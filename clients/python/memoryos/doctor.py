@@ -27,6 +27,8 @@ OK, WARN, FAIL = "ok", "warning", "broken"
 PATIENCE = 3.0
 """Seconds any one look may take."""
 
+INSTALL_QDRANT = "pip install 'memoryos[qdrant]'"
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -112,6 +114,24 @@ def check_engines() -> Iterator[Finding]:
         yield Finding("vector engine", OK, "qdrant_edge imports")
     except Exception as error:  # whatever it is, it is the finding
         yield Finding("vector engine", FAIL, f"it does not import: {error}", "pip install 'memoryos[server]'")
+
+
+def check_qdrant(settings: Settings) -> Iterator[Finding]:
+    """The live Qdrant server, if one is set."""
+    wanted = settings.qdrant
+    if not wanted.url:
+        return
+    if find_spec("qdrant_client") is None:
+        yield Finding("qdrant", FAIL, "qdrant.url is set, but its client is not installed", INSTALL_QDRANT)
+        return
+    # By the server's own part, in a process of its own; the key goes by its standard input, where nobody else looks.
+    command = [sys.executable, "-m", "memoryos_server.stores.qdrant_probe"]
+    asked = json.dumps(asdict(wanted) | {"patience": PATIENCE})
+    try:
+        done = subprocess.run(command, input=asked, capture_output=True, text=True, timeout=4 * PATIENCE, check=True)  # noqa: S603  # our own module
+        yield Finding("qdrant", **json.loads(done.stdout))
+    except (subprocess.SubprocessError, OSError, ValueError, TypeError) as error:
+        yield Finding("qdrant", FAIL, f"it cannot be looked at: {error}", "pip install 'memoryos[server,qdrant]'")
 
 
 def check_directories(settings: Settings) -> Iterator[Finding]:
@@ -243,6 +263,7 @@ def examine(loaded: Loaded | None, settings_error: SettingsError | None) -> Iter
     yield Finding("settings", OK, f"{sum(source != 'default' for source in loaded.sources.values())} set")
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
         check_model,
+        check_qdrant,
         check_directories,
         check_stores,
         check_addresses,

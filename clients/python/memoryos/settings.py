@@ -220,6 +220,25 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class QdrantSettings:
+    """A Qdrant server for the searchable side."""
+
+    url: str = setting(
+        "",
+        "A Qdrant server by its gRPC port, https for TLS; port 6333, which is REST's, stands for 6334; empty: embedded.",
+        unit="URL",
+    )
+    api_key: str = setting("", "Its key.", secret=True)
+    ca_file: str = setting(
+        "", "Who signed its certificate, if not one that this machine trusts.", unit="file of PEM certificates"
+    )
+    timeout_seconds: float = setting(5.0, "How long it may take to answer.", unit="seconds")
+    collection_prefix: str = setting(
+        "memoryos", "What the names of its collections begin with; one for each store that shares it.", unit="name"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSettings:
     """What probes say."""
 
@@ -256,6 +275,7 @@ class Settings:
     embedding: EmbeddingSettings = EmbeddingSettings()
     redis: RedisSettings = RedisSettings()
     security: SecuritySettings = SecuritySettings()
+    qdrant: QdrantSettings = QdrantSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
 

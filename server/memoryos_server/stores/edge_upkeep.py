@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from uuid import UUID
 
 from memoryos_server.domain.core.faults import BackendDown, Exists
 from memoryos_server.domain.ports import Record, Subject, Turn
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
-from memoryos_server.stores.points import dense, names, open_record, open_turn, sparse
+from memoryos_server.stores.points import dense, names, sparse
 from memoryos_server.stores.scope import Scope
 from memoryos_server.stores.sealing import Sealers
+from memoryos_server.stores.traffic import Stored, open_stored
 
 _log = logging.getLogger(__name__)
 
@@ -27,25 +26,6 @@ DEADLINE_SECONDS = 5.0
 FLUSH_SECONDS = 60.0
 # A walk looks at many points in one request.
 _WALK_SECONDS = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A point that lacks something.
-
-    Attributes:
-        subject_id: Whose.
-        kind: The kind of record, "" for an episode.
-        id: The memory id.
-        version: The record's version, 0 for an episode.
-        sealed: Its payload.
-    """
-
-    subject_id: str
-    kind: str
-    id: str
-    version: int
-    sealed: str
 
 
 class EdgeUpkeep:
@@ -152,10 +132,7 @@ class EdgeUpkeep:
             Stale: The subject's epoch is over.
             BackendDown: The key is not cached and the store does not answer.
         """
-        sealer = await self._sealers.sealer(subject)
-        if not stored.kind:
-            return open_turn(stored.id, stored.sealed, sealer)
-        return open_record(stored.id, stored.kind, stored.sealed, None, sealer)
+        return open_stored(stored, await self._sealers.sealer(subject))
 
     async def add_dense(
         self,
@@ -235,16 +212,3 @@ class EdgeUpkeep:
                 raise Exists("An id is already used by another memory", param="id") from error
             _log.error("the vector store refused a request: %s", error)
             raise BackendDown("The vector store failed") from error
-
-
-def known_ids(ids: Iterable[str]) -> list[str]:
-    """Those that can be memory ids, each once: what is no UUID does not exist."""
-    return [memory_id for memory_id in dict.fromkeys(ids) if is_uuid(memory_id)]
-
-
-def is_uuid(text: str) -> bool:
-    """Whether a text is a UUID in its usual form."""
-    try:
-        return str(UUID(text)) == text
-    except ValueError:
-        return False

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
-from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,29 +26,12 @@ from memoryos_server.domain.ports import (
     Turn,
 )
 from memoryos_server.stores.edge_rows import candidates
-from memoryos_server.stores.edge_upkeep import FLUSH_SECONDS, EdgeUpkeep, is_uuid, known_ids
-from memoryos_server.stores.points import (
-    Point,
-    chosen,
-    dense,
-    names,
-    open_record,
-    open_turn,
-    pieces,
-    point,
-    record_point,
-    sparse,
-)
+from memoryos_server.stores.edge_upkeep import FLUSH_SECONDS, EdgeUpkeep
+from memoryos_server.stores.points import chosen, dense, names, point, record_point, sparse
 from memoryos_server.stores.scope import Scope
-from memoryos_server.stores.sealing import SealBroken, Sealer
+from memoryos_server.stores.sealing import Sealer
+from memoryos_server.stores.traffic import in_pieces, is_uuid, known_ids, opened_records, opened_turns
 
-_log = logging.getLogger(__name__)
-
-# The process does one request at a time: small ones let others in between, and no frame comes near its limit.
-_POINTS_PER_REQUEST = 128
-_BYTES_PER_REQUEST = 4 * 1024 * 1024
-# A term costs a keyed hash, 1.5 us: more than this many would hold up everybody else and are hashed in a thread.
-_TERMS_AT_ONCE = 3_000
 _SCANNED = 256
 
 
@@ -75,7 +57,7 @@ class EdgeVectors(EdgeUpkeep):
         sealer = await self._sealers.sealer(subject)
         points = (point(subject, turn, sealer, self._analysis) for turn in turns)
         took = set()
-        for piece in await _made(points, sum(len(turn.terms) for turn in turns)):
+        for piece in await in_pieces(points, sum(len(turn.terms) for turn in turns)):
             took.add(await self._call("insert", piece))
         return await self._one(took)
 
@@ -94,7 +76,7 @@ class EdgeVectors(EdgeUpkeep):
         """
         sealer = await self._sealers.sealer(subject)
         points = (record_point(subject, record, sealer, self._analysis) for record in records)
-        sent = list(await _made(points, sum(len(record.terms) for record in records)))
+        sent = list(await in_pieces(points, sum(len(record.terms) for record in records)))
         if len(sent) <= 1:
             return await self._one({await self._call("put", piece) for piece in sent})
         number = next(self._staged)
@@ -151,7 +133,7 @@ class EdgeVectors(EdgeUpkeep):
         answers: list[list[RecordHit]] = []
         for hits in await self._call("find", asked) if asked else ():
             scores = {row[0]: found for row, found in hits}
-            opened = _records((row for row, _ in hits), sealer)
+            opened = opened_records((row for row, _ in hits), sealer)
             answers.append([RecordHit(record, scores[record.id]) for record in opened])
         return answers
 
@@ -171,7 +153,7 @@ class EdgeVectors(EdgeUpkeep):
             return []
         sealer = await self._sealers.sealer(subject)
         payloads = await self._call("get", Scope(subject, sealer).corpus(), known)
-        return list(_turns(payloads.items(), sealer))
+        return list(opened_turns(payloads.items(), sealer))
 
     async def records(self, subject: Subject, ids: Sequence[str], *, history: bool = False) -> list[Record]:
         """Those of the subject's records that exist, in no order."""
@@ -180,7 +162,7 @@ class EdgeVectors(EdgeUpkeep):
             return []
         sealer = await self._sealers.sealer(subject)
         rows = await self._call("records", Scope(subject, sealer).corpora, known, history)
-        return list(_records(rows, sealer))
+        return list(opened_records(rows, sealer))
 
     async def page(
         self, subject: Subject, chosen: RecordFilter, offset: int, limit: int, *, history: bool = False
@@ -188,7 +170,7 @@ class EdgeVectors(EdgeUpkeep):
         """Records newest first, of equal `created_at` by id, from `offset`; and how many there are in all."""
         wanted, sealer = await self._wanted(subject, chosen)
         rows, total = await self._call("page", wanted, offset, max(limit, 0), history)
-        return list(_records(rows, sealer)), total
+        return list(opened_records(rows, sealer)), total
 
     async def scan(self, subject: Subject, chosen: RecordFilter, *, history: bool = False) -> AsyncIterator[Record]:
         """Every such record, in the order of ids, read in pieces; one that is written meanwhile may be given or not."""
@@ -197,7 +179,7 @@ class EdgeVectors(EdgeUpkeep):
         while more:
             rows, after = await self._call("scan", wanted, after, _SCANNED, history)
             more = bool(after)
-            for record in _records(rows, sealer):
+            for record in opened_records(rows, sealer):
                 yield record
 
     async def said(self, subject: Subject, session_id: str, after: int, limit: int) -> list[Turn]:
@@ -207,7 +189,7 @@ class EdgeVectors(EdgeUpkeep):
         sealer = await self._sealers.sealer(subject)
         scope = Scope(subject, sealer)
         rows = await self._call("said", scope.corpus(), scope.session(session_id), after, limit)
-        return list(_turns(rows, sealer))
+        return list(opened_turns(rows, sealer))
 
     async def remove(self, subject: Subject, ids: Sequence[str]) -> int:
         """Removes the subject's episodes and records of these ids from every answer. Gives the incarnation."""
@@ -241,27 +223,4 @@ class EdgeVectors(EdgeUpkeep):
         return took.pop() if took else int((await self._call("ping"))["incarnation"])
 
 
-async def _made(points: Iterable[Point], terms: int) -> Iterable[list[Mapping[str, Any]]]:
-    """Points in pieces; many terms are hashed in a thread, so that nobody waits for them."""
-    made = pieces(points, _POINTS_PER_REQUEST, _BYTES_PER_REQUEST)
-    return made if terms <= _TERMS_AT_ONCE else await asyncio.to_thread(list, made)
-
-
 _vector = dense  # `near` has an argument of that name
-
-
-def _turns(texts: Iterable[tuple[str, str]], sealer: Sealer) -> Iterator[Turn]:
-    for memory_id, text in texts:
-        try:
-            yield open_turn(memory_id, text, sealer)
-        except SealBroken as error:
-            # One damaged turn must not hide the others; the log says which it is.
-            _log.error("memory %s cannot be opened: %s", memory_id, error)
-
-
-def _records(rows: Iterable[tuple[str, str, str, str | None]], sealer: Sealer) -> Iterator[Record]:
-    for memory_id, kind, text, history in rows:
-        try:
-            yield open_record(memory_id, kind, text, history, sealer)
-        except SealBroken as error:
-            _log.error("memory %s cannot be opened: %s", memory_id, error)
