@@ -193,20 +193,33 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters):
         start = f"({redis_marks.stream_id(after)}" if after else "-"
         while page := await self._client.run("XRANGE", place.queue, start, "+", "COUNT", _PAGE):
             start = "(" + page[-1][0].decode()
-            # The epoch is asked of the store, not of the cache: an erasure elsewhere must hold here.
-            epochs = await self._epochs(place, page)
-            counted = await self._client.run("HMGET", place.attempts, *(stream_id for stream_id, _ in page))
-            # Before any is given: the reader may stop at any of them.
-            known = [one for one in page if one[1].get(b"s") in epochs and b"e" in one[1]]
-            await self._drop(place, [one for one in known if epochs[one[1][b"s"]] != one[1][b"e"]])
-            for (stream_id, fields), count in zip(page, counted, strict=True):
-                if (subject_id := fields.get(b"s")) not in epochs or b"e" not in fields:
-                    await self._unreadable(place, stream_id, None)
-                elif epochs[subject_id] == fields[b"e"]:
-                    attempts = int.from_bytes(count[:2]) if count else 0
-                    entry = await self._entry(place, stream_id, fields, attempts)
-                    if entry is not None:
-                        yield entry
+            async for entry in self._given(place, page):
+                yield entry
+
+    async def entries(self, partition: int, ids: Sequence[str]) -> AsyncIterator[Entry]:
+        """Those of a partition's entries that are still open, in the order of their ids here; others as in `open_entries`."""
+        place = Partition(partition)
+        wanted = [redis_marks.stream_id(name) for name in ids]
+        found = await self._client.batch([("XRANGE", place.queue, name, name) for name in wanted])
+        if page := [answer[0] for answer in found if answer]:
+            async for entry in self._given(place, page):
+                yield entry
+
+    async def _given(self, place: Partition, page: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> AsyncIterator[Entry]:
+        # The epoch is asked of the store, not of the cache: an erasure elsewhere must hold here.
+        epochs = await self._epochs(place, page)
+        counted = await self._client.run("HMGET", place.attempts, *(stream_id for stream_id, _ in page))
+        # Before any is given: the reader may stop at any of them.
+        known = [one for one in page if one[1].get(b"s") in epochs and b"e" in one[1]]
+        await self._drop(place, [one for one in known if epochs[one[1][b"s"]] != one[1][b"e"]])
+        for (stream_id, fields), count in zip(page, counted, strict=True):
+            if (subject_id := fields.get(b"s")) not in epochs or b"e" not in fields:
+                await self._unreadable(place, stream_id, None)
+            elif epochs[subject_id] == fields[b"e"]:
+                attempts = int.from_bytes(count[:2]) if count else 0
+                entry = await self._entry(place, stream_id, fields, attempts)
+                if entry is not None:
+                    yield entry
 
     async def _entry(
         self, partition: Partition, stream_id: bytes, fields: dict[bytes, bytes], attempts: int

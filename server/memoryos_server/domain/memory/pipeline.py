@@ -20,6 +20,7 @@ from memoryos_server.domain.core.faults import BackendDown, Fault
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.changes import Changes, Make
 from memoryos_server.domain.memory.counts import Counts, Uncounted
+from memoryos_server.domain.memory.fairness import Slots
 from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexer, Indexing, Words
 from memoryos_server.domain.memory.model import Consolidation, Digest
@@ -101,7 +102,8 @@ class Pipeline:
                 digest=digest,
                 consolidation=consolidation,
                 now=now,
-                slots=asyncio.Semaphore(_PARTITIONS_AT_ONCE),
+                slots=Slots(_PARTITIONS_AT_ONCE),
+                looks=asyncio.Semaphore(_PARTITIONS_AT_ONCE),
                 alone=asyncio.Lock(),
                 backoff=backoff,
                 lease_seconds=lease_seconds,

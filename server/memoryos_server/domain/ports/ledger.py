@@ -187,6 +187,9 @@ class Queue(Protocol):
         Those of an older epoch are closed, not given; those that do not open become dead letters.
         """
 
+    def entries(self, partition: int, ids: Sequence[str]) -> AsyncIterator[Entry]:
+        """Those of some entries of a partition that are still open, in the order given; otherwise as `open_entries`."""
+
     async def started(self, lease: Lease, entries: Sequence[Entry]) -> None:
         """Counts an attempt for entries that were open at start-up: whoever worked on them may have died of one.
 
