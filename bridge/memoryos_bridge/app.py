@@ -13,6 +13,7 @@ from memoryos import schema
 from memoryos.schema import Method
 from memoryos.settings import Settings, split_address
 from memoryos_bridge import docs, logs, openai
+from memoryos_bridge.admission import Admission
 from memoryos_bridge.boundary import Boundary
 from memoryos_bridge.codec import Codec
 from memoryos_bridge.gate import Gate
@@ -79,7 +80,8 @@ def create_app(
         remote = Remote(target(settings), settings.server.max_message_bytes)
         try:
             gate = Gate(settings, remote)
-            app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check)]
+            admission = Admission(settings.bridge.max_concurrent_requests, metrics)
+            app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check, admission)]
             await remote.info()
             app.state.remote = remote
             yield

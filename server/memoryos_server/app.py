@@ -117,9 +117,11 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         EdgeVectors(embedded.vectors_socket, redis.subjects, analysis=ANALYSIS_VERSION)
     )
     metrics = Metrics()
-    counts = MemoryMetrics(metrics.registry)
-    memory = await wiring.open_memory(stack, settings, redis, vectors, embedder, counts=counts, progress=_progress)
-    chat = wiring.open_chat(stack, settings, memory)
+    counts = MemoryMetrics(metrics, settings.memory.max_backlog)
+    memory = await wiring.open_memory(
+        stack, settings, redis, vectors, embedder, counts=counts, answered=metrics.answered, progress=_progress
+    )
+    chat = wiring.open_chat(stack, settings, memory, counts)
     letters = DeadLetters(redis.queue)
     await stack.enter_async_context(QueueWatch(letters, counts))
 
@@ -151,6 +153,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
             bridge_secret=settings.bridge.secret,
         ),
         audit=Audit(writer),
+        max_calls=settings.server.max_concurrent_calls,
     )
     await stack.enter_async_context(
         operator.serve(Operator(key_service, redis.audit, letters), operator_socket(settings))

@@ -21,6 +21,7 @@ from memoryos_server.domain.memories.sameness import Sameness
 from memoryos_server.domain.memories.search import Finder
 from memoryos_server.domain.memories.service import MemoriesService
 from memoryos_server.domain.memory import heat
+from memoryos_server.domain.memory.backlog import Backlog
 from memoryos_server.domain.memory.counts import Counts
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.memory.derived import DerivedRecall
@@ -85,6 +86,7 @@ async def open_memory(
     embedder: IdentifiedEmbedder,
     *,
     counts: Counts,
+    answered: Callable[[str, float], None],
     progress: Callable[[str], None],
 ) -> Memory:
     """Starts memory, with its background work, on a stack."""
@@ -93,7 +95,7 @@ async def open_memory(
     engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
     upstream = None
     if settings.upstream.base_url:
-        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
+        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered))
     knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts)
     model = settings.memory.consolidation_model
     consolidator = Consolidator(
@@ -118,6 +120,12 @@ async def open_memory(
         mode=settings.memory.pipeline,
         flush_interval=settings.memory.flush_interval_seconds,
         counts=counts,
+        backlog=Backlog(
+            redis.queue,
+            most=settings.memory.max_backlog,
+            most_of_tenant=settings.memory.max_tenant_backlog,
+            counts=counts,
+        ),
     )
     reindexer = Reindexer(
         vectors,
@@ -143,10 +151,10 @@ async def open_memory(
     return Memory(redis, vectors, words, upstream, knowledge, consolidator, pipeline, keeper, finder, service)
 
 
-def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory) -> ChatService:
+def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts: Counts) -> ChatService:
     """Chat on memory; what it still has to remember when the stack closes is remembered first."""
     notes = ChatNotes(memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper)
-    chat = ChatService(memory.service, memory.upstream, settings.memory, notes=notes)
+    chat = ChatService(memory.service, memory.upstream, settings.memory, notes=notes, remembered=counts.remembered)
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat
 

@@ -15,7 +15,7 @@ from google.rpc import status_pb2
 from grpc_status import rpc_status
 
 from memoryos.schema import Method
-from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault
+from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault, TooMany
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.rpc import status
 from memoryos_server.rpc.audit import Audit
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+BUSY_SECONDS = 1.0
+"""When a caller who was refused for lack of room should come again."""
 
 _LEVELS = {
     grpc.StatusCode.INTERNAL: "error",
@@ -46,6 +49,7 @@ def standard(
     serving: Serving,
     auth: Auth,
     audit: Audit,
+    max_calls: int = 0,
 ) -> Around:
     """The server's interceptors around one another, outermost first."""
     return compose(
@@ -53,6 +57,8 @@ def standard(
         Telemetry(metrics, logger),
         # Outside of all that raises faults, so that each has the same way onto the wire.
         Faults(logger),
+        # Before all that costs anything: a server that has too much to do must be able to say so.
+        Admission(max_calls, metrics),
         # Bounds everything that may wait: the key's lookup, the handler, and the reader of a stream.
         deadline,
         # Before auth, because a refusal while a store is down is a degraded answer too.
@@ -151,6 +157,40 @@ class Faults:
         await call.begin()  # errors carry the request id too
         with left_is_cancelled():
             await call.context.abort_with_status(rpc_status.to_status(answer))
+
+
+class Admission:
+    """Refuses calls while as many are under way as may be. Probes and metrics are always let in."""
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        """Keeps the bound.
+
+        Args:
+            most: Calls at once; 0 is any number.
+            metrics: Counts what is refused.
+        """
+        self._most = most
+        self._metrics = metrics
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Lets a call in.
+
+        Raises:
+            TooMany: There is no room.
+        """
+        if call.method.permission == "public":
+            yield
+            return
+        if 0 < self._most <= self._under_way:
+            self._metrics.refused.labels("calls").inc()
+            raise TooMany("The server has too much to do", retry_after=BUSY_SECONDS, metadata={"limit": "calls"})
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import BackendDown, Fault
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.backlog import Backlog
 from memoryos_server.domain.memory.changes import Changes, Make
 from memoryos_server.domain.memory.counts import Counts, Uncounted
 from memoryos_server.domain.memory.fairness import Slots
@@ -54,6 +55,7 @@ class Pipeline:
         backoff: Seconds before a failed entry is tried again; twice as long each further time.
         lease_seconds: How long a process that died keeps its partitions.
         counts: Is told what was done.
+        backlog: Refuses what there is no room for; None: everything is accepted.
         now: The present time.
     """
 
@@ -76,12 +78,14 @@ class Pipeline:
         backoff: float = 0.5,
         lease_seconds: float = LEASE_SECONDS,
         counts: Counts | None = None,
+        backlog: Backlog | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
         self._queue = queue
         self._vectors = vectors
         self._inline = mode == "sync"
+        self._backlog = backlog or Backlog(queue)
         self._retry_interval = retry_interval
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
         self._behind = asyncio.Event()
@@ -117,6 +121,7 @@ class Pipeline:
             behind=lambda: self.behind,
             fell_behind=self._fall_behind,
             accepted=self._worker.wake,
+            admit=self._backlog.admit,
         )
 
     async def __aenter__(self) -> Pipeline:
@@ -125,7 +130,7 @@ class Pipeline:
             await self._worker.recover()
         except BackendDown:
             self._fall_behind()
-        loops = (self._flusher.run(), self._retry_forever(), self._worker.run())
+        loops = (self._flusher.run(), self._retry_forever(), self._worker.run(), self._backlog.run())
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         return self
 
@@ -157,7 +162,9 @@ class Pipeline:
         Raises:
             Exists: An event_id is known with other content.
             BackendDown: The turns could not be kept.
+            TooMany: There is no room for them now. Nothing was kept.
         """
+        self._backlog.admit(subject.tenant_id, len(turns))
         work = asyncio.create_task(self._accept(subject, turns, audit))
         tasks = self._pending.setdefault(subject.id, set())
         done: asyncio.Task[None] = asyncio.create_task(_settled(work))
@@ -184,6 +191,7 @@ class Pipeline:
         Raises:
             BackendDown: The change could not be kept; or it reads, and the searchable side is down or behind.
             Stale: Other changes of the subject kept coming between, or its data was erased.
+            TooMany: There is no room for it now. Changes that only remove are always accepted.
         """
         return await self._changes.change(subject, make, reads=reads)
 

@@ -172,6 +172,9 @@ class Queue(Protocol):
     async def backlog(self) -> Mapping[int, int]:
         """Partition -> number of its open entries, where there are any."""
 
+    async def open_by_tenant(self) -> Mapping[str, int]:
+        """Tenant -> number of its open entries, where there are any. Reads the whole ledger, in small pieces."""
+
     async def claim(self, partition: int, seconds: float) -> Lease | None:
         """The right to work on a partition, or None if another process has it.
 

@@ -10,7 +10,7 @@ import io
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -75,10 +75,18 @@ class OpenAiCompatible:
     Args:
         options: Where it is and how long it may take.
         trust_env: Whether `HTTP_PROXY` and its like are obeyed.
+        answered: Told how each attempt began (`ok`, `rejected`, `failed`, `timeout`), and after how many seconds.
     """
 
-    def __init__(self, options: UpstreamOptions, *, trust_env: bool = False) -> None:
+    def __init__(
+        self,
+        options: UpstreamOptions,
+        *,
+        trust_env: bool = False,
+        answered: Callable[[str, float], None] = lambda outcome, seconds: None,
+    ) -> None:
         self._options = options
+        self._answered = answered
         self._base = options.base_url.rstrip("/")
         self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None
@@ -221,7 +229,7 @@ class OpenAiCompatible:
         """A response that has begun to answer, and its first bytes."""
         fault: Fault = Upstream("The provider cannot be reached")
         for attempt in range(RETRIES + 1):
-            result = await self._attempt(body, stream=stream)
+            result = await self._measured(body, stream=stream)
             if not isinstance(result, _Retry):
                 return result
             fault = result.fault
@@ -230,6 +238,24 @@ class OpenAiCompatible:
             jitter = random.uniform(0, min(LONGEST_WAIT_SECONDS, BACKOFF_SECONDS * 2**attempt))  # noqa: S311  # no secret
             await asyncio.sleep(jitter if result.wait is None else result.wait)
         raise fault
+
+    async def _measured(self, body: bytes, *, stream: bool) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
+        """One attempt, and how it went."""
+        began = self._clock()
+        outcome = "failed"
+        try:
+            result = await self._attempt(body, stream=stream)
+            outcome = _outcome(result.fault) if isinstance(result, _Retry) else "ok"
+            return result
+        except Fault as fault:
+            outcome = _outcome(fault)
+            raise
+        except asyncio.CancelledError:
+            outcome = ""  # the client left: that says nothing of the provider
+            raise
+        finally:
+            if outcome:
+                self._answered(outcome, self._clock() - began)
 
     async def _attempt(self, body: bytes, *, stream: bool) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
         response: aiohttp.ClientResponse | None = None
@@ -308,6 +334,16 @@ class OpenAiCompatible:
     def _redacted(self, text: str) -> str:
         key = self._options.api_key
         return text.replace(key, "***") if key else text
+
+
+def _outcome(fault: Fault) -> str:
+    return (
+        "rejected"
+        if isinstance(fault, UpstreamRejected)
+        else "timeout"
+        if isinstance(fault, DeadlineExceeded)
+        else "failed"
+    )
 
 
 def _hang_up(response: aiohttp.ClientResponse) -> None:
