@@ -19,6 +19,7 @@ import uvloop
 
 from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
+from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server import operator, wiring
 from memoryos_server.domain.admin.keys import KeyService
 from memoryos_server.domain.core import faultpoints
@@ -52,6 +53,10 @@ from memoryos_server.tools.embed.opening import NONE, open_embedder
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+
+VECTOR_CALLS = ("insert", "put", "search", "find", "near", "get", "records", "page", "said", "remove")
+"""The calls of the vector store that make spans."""
 
 
 class StartError(RuntimeError):
@@ -116,10 +121,19 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     vectors = await stack.enter_async_context(
         EdgeVectors(embedded.vectors_socket, redis.subjects, analysis=ANALYSIS_VERSION)
     )
+    spans = await _spans(stack, settings, redis, vectors)
     metrics = Metrics()
     counts = MemoryMetrics(metrics, settings.memory.max_backlog)
     memory = await wiring.open_memory(
-        stack, settings, redis, vectors, embedder, counts=counts, answered=metrics.answered, progress=_progress
+        stack,
+        settings,
+        redis,
+        vectors,
+        embedder,
+        counts=counts,
+        answered=metrics.answered,
+        spans=spans,
+        progress=_progress,
     )
     chat = wiring.open_chat(stack, settings, memory, counts)
     letters = DeadLetters(redis.queue)
@@ -154,6 +168,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         ),
         audit=Audit(writer),
         max_calls=settings.server.max_concurrent_calls,
+        spans=spans,
     )
     await stack.enter_async_context(
         operator.serve(Operator(key_service, redis.audit, letters), operator_socket(settings))
@@ -177,6 +192,22 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         )
     )
     health.serve()
+
+
+async def _spans(stack: AsyncExitStack, settings: Settings, redis: RedisStore, vectors: EdgeVectors) -> Spans:
+    """What makes spans, told of the stores; without a collector nothing is imported and the stores stay as they are.
+
+    Raises:
+        SettingsError: The settings of telemetry cannot be used.
+    """
+    if not settings.telemetry.endpoint:
+        return NO_SPANS
+    from memoryos.spans import exported, watch_store
+
+    spans = await stack.enter_async_context(exported(settings.telemetry, "server"))
+    watch_store(spans, redis.client, "redis", ("run", "batch"))
+    watch_store(spans, vectors, "qdrant", VECTOR_CALLS)
+    return spans
 
 
 @asynccontextmanager

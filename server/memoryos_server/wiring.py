@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from memoryos.settings import Settings
+from memoryos.tracing import Spans
 from memoryos_server.domain.chat.service import ChatService
 from memoryos_server.domain.manage.service import SegmentService
 from memoryos_server.domain.memories.extract import Extraction
@@ -87,6 +88,7 @@ async def open_memory(
     *,
     counts: Counts,
     answered: Callable[[str, float], None],
+    spans: Spans,
     progress: Callable[[str], None],
 ) -> Memory:
     """Starts memory, with its background work, on a stack."""
@@ -95,7 +97,7 @@ async def open_memory(
     engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
     upstream = None
     if settings.upstream.base_url:
-        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered))
+        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered, spans=spans))
     knowledge = Knowledge(vectors, engine, words.fold, analysis.text, counts)
     model = settings.memory.consolidation_model
     consolidator = Consolidator(

@@ -14,7 +14,9 @@ import structlog
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from memoryos import tracing
 from memoryos.schema import Method
+from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault, TooMany
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.rpc import status
@@ -50,11 +52,14 @@ def standard(
     auth: Auth,
     audit: Audit,
     max_calls: int = 0,
+    spans: Spans = NO_SPANS,
 ) -> Around:
     """The server's interceptors around one another, outermost first."""
     return compose(
         # First, because it must see everything: what the others refuse is logged and counted like the rest.
         Telemetry(metrics, logger),
+        # Inside of what ids the trace for the log, around all that takes time. Absent unless spans are made.
+        *((Traces(spans),) if spans.on else ()),
         # Outside of all that raises faults, so that each has the same way onto the wire.
         Faults(logger),
         # Before all that costs anything: a server that has too much to do must be able to say so.
@@ -74,6 +79,19 @@ def standard(
     )
 
 
+_OURS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""Codes that are a failure of the server's, as OpenTelemetry has it; others are the caller's."""
+
+
 class Telemetry:
     """Gives the call its id, and leaves one line in the log and three metrics behind."""
 
@@ -88,6 +106,11 @@ class Telemetry:
         sent = call.metadata.get(REQUEST_ID_HEADER, "")
         call.request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid7()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        if parent := call.metadata.get(tracing.TRACEPARENT):
+            hop = tracing.received(parent, call.metadata.get(tracing.TRACESTATE, ""))
+            if hop is not None:
+                tracing.enter(hop)  # until the call's task ends
+                structlog.contextvars.bind_contextvars(trace_id=hop.trace_id)
         method = call.method.path
         in_flight = self._metrics.in_flight.labels(method)
         in_flight.inc()
@@ -123,6 +146,35 @@ class Telemetry:
             degraded=call.degraded,
             **reason,
         )
+
+
+class Traces:
+    """Makes a span of the call."""
+
+    def __init__(self, spans: Spans) -> None:
+        """Keeps who makes spans."""
+        self._spans = spans
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Measures a call."""
+        name = call.method.path.lstrip("/")
+        with self._spans.server(name, {"rpc.system.name": "grpc", "rpc.method": name}) as span:
+            if (hop := tracing.current()) is not None:
+                structlog.contextvars.bind_contextvars(trace_id=hop.trace_id)
+            code = grpc.StatusCode.CANCELLED
+            try:
+                yield
+                code = call.code
+            except grpc.aio.AbortError:
+                code = call.code
+                raise
+            finally:
+                span.note({"rpc.response.status_code": code.name})
+                if code in _OURS:
+                    span.fail(code.name)
+                else:
+                    span.excuse()
 
 
 class Faults:

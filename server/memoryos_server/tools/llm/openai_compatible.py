@@ -16,9 +16,12 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from memoryos import tracing
+from memoryos.tracing import NO_SPANS, Span, Spans, Value
 from memoryos_server.domain.chat.sse import SseSplitter, message_of
 from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Upstream, UpstreamRejected
 from memoryos_server.domain.ports import ProviderAnswer
@@ -76,6 +79,7 @@ class OpenAiCompatible:
         options: Where it is and how long it may take.
         trust_env: Whether `HTTP_PROXY` and its like are obeyed.
         answered: Told how each attempt began (`ok`, `rejected`, `failed`, `timeout`), and after how many seconds.
+        spans: Makes a span of each attempt.
     """
 
     def __init__(
@@ -84,10 +88,13 @@ class OpenAiCompatible:
         *,
         trust_env: bool = False,
         answered: Callable[[str, float], None] = lambda outcome, seconds: None,
+        spans: Spans = NO_SPANS,
     ) -> None:
         self._options = options
         self._answered = answered
+        self._spans = spans
         self._base = options.base_url.rstrip("/")
+        self._about = _about(self._base) if spans.on else {}
         self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None
         self._models: tuple[float, list[Mapping[str, object]] | Upstream] | None = None
@@ -229,7 +236,9 @@ class OpenAiCompatible:
         """A response that has begun to answer, and its first bytes."""
         fault: Fault = Upstream("The provider cannot be reached")
         for attempt in range(RETRIES + 1):
-            result = await self._measured(body, stream=stream)
+            resend = {"http.request.resend_count": attempt} if attempt else {}
+            with self._spans.client("POST /chat/completions", {**self._about, **resend}) as span:
+                result = await self._measured(body, span, stream=stream)
             if not isinstance(result, _Retry):
                 return result
             fault = result.fault
@@ -239,16 +248,22 @@ class OpenAiCompatible:
             await asyncio.sleep(jitter if result.wait is None else result.wait)
         raise fault
 
-    async def _measured(self, body: bytes, *, stream: bool) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
+    async def _measured(
+        self, body: bytes, span: Span, *, stream: bool
+    ) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
         """One attempt, and how it went."""
         began = self._clock()
         outcome = "failed"
         try:
             result = await self._attempt(body, stream=stream)
-            outcome = _outcome(result.fault) if isinstance(result, _Retry) else "ok"
+            if isinstance(result, _Retry):
+                outcome = _failed(span, result.fault)
+            else:
+                outcome = "ok"
+                span.note({"http.response.status_code": result[0].status})
             return result
         except Fault as fault:
-            outcome = _outcome(fault)
+            outcome = _failed(span, fault)
             raise
         except asyncio.CancelledError:
             outcome = ""  # the client left: that says nothing of the provider
@@ -268,6 +283,7 @@ class OpenAiCompatible:
                     headers={
                         "Content-Type": "application/json",
                         "Accept": "text/event-stream" if stream else "application/json",
+                        **tracing.outgoing(),
                     },
                     allow_redirects=False,
                 )
@@ -334,6 +350,24 @@ class OpenAiCompatible:
     def _redacted(self, text: str) -> str:
         key = self._options.api_key
         return text.replace(key, "***") if key else text
+
+
+def _about(base: str) -> dict[str, Value]:
+    """What spans say of a provider: never the path, which may hold a key."""
+    url = urlsplit(base)
+    about: dict[str, Value] = {"http.request.method": "POST", "url.template": "/chat/completions"}
+    if url.hostname:
+        about |= {"server.address": url.hostname, "server.port": url.port or (443 if url.scheme == "https" else 80)}
+    return about
+
+
+def _failed(span: Span, fault: Fault) -> str:
+    """Tells a span of a failure; its outcome."""
+    outcome = _outcome(fault)
+    if (status := fault.metadata.get("upstream_status", "")).isdigit():
+        span.note({"http.response.status_code": int(status)})
+    span.fail(outcome)
+    return outcome
 
 
 def _outcome(fault: Fault) -> str:
