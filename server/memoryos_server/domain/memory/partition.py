@@ -156,6 +156,7 @@ class Partition:
             await asyncio.gather(*ending, return_exceptions=True)
             self._done.clear()
             self._anew = True
+            self._places.clear()
             self._consolidations.news()
 
     def _held(self) -> Lease:
