@@ -104,4 +104,5 @@ audit: $(DEV) ## look for known vulnerabilities in what is installed (asks the n
 .PHONY: lock
 lock: $(DEV) ## bring both locks up to date; LOCKFLAGS=--upgrade for newer versions (asks the network)
 	$(UV_COMPILE) --extra server --extra bridge --extra qdrant pyproject.toml requirements.in -o requirements.lock
+	$(UV_COMPILE) --extra otel -c requirements.lock pyproject.toml -o requirements-otel.lock
 	$(UV_COMPILE) --extra server --extra bridge --extra qdrant --group dev -c requirements.lock pyproject.toml requirements.in -o requirements-dev.lock

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -12,7 +12,9 @@ import memoryos
 from memoryos import schema
 from memoryos.schema import Method
 from memoryos.settings import Settings, split_address
+from memoryos.tracing import NO_SPANS, Spans
 from memoryos_bridge import docs, logs, openai
+from memoryos_bridge.admission import Admission
 from memoryos_bridge.boundary import Boundary
 from memoryos_bridge.codec import Codec
 from memoryos_bridge.gate import Gate
@@ -74,17 +76,23 @@ def create_app(
     forwarding = Forwarding(settings.bridge.secret, settings.bridge.trusted_proxies)
     metrics = Metrics()
 
+    spans: list[Spans] = [NO_SPANS]
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        remote = Remote(target(settings), settings.server.max_message_bytes)
-        try:
+        async with AsyncExitStack() as stack:
+            if settings.telemetry.endpoint:
+                from memoryos.spans import exported
+
+                spans[0] = await stack.enter_async_context(exported(settings.telemetry, "bridge"))
+            remote = Remote(target(settings), settings.server.max_message_bytes)
+            stack.push_async_callback(remote.close)
             gate = Gate(settings, remote)
-            app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check)]
+            admission = Admission(settings.bridge.max_concurrent_requests, metrics)
+            app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check, admission)]
             await remote.info()
             app.state.remote = remote
             yield
-        finally:
-            await remote.close()
 
     app = FastAPI(
         title="MemoryOS",
@@ -99,5 +107,6 @@ def create_app(
         metrics=metrics,
         log=log or logs.make(settings.log),
         cors_origins=settings.bridge.cors_origins,
+        spans=lambda: spans[0],
     )
     return app

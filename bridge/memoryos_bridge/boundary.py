@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from memoryos import tracing
+from memoryos.tracing import NO_SPANS, Spans, Value
 from memoryos_bridge.errors import BridgeError, ClientGone, Cut, internal
 from memoryos_bridge.exchange import KEY, Exchange
 from memoryos_bridge.headers import request_id
@@ -35,9 +37,16 @@ class Boundary:
     """Wraps the application."""
 
     def __init__(
-        self, app: ASGIApp, *, metrics: Metrics, log: FilteringBoundLogger, cors_origins: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        *,
+        metrics: Metrics,
+        log: FilteringBoundLogger,
+        cors_origins: Sequence[str] = (),
+        spans: Callable[[], Spans] = lambda: NO_SPANS,
     ) -> None:
-        """Keeps what it wraps."""
+        """Keeps what it wraps; `spans` is asked anew for each request, because it is opened later."""
+        self._spans = spans
         self._app = app
         self._metrics = metrics
         self._log = log
@@ -56,9 +65,15 @@ class Boundary:
         exchange.request_id = request_id(exchange)
         exchange.extra["X-Request-ID"] = exchange.request_id
         scope[KEY] = exchange
+        if parents := exchange.headers.get("traceparent"):
+            states = b",".join(exchange.headers.get("tracestate", ())).decode("latin-1")
+            tracing.enter(tracing.received(parents[0].decode("latin-1"), states))  # until the request's task ends
         self._metrics.begin()
+        spans = self._spans()
         try:
-            if not await self._preflight(exchange):
+            if spans.on:
+                await self._traced(spans, exchange, scope, receive, send)
+            elif not await self._preflight(exchange):
                 await self._serve(exchange, scope, receive, send)
         finally:
             if not exchange.completed:
@@ -66,6 +81,20 @@ class Boundary:
             seconds = time.perf_counter() - began
             self._metrics.end(exchange, seconds)
             self._line(exchange, seconds)
+
+    async def _traced(self, spans: Spans, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves a request within a span."""
+        about: dict[str, Value] = {"http.request.method": exchange.verb, "url.scheme": scope.get("scheme", "http")}
+        with spans.server(exchange.verb, about) as span:
+            hop = tracing.current()
+            exchange.trace_id = hop.trace_id if hop else ""
+            if not await self._preflight(exchange):
+                await self._serve(exchange, scope, receive, send)
+            span.rename(f"{exchange.verb} {exchange.route}")
+            status = exchange.status if exchange.completed or exchange.code else _GONE
+            span.note({"http.route": exchange.route, "http.response.status_code": status})
+            if status >= 500:
+                span.fail(str(status))
 
     async def _serve(self, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -125,6 +154,9 @@ class Boundary:
             "degraded": "X-MemoryOS-Status" in exchange.extra,
             "complete": exchange.completed,
         }
+        hop = tracing.current()
+        if trace_id := exchange.trace_id or (hop.trace_id if hop else ""):
+            fields["trace_id"] = trace_id
         if exchange.status >= 500 and exchange.status != 503:
             self._log.warning("http", **fields)
         else:

@@ -59,6 +59,7 @@ class Exchange:
         verb: The HTTP method in upper case.
         headers: Lower-case name -> values, as bytes.
         request_id: The id of the request.
+        trace_id: The id of the trace if a span is made of the request, else "".
         route: The route's template once one matched, else `unmatched`; what logs and metrics show.
         success_false: Errors carry `"success": false`.
         extra: Headers added to whatever is answered.
@@ -78,6 +79,7 @@ class Exchange:
         for name, value in scope["headers"]:
             self.headers.setdefault(name.decode("latin-1").lower(), []).append(value)
         self.request_id = request_id
+        self.trace_id = ""
         self.route = "unmatched"
         self.success_false = False
         self.extra: dict[str, str] = {}

@@ -41,6 +41,14 @@ class Metrics:
             "memoryos_bridge_requests_in_flight", "HTTP requests under way.", registry=self.registry
         )
 
+        self._refused = Counter(
+            "memoryos_bridge_refused", "HTTP requests refused because too many were under way.", registry=self.registry
+        )
+
+    def refuse(self) -> None:
+        """A request was refused for lack of room."""
+        self._refused.inc()
+
     def begin(self) -> None:
         """A request begins."""
         self._in_flight.inc()

@@ -45,7 +45,9 @@ class Remote:
                 ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.max_metadata_size", 64 * 1024),
                 ("grpc.enable_http_proxy", 0),
-                # The bridge has one server or a balancer: a service configuration from DNS has nothing to say here.
+                # A name with several addresses (a headless service) is several servers: each gets its share.
+                ("grpc.lb_policy_name", "round_robin"),
+                # Nothing but names and addresses is asked of DNS: a service configuration from DNS has nothing to say here.
                 ("grpc.service_config_disable_resolution", 1),
             ],
         )

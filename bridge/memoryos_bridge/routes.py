@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from memoryos.schema import Method, Route, SchemaError
+from memoryos_bridge.admission import Admission
 from memoryos_bridge.answers import Answer
 from memoryos_bridge.binding import Binding
 from memoryos_bridge.codec import Codec
@@ -49,13 +50,14 @@ class Entry:
 class RouteTable(BaseRoute):
     """All routes as one raw Starlette route: literal segments before parameters, on the path as it was sent."""
 
-    def __init__(self, entries: Iterable[Entry], check: Check) -> None:
-        """Sorts the entries; `check` is asked before any is served.
+    def __init__(self, entries: Iterable[Entry], check: Check, admission: Admission) -> None:
+        """Sorts the entries; `check` and `admission` are asked before any is served.
 
         Raises:
             SchemaError: Two entries have one route.
         """
         self._check = check
+        self._admission = admission
         self.entries = tuple(sorted(entries, key=lambda e: (sort_key(e.template), e.verb)))
         self._by_length: dict[int, list[tuple[tuple[str, ...], dict[str, Entry]]]] = {}
         for entry in self.entries:
@@ -110,7 +112,8 @@ class RouteTable(BaseRoute):
         await self._check(exchange, entry.public)
         exchange.route = entry.template
         exchange.success_false = entry.success_false
-        await entry.handler(exchange, parts)
+        with self._admission.enter(entry.public):
+            await entry.handler(exchange, parts)
 
 
 def sort_key(template: str) -> tuple[tuple[int, str], ...]:

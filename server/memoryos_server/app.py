@@ -19,6 +19,7 @@ import uvloop
 
 from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
+from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server import operator, wiring
 from memoryos_server.domain.admin.keys import KeyService
 from memoryos_server.domain.core import faultpoints
@@ -54,6 +55,10 @@ from memoryos_server.tools.embed.opening import NONE, open_embedder
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
+
+
+VECTOR_CALLS = ("insert", "put", "search", "find", "near", "get", "records", "page", "said", "remove")
+"""The calls of the vector store that make spans."""
 
 
 class StartError(RuntimeError):
@@ -121,10 +126,21 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         )
     except VectorsUnusable as error:
         raise StartError(str(error)) from error
+    spans = await _spans(stack, settings, redis, vectors)
     metrics = Metrics()
-    counts = MemoryMetrics(metrics.registry)
-    memory = await wiring.open_memory(stack, settings, redis, vectors, embedder, counts=counts, progress=_progress)
-    chat = wiring.open_chat(stack, settings, memory)
+    counts = MemoryMetrics(metrics, settings.memory.max_backlog)
+    memory = await wiring.open_memory(
+        stack,
+        settings,
+        redis,
+        vectors,
+        embedder,
+        counts=counts,
+        answered=metrics.answered,
+        spans=spans,
+        progress=_progress,
+    )
+    chat = wiring.open_chat(stack, settings, memory, counts)
     letters = DeadLetters(redis.queue)
     await stack.enter_async_context(QueueWatch(letters, counts))
 
@@ -156,6 +172,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
             bridge_secret=settings.bridge.secret,
         ),
         audit=Audit(writer),
+        max_calls=settings.server.max_concurrent_calls,
+        spans=spans,
     )
     socket = operator_socket(settings)
     private_dir(socket.parent)  # no embedded store may have made it
@@ -179,6 +197,22 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         )
     )
     health.serve()
+
+
+async def _spans(stack: AsyncExitStack, settings: Settings, redis: RedisStore, vectors: wiring.SearchStore) -> Spans:
+    """What makes spans, told of the stores; without a collector nothing is imported and the stores stay as they are.
+
+    Raises:
+        SettingsError: The settings of telemetry cannot be used.
+    """
+    if not settings.telemetry.endpoint:
+        return NO_SPANS
+    from memoryos.spans import exported, watch_store
+
+    spans = await stack.enter_async_context(exported(settings.telemetry, "server"))
+    watch_store(spans, redis.client, "redis", ("run", "batch"))
+    watch_store(spans, vectors, "qdrant", VECTOR_CALLS)
+    return spans
 
 
 @asynccontextmanager

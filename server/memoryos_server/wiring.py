@@ -14,6 +14,7 @@ from functools import partial
 from typing import Protocol
 
 from memoryos.settings import Settings
+from memoryos.tracing import Spans
 from memoryos_server.domain.chat.service import ChatService
 from memoryos_server.domain.manage.service import SegmentService
 from memoryos_server.domain.memories.extract import Extraction
@@ -23,6 +24,7 @@ from memoryos_server.domain.memories.sameness import Sameness
 from memoryos_server.domain.memories.search import Finder
 from memoryos_server.domain.memories.service import MemoriesService
 from memoryos_server.domain.memory import heat
+from memoryos_server.domain.memory.backlog import Backlog
 from memoryos_server.domain.memory.counts import Counts
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.memory.derived import DerivedRecall
@@ -101,6 +103,8 @@ async def open_memory(
     embedder: IdentifiedEmbedder,
     *,
     counts: Counts,
+    answered: Callable[[str, float], None],
+    spans: Spans,
     progress: Callable[[str], None],
 ) -> Memory:
     """Starts memory, with its background work, on a stack."""
@@ -109,7 +113,7 @@ async def open_memory(
     engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
     upstream = None
     if settings.upstream.base_url:
-        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream))
+        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered, spans=spans))
     learnt = partial(_tell, redis, _LEARNT)
     # With the embedded engine nobody else writes; what other servers learn of one that they share, they tell, but it may be late.
     kept = SHARED_SECONDS if settings.redis.url else KEPT_SECONDS
@@ -140,6 +144,12 @@ async def open_memory(
         counts=counts,
         shared=redis.shared,
         sweep=Sweeper(vectors, Retraction(vectors, knowledge, consolidator), engine).sweep if redis.shared else None,
+        backlog=Backlog(
+            redis.queue,
+            most=settings.memory.max_backlog,
+            most_of_tenant=settings.memory.max_tenant_backlog,
+            counts=counts,
+        ),
     )
     reindexer = Reindexer(
         vectors,
@@ -165,10 +175,10 @@ async def open_memory(
     return Memory(redis, vectors, words, upstream, knowledge, consolidator, pipeline, keeper, finder, service)
 
 
-def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory) -> ChatService:
+def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts: Counts) -> ChatService:
     """Chat on memory; what it still has to remember when the stack closes is remembered first."""
     notes = ChatNotes(memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper)
-    chat = ChatService(memory.service, memory.upstream, settings.memory, notes=notes)
+    chat = ChatService(memory.service, memory.upstream, settings.memory, notes=notes, remembered=counts.remembered)
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat
 

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from memoryos import schema
+from memoryos_bridge.admission import Admission
+from memoryos_bridge.metrics import Metrics
 from memoryos_bridge.routes import Entry, RouteTable
 from memoryos_server.domain.ports import ApiKey
 from tests.bridge.conftest import System, run_bridge, run_system
@@ -260,7 +262,7 @@ def test_table_when_two_entries_have_one_route_then_refused() -> None:
     async def nothing(*_: Any) -> None: ...
 
     with pytest.raises(schema.SchemaError):
-        RouteTable([Entry("GET", "/a/{x}", nothing), Entry("GET", "/a/{x}", nothing)], nothing)
+        RouteTable([Entry("GET", "/a/{x}", nothing)] * 2, nothing, Admission(0, Metrics()))
 
 
 async def test_log_when_served_then_one_line_by_template_without_path(system: System) -> None:

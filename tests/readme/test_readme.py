@@ -187,7 +187,7 @@ def test_blocks_when_read_then_each_is_of_a_kind_that_is_checked() -> None:
 
 def test_links_when_local_then_they_lead_somewhere() -> None:
     documents = [path for path in ROOT.glob("*.md") if path.is_file()]
-    documents += [*ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/**/*.md")]
+    documents += [*ROOT.glob("docs/**/*.md"), *ROOT.glob("bench/**/*.md"), *ROOT.glob("deploy/**/*.md")]
     links = [
         (path.relative_to(ROOT), link)
         for path in documents

@@ -148,6 +148,7 @@ async def run_scratch(
                 enabled=auth_enabled, admin_key=admin_key, keys=keys or MemoryKeys(), bridge_secret=bridge_secret
             ),
             audit=Audit(writer),
+            max_calls=settings.max_concurrent_calls,
         )
         system = SystemServicer(serving=health, metrics=metrics, auth_enabled=auth_enabled)
         async with RpcServer(

@@ -67,6 +67,11 @@ class ServerSettings:
     )
     reflection: bool = setting(True, "Whether gRPC reflection answers.")
     max_message_bytes: int = setting(64 * 1024 * 1024, "The largest gRPC message taken.", unit="bytes")
+    max_concurrent_calls: int = setting(
+        1000,
+        "How many calls may be under way at once, probes apart; more are refused with 429 at once. 0: any number.",
+        unit="calls",
+    )
     drain_seconds: float = setting(
         0.0, "How long the server says NOT_SERVING before it stops taking calls.", unit="seconds"
     )
@@ -89,6 +94,11 @@ class BridgeSettings:
         (), "Peers whose X-Forwarded-For is believed.", unit="comma-separated addresses or networks"
     )
     cors_origins: tuple[str, ...] = setting((), "Origins that browsers may call from.", unit="comma-separated origins")
+    max_concurrent_requests: int = setting(
+        1000,
+        "How many requests may be under way at once, probes apart; more are refused with 429 at once. 0: any number.",
+        unit="requests",
+    )
     grace_seconds: float = setting(10.0, "How long requests under way may take to end at a stop.", unit="seconds")
 
 
@@ -124,6 +134,14 @@ class MemorySettings:
     )
     flush_interval_seconds: float = setting(
         1.0, "How often the searchable side is made durable; what lies between is replayed.", unit="seconds"
+    )
+    max_backlog: int = setting(
+        200_000,
+        "How much accepted work may wait; beyond it additions are refused with 429. 0: any amount.",
+        unit="turns and changes",
+    )
+    max_tenant_backlog: int = setting(
+        100_000, "The same of one tenant; 0: as much as `memory.max_backlog` allows.", unit="turns and changes"
     )
     session_idle_seconds: int = setting(
         1800, "The idle gap after which a chat without a session id is a new session.", unit="seconds"
@@ -258,6 +276,21 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TelemetrySettings:
+    """Traces for OpenTelemetry; needs the extra `otel`."""
+
+    endpoint: str = setting(
+        "", "The collector that traces go to, OTLP over gRPC, such as http://127.0.0.1:4317; empty: none.", unit="URL"
+    )
+    sampling_ratio: float = setting(
+        0.1, "The share of traces begun here that is kept, 0..1; for others the caller decides.", unit="number"
+    )
+    service_name: str = setting(
+        "memoryos", "Under which name traces appear, followed by `-server` or `-bridge`.", unit="name"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """Everything that can be set."""
 
@@ -278,6 +311,7 @@ class Settings:
     qdrant: QdrantSettings = QdrantSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
 
 
 @dataclass(frozen=True, slots=True)

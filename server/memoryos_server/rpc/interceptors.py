@@ -14,8 +14,10 @@ import structlog
 from google.rpc import status_pb2
 from grpc_status import rpc_status
 
+from memoryos import tracing
 from memoryos.schema import Method
-from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault
+from memoryos.tracing import NO_SPANS, Spans
+from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault, TooMany
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.rpc import status
 from memoryos_server.rpc.audit import Audit
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+BUSY_SECONDS = 1.0
+"""When a caller who was refused for lack of room should come again."""
 
 _LEVELS = {
     grpc.StatusCode.INTERNAL: "error",
@@ -46,13 +51,19 @@ def standard(
     serving: Serving,
     auth: Auth,
     audit: Audit,
+    max_calls: int = 0,
+    spans: Spans = NO_SPANS,
 ) -> Around:
     """The server's interceptors around one another, outermost first."""
     return compose(
         # First, because it must see everything: what the others refuse is logged and counted like the rest.
         Telemetry(metrics, logger),
+        # Inside of what ids the trace for the log, around all that takes time. Absent unless spans are made.
+        *((Traces(spans),) if spans.on else ()),
         # Outside of all that raises faults, so that each has the same way onto the wire.
         Faults(logger),
+        # Before all that costs anything: a server that has too much to do must be able to say so.
+        Admission(max_calls, metrics),
         # Bounds everything that may wait: the key's lookup, the handler, and the reader of a stream.
         deadline,
         # Before auth, because a refusal while a store is down is a degraded answer too.
@@ -66,6 +77,19 @@ def standard(
         # Last, because it needs caller and request; the use case finds the draft and may take it.
         audit.draft,
     )
+
+
+_OURS = frozenset(
+    {
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DATA_LOSS,
+    }
+)
+"""Codes that are a failure of the server's, as OpenTelemetry has it; others are the caller's."""
 
 
 class Telemetry:
@@ -82,6 +106,11 @@ class Telemetry:
         sent = call.metadata.get(REQUEST_ID_HEADER, "")
         call.request_id = sent if _REQUEST_ID.fullmatch(sent) else uuid7()
         structlog.contextvars.bind_contextvars(request_id=call.request_id)
+        if parent := call.metadata.get(tracing.TRACEPARENT):
+            hop = tracing.received(parent, call.metadata.get(tracing.TRACESTATE, ""))
+            if hop is not None:
+                tracing.enter(hop)  # until the call's task ends
+                structlog.contextvars.bind_contextvars(trace_id=hop.trace_id)
         method = call.method.path
         in_flight = self._metrics.in_flight.labels(method)
         in_flight.inc()
@@ -119,6 +148,35 @@ class Telemetry:
         )
 
 
+class Traces:
+    """Makes a span of the call."""
+
+    def __init__(self, spans: Spans) -> None:
+        """Keeps who makes spans."""
+        self._spans = spans
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Measures a call."""
+        name = call.method.path.lstrip("/")
+        with self._spans.server(name, {"rpc.system.name": "grpc", "rpc.method": name}) as span:
+            if (hop := tracing.current()) is not None:
+                structlog.contextvars.bind_contextvars(trace_id=hop.trace_id)
+            code = grpc.StatusCode.CANCELLED
+            try:
+                yield
+                code = call.code
+            except grpc.aio.AbortError:
+                code = call.code
+                raise
+            finally:
+                span.note({"rpc.response.status_code": code.name})
+                if code in _OURS:
+                    span.fail(code.name)
+                else:
+                    span.excuse()
+
+
 class Faults:
     """Turns what handlers raise into statuses. A cancellation stays one."""
 
@@ -151,6 +209,40 @@ class Faults:
         await call.begin()  # errors carry the request id too
         with left_is_cancelled():
             await call.context.abort_with_status(rpc_status.to_status(answer))
+
+
+class Admission:
+    """Refuses calls while as many are under way as may be. Probes and metrics are always let in."""
+
+    def __init__(self, most: int, metrics: Metrics) -> None:
+        """Keeps the bound.
+
+        Args:
+            most: Calls at once; 0 is any number.
+            metrics: Counts what is refused.
+        """
+        self._most = most
+        self._metrics = metrics
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def __call__(self, call: Call) -> AsyncIterator[None]:
+        """Lets a call in.
+
+        Raises:
+            TooMany: There is no room.
+        """
+        if call.method.permission == "public":
+            yield
+            return
+        if 0 < self._most <= self._under_way:
+            self._metrics.refused.labels("calls").inc()
+            raise TooMany("The server has too much to do", retry_after=BUSY_SECONDS, metadata={"limit": "calls"})
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
 
 
 @asynccontextmanager

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import Counter, Gauge
 
 from memoryos_server.domain.core.faults import Fault
 from memoryos_server.domain.memory.deadletters import DeadLetters
+from memoryos_server.rpc.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -22,20 +24,35 @@ class MemoryMetrics:
     """`domain.memory.counts.Counts`, and the gauges of the ledger.
 
     Args:
-        registry: Where the metrics are registered.
+        metrics: Where they are registered.
+        max_backlog: How much may be open, for alerts; 0: any amount.
 
     Attributes:
         queue_depth: Open entries (`open`) and dead letters (`dead_letter`) of all tenants.
         queue_oldest: Seconds that the oldest open entry waits.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, metrics: Metrics, max_backlog: int = 0) -> None:
+        registry = metrics.registry
+        self._refused = metrics.refused
         self.queue_depth = Gauge(
             "memoryos_queue_depth", "Accepted work: not done yet, or given up.", ("kind",), registry=registry
         )
         self.queue_oldest = Gauge(
             "memoryos_queue_oldest_seconds", "How long the oldest open entry waits.", registry=registry
         )
+        limit = Gauge(
+            "memoryos_queue_limit", "How much accepted work may wait; infinite if any amount.", registry=registry
+        )
+        limit.set(max_backlog or math.inf)
+        self._remembered = Counter(
+            "memoryos_chats_remembered",
+            "Completed chats by whether they are known to be kept.",
+            ("kept",),
+            registry=registry,
+        )
+        for kept in ("true", "false"):
+            self._remembered.labels(kept)
         self._ended = Counter(
             "memoryos_events_ended", "Events that came to their end in this process.", ("state",), registry=registry
         )
@@ -69,6 +86,14 @@ class MemoryMetrics:
     def wrote(self, kind: str, records: int) -> None:
         """Versions of records were written."""
         self._wrote.labels(kind).inc(records)
+
+    def refused(self, limit: str) -> None:
+        """Work was refused, because as much waits as may."""
+        self._refused.labels(limit).inc()
+
+    def remembered(self, kept: bool) -> None:
+        """A completed chat was handed to memory."""
+        self._remembered.labels("true" if kept else "false").inc()
 
     def embedded(self, total: int, embedded: int) -> None:
         """So many memories there are, and so many of them are embedded."""

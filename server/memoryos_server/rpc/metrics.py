@@ -25,6 +25,8 @@ class Metrics:
         duration: Seconds from first to last byte of a call.
         in_flight: Calls under way.
         backend_up: 1 while a store (`redis`, `qdrant`) answers, else 0.
+        refused: Calls refused because a bound was reached: `calls`, `backlog`, `tenant_backlog`.
+        upstream: Seconds that the provider took to begin an answer, by outcome.
         audit_dropped: Events that could not be kept because the store was down for too long.
     """
 
@@ -44,7 +46,28 @@ class Metrics:
         )
         self.in_flight = Gauge("memoryos_rpc_in_flight", "Calls under way.", ("method",), registry=self.registry)
         self.backend_up = Gauge("memoryos_backend_up", "Whether a store answers.", ("backend",), registry=self.registry)
+        self.refused = Counter(
+            "memoryos_refused",
+            "Calls that were refused because a bound was reached.",
+            ("limit",),
+            registry=self.registry,
+        )
+        for limit in ("calls", "backlog", "tenant_backlog"):
+            self.refused.labels(limit)
+        self.upstream = Histogram(
+            "memoryos_upstream_first_byte_seconds",
+            "How long requests to the provider took until their answer began, or until they failed.",
+            ("outcome",),
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        for outcome in ("ok", "rejected", "failed", "timeout"):
+            self.upstream.labels(outcome)
         self.audit_dropped = Counter("memoryos_audit_dropped", "Audit events that were lost.", registry=self.registry)
+
+    def answered(self, outcome: str, seconds: float) -> None:
+        """A request to the provider began to be answered, or failed: `ok`, `rejected`, `failed` or `timeout`."""
+        self.upstream.labels(outcome).observe(seconds)
 
     async def text(self) -> str:
         """Every metric in the Prometheus text format, written off the event loop."""

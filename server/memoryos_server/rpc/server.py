@@ -136,6 +136,9 @@ class RpcServer:
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
+            # Clients come again now and then, so that a server that was added gets its share; calls under way end first.
+            ("grpc.max_connection_age_ms", 300_000),
+            ("grpc.max_connection_age_grace_ms", 3_600_000),
         ]
 
 

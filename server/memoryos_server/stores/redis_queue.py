@@ -5,13 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Change, Entry, Subject
-from memoryos_server.stores import redis_dead, redis_fresh, redis_leases, redis_marks, redis_sessions, redis_settling
+from memoryos_server.stores import (
+    redis_dead,
+    redis_fresh,
+    redis_leases,
+    redis_marks,
+    redis_sessions,
+    redis_settling,
+    redis_waiting,
+)
 from memoryos_server.stores.change_form import open_change, seal_change
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.redis_audit import RedisAudit
@@ -23,7 +31,8 @@ from memoryos_server.stores.redis_marks import DAY, entry_id, raw_id
 from memoryos_server.stores.redis_settling import Settling
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.redis_turns import open_turn
-from memoryos_server.stores.scope import PARTITIONS, Partition, Scope, is_subject_id
+from memoryos_server.stores.redis_waiting import Waiting
+from memoryos_server.stores.scope import Partition, Scope, is_subject_id
 from memoryos_server.stores.sealing import SealBroken
 
 log = logging.getLogger(__name__)
@@ -97,10 +106,11 @@ SCRIPTS = (
     *redis_settling.SCRIPTS,
     *redis_fresh.SCRIPTS,
     *redis_dead.SCRIPTS,
+    *redis_waiting.SCRIPTS,
 )
 
 
-class RedisQueue(Leases, Settling, FreshTurns, DeadLetters):
+class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
     """The port `Queue`.
 
     Args:
@@ -126,6 +136,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters):
         Settling.__init__(self, client, subjects, full=max(1, full), idle_seconds=max(0, idle_seconds))
         FreshTurns.__init__(self, client, subjects, idle_seconds=max(0, idle_seconds))
         DeadLetters.__init__(self, client, subjects)
+        Waiting.__init__(self, client, subjects)
         self._audit = audit
 
     async def submit(
@@ -175,13 +186,9 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters):
         scope = await self._subjects.scope(subject)
         return int(await self._client.run("HGET", scope.record, "rev") or 0)
 
-    async def backlog(self) -> Mapping[int, int]:
-        """Partition -> number of its open entries, where there are any."""
-        return {number: length for number, length in enumerate(await self._lengths()) if length}
-
     async def depth(self) -> int:
         """The number of open entries."""
-        return sum(await self._lengths())
+        return sum((await self.backlog()).values())
 
     async def open_entries(self, partition: int, after: str = "") -> AsyncIterator[Entry]:
         """A partition's open entries in order; with `after`, the id of an entry, only those behind it.
@@ -193,20 +200,33 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters):
         start = f"({redis_marks.stream_id(after)}" if after else "-"
         while page := await self._client.run("XRANGE", place.queue, start, "+", "COUNT", _PAGE):
             start = "(" + page[-1][0].decode()
-            # The epoch is asked of the store, not of the cache: an erasure elsewhere must hold here.
-            epochs = await self._epochs(place, page)
-            counted = await self._client.run("HMGET", place.attempts, *(stream_id for stream_id, _ in page))
-            # Before any is given: the reader may stop at any of them.
-            known = [one for one in page if one[1].get(b"s") in epochs and b"e" in one[1]]
-            await self._drop(place, [one for one in known if epochs[one[1][b"s"]] != one[1][b"e"]])
-            for (stream_id, fields), count in zip(page, counted, strict=True):
-                if (subject_id := fields.get(b"s")) not in epochs or b"e" not in fields:
-                    await self._unreadable(place, stream_id, None)
-                elif epochs[subject_id] == fields[b"e"]:
-                    attempts = int.from_bytes(count[:2]) if count else 0
-                    entry = await self._entry(place, stream_id, fields, attempts)
-                    if entry is not None:
-                        yield entry
+            async for entry in self._given(place, page):
+                yield entry
+
+    async def entries(self, partition: int, ids: Sequence[str]) -> AsyncIterator[Entry]:
+        """Those of a partition's entries that are still open, in the order of their ids here; others as in `open_entries`."""
+        place = Partition(partition)
+        wanted = [redis_marks.stream_id(name) for name in ids]
+        found = await self._client.batch([("XRANGE", place.queue, name, name) for name in wanted])
+        if page := [answer[0] for answer in found if answer]:
+            async for entry in self._given(place, page):
+                yield entry
+
+    async def _given(self, place: Partition, page: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> AsyncIterator[Entry]:
+        # The epoch is asked of the store, not of the cache: an erasure elsewhere must hold here.
+        epochs = await self._epochs(place, page)
+        counted = await self._client.run("HMGET", place.attempts, *(stream_id for stream_id, _ in page))
+        # Before any is given: the reader may stop at any of them.
+        known = [one for one in page if one[1].get(b"s") in epochs and b"e" in one[1]]
+        await self._drop(place, [one for one in known if epochs[one[1][b"s"]] != one[1][b"e"]])
+        for (stream_id, fields), count in zip(page, counted, strict=True):
+            if (subject_id := fields.get(b"s")) not in epochs or b"e" not in fields:
+                await self._unreadable(place, stream_id, None)
+            elif epochs[subject_id] == fields[b"e"]:
+                attempts = int.from_bytes(count[:2]) if count else 0
+                entry = await self._entry(place, stream_id, fields, attempts)
+                if entry is not None:
+                    yield entry
 
     async def _entry(
         self, partition: Partition, stream_id: bytes, fields: dict[bytes, bytes], attempts: int
@@ -270,9 +290,6 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters):
         changes = [fields[b"c"] for _, fields in entries if b"c" in fields]
         commands = [("XDEL", partition.queue, *ids), ("HDEL", partition.attempts, *ids)]
         await self._client.batch(commands + ([("HDEL", partition.changes, *changes)] if changes else []))
-
-    async def _lengths(self) -> list[int]:
-        return await self._client.batch([("XLEN", Partition(number).queue) for number in range(PARTITIONS)])
 
 
 def _submit_keys(scope: Scope, nonce: bytes) -> list[str]:

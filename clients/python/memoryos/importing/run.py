@@ -198,14 +198,19 @@ async def _sender(
 async def _persist(
     client: AsyncClient, item: Turn | Memory, user_id: str | None, report: Report, first_pause: float
 ) -> None:
-    pause = first_pause
-    for attempt in range(1, ATTEMPTS + 1):
+    pause, attempt = first_pause, 0
+    while True:
         try:
             await _once(client, item, user_id, report)
             return
         except _HOPELESS as error:
             raise Stopped(str(error)) from None
         except _TRY_AGAIN as error:
+            if isinstance(error, errors.TooManyRequests) and error.retry_after:
+                # A server that says when to come back works on what it has: that is no failure.
+                await asyncio.sleep(error.retry_after * random.uniform(1.0, 1.5))  # noqa: S311  # jitter
+                continue
+            attempt += 1
             if attempt == ATTEMPTS:
                 raise Stopped(f"the server does not take it: {error}") from None
             await asyncio.sleep(max(random.uniform(pause / 2, pause), error.retry_after or 0.0))  # noqa: S311  # jitter

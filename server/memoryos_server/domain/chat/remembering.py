@@ -17,6 +17,8 @@ from memoryos_server.domain.core.ids import derived_uuid, uuid7
 from memoryos_server.domain.core.text import MAX_TEXT
 
 MAX_SESSIONS = 10_000
+MAX_UNDER_WAY = 1000
+"""Turns that wait for a slow store at once; further ones are said not to be remembered."""
 
 _log = logging.getLogger(__name__)
 
@@ -96,14 +98,25 @@ def _pieces(what: Remembered, role: str, text: str, event_id: str, said_at: date
 class Remembering:
     """Hands completed turns to memory. What was handed over is never taken back, also if the client leaves."""
 
-    def __init__(self, memory: Memory, deadline_seconds: float) -> None:
+    def __init__(
+        self, memory: Memory, deadline_seconds: float, told: Callable[[bool], None] = lambda kept: None
+    ) -> None:
         self._memory = memory
+        self._told = told
         self._deadline = deadline_seconds
         self._under_way: set[asyncio.Task[bool]] = set()
 
     async def remember(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
         """Whether the turns are known to be kept. After the deadline the attempt goes on, unwaited for."""
         if not turns:
+            return False
+        kept = await self._handed(what, turns)
+        self._told(kept)
+        return kept
+
+    async def _handed(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
+        if len(self._under_way) >= MAX_UNDER_WAY:
+            _log.warning("turn not remembered: too many are waiting for the store")
             return False
         task = asyncio.create_task(self._keep(what, turns))
         self._under_way.add(task)

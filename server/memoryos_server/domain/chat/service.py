@@ -83,6 +83,7 @@ class ChatService:
         llm: The provider, or None: only the built-in model answers.
         options: What to wait for and spend.
         notes: The users' typed memories, or None: there are none.
+        remembered: Told of every completed turn whether it is known to be kept.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -94,6 +95,7 @@ class ChatService:
         options: ChatOptions,
         *,
         notes: Notes | None = None,
+        remembered: Callable[[bool], None] = lambda kept: None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -103,7 +105,7 @@ class ChatService:
         self._now = now
         self._blocks = Blocks(clock)
         self._sessions = Sessions(options.session_idle_seconds, clock)
-        self._remembering = Remembering(memory, options.remember_deadline_seconds)
+        self._remembering = Remembering(memory, options.remember_deadline_seconds, remembered)
 
     async def drain(self, seconds: float) -> None:
         """Waits until every completed turn is handed to memory, at most so long; for a stop of the server."""

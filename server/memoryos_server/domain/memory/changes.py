@@ -40,6 +40,7 @@ class Changes:
         behind: Whether the searchable side may lack something that was accepted.
         fell_behind: Told when a change could not be applied at once.
         accepted: Told of every accepted change.
+        admit: Refuses what there is no room for.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Changes:
         behind: Callable[[], bool],
         fell_behind: Callable[[], None],
         accepted: Callable[[Subject], None],
+        admit: Callable[[str], None],
     ) -> None:
         self._queue = queue
         self._indexing = indexing
@@ -58,6 +60,7 @@ class Changes:
         self._behind = behind
         self._fell_behind = fell_behind
         self._accepted = accepted
+        self._admit = admit
         self._applied: OrderedDict[str, int] = OrderedDict()
         self._under_way: set[asyncio.Task[bool]] = set()
 
@@ -75,6 +78,7 @@ class Changes:
         Raises:
             BackendDown: The change could not be kept; or it reads, and the searchable side is down or behind.
             Stale: Other changes of the subject kept coming between.
+            TooMany: There is no room for it now.
         """
         async with AsyncExitStack() as held:
             await held.enter_async_context(self._locks.change(subject.id))
@@ -86,6 +90,8 @@ class Changes:
                 change = await make()
                 if change is None:
                     return False
+                if change.put and not change.remove:  # what removes is never refused
+                    self._admit(subject.tenant_id)
                 if reads and self._behind():
                     # A restart of the searchable side is noticed by reading: what was read may be from before it.
                     raise BackendDown("The searchable side of memory is catching up")

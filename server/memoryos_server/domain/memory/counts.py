@@ -20,6 +20,12 @@ class Counts(Protocol):
     def embedded(self, total: int, embedded: int) -> None:
         """So many memories there are, and so many of them the models in use have embedded."""
 
+    def refused(self, limit: str) -> None:
+        """Work was refused, because as much waits as may: `backlog` or `tenant_backlog`."""
+
+    def remembered(self, kept: bool) -> None:
+        """A completed chat was handed to memory; whether it is known to be kept."""
+
 
 class Uncounted:
     """`Counts` for nobody."""
@@ -34,4 +40,10 @@ class Uncounted:
         """Nothing."""
 
     def embedded(self, total: int, embedded: int) -> None:
+        """Nothing."""
+
+    def refused(self, limit: str) -> None:
+        """Nothing."""
+
+    def remembered(self, kept: bool) -> None:
         """Nothing."""

@@ -1,8 +1,8 @@
 """The work of one partition: its open entries in order, then the consolidation of its subjects.
 
-Per subject strictly in order; when one subject's entry fails, its later ones wait and other subjects go on. An entry ends
-only after a flush that covers everything that was written for it, and in the same write that proves the partition is still
-this process's.
+Per subject strictly in order; when one subject's entry fails, its later ones wait and other subjects go on. Tenants take
+turns, and so do the subjects of each (`fairness`). An entry ends only after a flush that covers everything that was written
+for it, and in the same write that proves the partition is still this process's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.memory import trouble
 from memoryos_server.domain.memory.consolidating import Consolidations
+from memoryos_server.domain.memory.fairness import Place, Waiting
 from memoryos_server.domain.memory.fencing import fenced
 from memoryos_server.domain.memory.model import Verdict
 from memoryos_server.domain.memory.trouble import Blocked
@@ -25,6 +26,12 @@ from memoryos_server.domain.ports import Entry, Lease, Settlement, Turn
 log = logging.getLogger(__name__)
 
 BATCH = 64
+SHARED_BATCH = 16
+"""How many entries are worked on at a stretch while other tenants wait."""
+LOOK_AHEAD = 1024
+"""How far a round looks on for entries of those who would else wait behind a long backlog."""
+_STILL_NEW = 0.05
+"""Seconds for which an entry that was read need not be read again: afterwards it may have been removed or erased."""
 MOST_UNSETTLED = 1024
 GATHER_SECONDS = 0.1
 """How long entries are waited for that can be worked on together with one that came, unless somebody waits for it."""
@@ -48,14 +55,15 @@ class Partition:
         self._renewed = 0.0
         self._woken = asyncio.Event()
         self._after = ""
-        self._resets = 0
+        self._anew = False
+        self._places = Waiting()
         self._done: dict[str, tuple[int, Settlement]] = {}
         self._blocked: dict[str, Blocked] = {}
         self._ending: asyncio.Task[None] | None = None
+        self._left: set[str] = set()
         self._consolidating: asyncio.Task[None] | None = None
         self._consolidations = Consolidations(number, tools, self._held, self.confirm)
         self._waiting = False
-        self._full = False
 
     def wake(self) -> None:
         """Says that there is something new."""
@@ -113,9 +121,8 @@ class Partition:
 
     def reset(self) -> None:
         """Starts over from the first open entry: what was done here may be lost."""
-        self._resets += 1
+        self._anew = True
         self._done.clear()
-        self._after = ""
         self._woken.set()
 
     async def recover(self) -> None:
@@ -143,8 +150,7 @@ class Partition:
             while await self.claim():
                 await self._gather()
                 self._woken.clear()
-                async with self._tools.slots:
-                    more = await self._round()
+                more = await self._round()
                 # Before what may be a long row of further rounds: entries end while others begin.
                 self._take_results()
                 if self._ending is None and self._done:
@@ -166,13 +172,14 @@ class Partition:
                 task.cancel()
             await asyncio.gather(*ending, return_exceptions=True)
             self._done.clear()
-            self._after = ""
+            self._anew = True
+            self._places.clear()
             self._consolidations.news()
 
     async def _gather(self) -> None:
         """Lets entries that come close together be one batch, which costs little more than one of them by itself."""
         hurry = self._tools.progress.hurry(self.number)
-        if not self._full:
+        if not len(self._places):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GATHER_SECONDS):
                     await hurry.wait()
@@ -213,35 +220,65 @@ class Partition:
 
     async def _round(self) -> bool:
         """Does the next entries; whether there were any."""
-        now = asyncio.get_running_loop().time()
-        if any(blocked.until <= now for blocked in self._blocked.values()):
-            self._after = ""  # entries of theirs were passed over
-        waiting = {s for s, blocked in self._blocked.items() if blocked.until > now}
+        loop = asyncio.get_running_loop()
         if len(self._done) >= MOST_UNSETTLED:
             return False
-        batch: list[Entry] = []
-        resets, under_way = self._resets, self._tools.progress.under_way(self.number)
-        async for entry in self._tools.queue.open_entries(self.number, self._after):
-            if self._resets != resets:
-                return True  # while this was read: it begins again
-            self._after = entry.id
-            if entry.id in self._done:
-                continue
-            if entry.subject.id in waiting:
-                self._tools.progress.end(entry.subject.id, entry.id)
-                continue
-            batch.append(entry)
-            if len(batch) == BATCH:
-                break
-        self._full = len(batch) == BATCH
-        if batch:
-            await self._handle(await self._counted(batch))
-        else:
+        under_way = self._tools.progress.under_way(self.number)
+        read = await self._look()
+        looked = now = loop.time()
+        waiting = {s for s, blocked in self._blocked.items() if blocked.until > now}
+        if self._anew:
+            return True  # while this was read: it begins again
+        if not (tenants := self._places.tenants(waiting)):
             for subject_id in [s for s in self._blocked if s not in waiting]:
                 del self._blocked[subject_id]  # its entry is gone: erased, or settled elsewhere
             for subject_id, entry_id in under_way:
                 self._tools.progress.end(subject_id, entry_id)  # seen by now, or gone
-        return bool(batch)
+            return False
+        async with self._tools.slots.turn(tenants) as tenant:
+            if self._anew:
+                return True
+            most = SHARED_BATCH if len(tenants) > 1 or self._tools.slots.shared(tenant) else BATCH
+            places = self._places.take(most, first=tenant, without=waiting)
+            if loop.time() - looked > _STILL_NEW:
+                read = {}
+            if missing := [place.id for place in places if place.id not in read]:
+                read |= {entry.id: entry async for entry in self._tools.queue.entries(self.number, missing)}
+            batch = [read[place.id] for place in places if place.id in read]
+            for place in places:
+                if place.id not in read:
+                    self._tools.progress.end(place.subject.id, place.id)  # removed, erased, or settled elsewhere
+            await self._handle(await self._counted(batch))
+            # What failed, and what comes behind it, waits in its place.
+            self._places.put_back([p for p in places if p.id in read and p.id in self._left])
+            self._left.clear()
+        return True
+
+    async def _look(self) -> dict[str, Entry]:
+        """Finds out who waits behind what is known; gives the first of the new entries by id."""
+        if self._anew:
+            self._anew = False
+            self._after = ""
+            self._places.clear()
+        now = asyncio.get_running_loop().time()
+        read: dict[str, Entry] = {}
+        seen = 0
+        async with self._tools.looks:
+            async for entry in self._tools.queue.open_entries(self.number, self._after):
+                if self._anew:
+                    break
+                self._after = entry.id
+                if entry.id in self._done:
+                    continue
+                self._places.add(Place(entry.id, entry.subject))
+                if len(read) < BATCH:
+                    read[entry.id] = entry
+                if (blocked := self._blocked.get(entry.subject.id)) and blocked.until > now:
+                    self._tools.progress.end(entry.subject.id, entry.id)
+                seen += 1
+                if seen == LOOK_AHEAD:
+                    break
+        return read
 
     async def _counted(self, batch: Sequence[Entry]) -> list[Entry]:
         """The entries still to be worked on; those that a process may have died of are counted, or given up."""
@@ -305,6 +342,7 @@ class Partition:
             if entry.id in self._done:
                 continue
             if entry.subject.id in stopped:
+                self._left.add(entry.id)
                 self._tools.progress.end(entry.subject.id, entry.id)
                 continue
             try:
@@ -325,7 +363,7 @@ class Partition:
             verdict = verdicts.get(entry.id, Verdict())
             incarnation = took[entry.id]
             if incarnation is None:
-                self._after = ""  # the engine was restarted this moment: it is read again
+                self._anew = True  # the engine was restarted this moment: it is read again
                 continue
             settlement = Settlement(entry, verdict.state, verdict.reason, verdict.related, verdict.fresh)
             self._done[entry.id] = (incarnation, settlement)
@@ -381,6 +419,9 @@ class Partition:
             await tools.queue.failed(self._held(), entry, reason, give_up=False)
         log.warning("entry %s failed, try %d: %s", entry.id, tries, reason, exc_info=error if tries == 1 else None)
         until = asyncio.get_running_loop().time() + trouble.pause(tries - 1, tools.backoff)
+        self._left.add(entry.id)
+        for place in self._places.of(entry.subject):
+            tools.progress.end(entry.subject.id, place.id)
         self._blocked[entry.subject.id] = Blocked(until, tries, tools.successes)
         return False
 

@@ -18,8 +18,10 @@ from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import BackendDown, Fault
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.memory.backlog import Backlog
 from memoryos_server.domain.memory.changes import Changes, Make
 from memoryos_server.domain.memory.counts import Counts, Uncounted
+from memoryos_server.domain.memory.fairness import Slots
 from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexer, Indexing, Words
 from memoryos_server.domain.memory.model import Consolidation, Digest
@@ -56,6 +58,7 @@ class Pipeline:
         counts: Is told what was done.
         shared: Whether other processes accept turns into the same stores: what they accepted is looked for, too.
         sweep: Takes turns that another process took back out of derived memory; None where there is no other process.
+        backlog: Refuses what there is no room for; None: everything is accepted.
         now: The present time.
     """
 
@@ -80,12 +83,14 @@ class Pipeline:
         counts: Counts | None = None,
         shared: bool = False,
         sweep: Callable[[Subject, Collection[str]], Awaitable[None]] | None = None,
+        backlog: Backlog | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
         self._queue = queue
         self._vectors = vectors
         self._inline = mode == "sync"
+        self._backlog = backlog or Backlog(queue)
         self._retry_interval = retry_interval
         self._others = Others(turns, self.written) if shared else None
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
@@ -107,7 +112,8 @@ class Pipeline:
                 digest=digest,
                 consolidation=consolidation,
                 now=now,
-                slots=asyncio.Semaphore(_PARTITIONS_AT_ONCE),
+                slots=Slots(_PARTITIONS_AT_ONCE),
+                looks=asyncio.Semaphore(_PARTITIONS_AT_ONCE),
                 alone=asyncio.Lock(),
                 backoff=backoff,
                 lease_seconds=lease_seconds,
@@ -122,6 +128,7 @@ class Pipeline:
             behind=lambda: self.behind,
             fell_behind=self._fall_behind,
             accepted=self._worker.wake,
+            admit=self._backlog.admit,
         )
 
     async def __aenter__(self) -> Pipeline:
@@ -130,7 +137,7 @@ class Pipeline:
             await self._worker.recover()
         except BackendDown:
             self._fall_behind()
-        loops = (self._flusher.run(), self._retry_forever(), self._worker.run())
+        loops = (self._flusher.run(), self._retry_forever(), self._worker.run(), self._backlog.run())
         self._tasks = [asyncio.create_task(loop) for loop in loops]
         return self
 
@@ -164,7 +171,9 @@ class Pipeline:
         Raises:
             Exists: An event_id is known with other content.
             BackendDown: The turns could not be kept.
+            TooMany: There is no room for them now. Nothing was kept.
         """
+        self._backlog.admit(subject.tenant_id, len(turns))
         work = asyncio.create_task(self._accept(subject, turns, audit))
         tasks = self._pending.setdefault(subject.id, set())
         done: asyncio.Task[None] = asyncio.create_task(_settled(work))
@@ -191,6 +200,7 @@ class Pipeline:
         Raises:
             BackendDown: The change could not be kept; or it reads, and the searchable side is down or behind.
             Stale: Other changes of the subject kept coming between, or its data was erased.
+            TooMany: There is no room for it now. Changes that only remove are always accepted.
         """
         return await self._changes.change(subject, make, reads=reads)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from memoryos_server.domain.memory.counts import Counts, Uncounted
+from memoryos_server.domain.memory.fairness import Slots
 from memoryos_server.domain.memory.flushing import Flusher
 from memoryos_server.domain.memory.indexing import Indexing
 from memoryos_server.domain.memory.model import Consolidation, Digest
@@ -23,7 +24,8 @@ class Tools:
     """What every partition of a process works with.
 
     Attributes:
-        slots: How many partitions may work at once.
+        slots: Where partitions work.
+        looks: How many partitions may look for work at once.
         alone: Held while a suspicious entry is worked on.
         backoff: Seconds before the second attempt of a failed entry.
         successes: How many entries were worked on without failing.
@@ -40,7 +42,8 @@ class Tools:
     digest: Digest | None
     consolidation: Consolidation | None
     now: Callable[[], datetime]
-    slots: asyncio.Semaphore
+    slots: Slots
+    looks: asyncio.Semaphore
     alone: asyncio.Lock
     backoff: float
     successes: int = 0

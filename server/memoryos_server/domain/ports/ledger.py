@@ -175,6 +175,9 @@ class Queue(Protocol):
     async def backlog(self) -> Mapping[int, int]:
         """Partition -> number of its open entries, where there are any."""
 
+    async def open_by_tenant(self) -> Mapping[str, int]:
+        """Tenant -> number of its open entries, where there are any. Reads the whole ledger, in small pieces."""
+
     async def claim(self, partition: int, seconds: float) -> Lease | None:
         """The right to work on a partition, or None if another process has it.
 
@@ -189,6 +192,9 @@ class Queue(Protocol):
 
         Those of an older epoch are closed, not given; those that do not open become dead letters.
         """
+
+    def entries(self, partition: int, ids: Sequence[str]) -> AsyncIterator[Entry]:
+        """Those of some entries of a partition that are still open, in the order given; otherwise as `open_entries`."""
 
     async def started(self, lease: Lease, entries: Sequence[Entry]) -> None:
         """Counts an attempt for entries that were open at start-up: whoever worked on them may have died of one.

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.tools.embed.identity import Identity
 from memoryos_server.tools.embed.weights import DIMENSION, RECIPE, WEIGHTS_SHA256, WeightsError, intact
 
@@ -32,6 +33,8 @@ _MAX_CHARS = 4_000  # 256 tokens of ordinary text; spares the tokenizer the rest
 _TURN_CHARS = 400  # one stay in the thread, some 8 ms: what a question may have to wait
 _TURN_TEXTS = 8
 _FOREIGN = 0.2
+MOST_WAITING = 2048
+"""Calls that wait at once; beyond it the model is as good as away: questions go by words, what is to be indexed waits."""
 
 
 @dataclass(slots=True, eq=False)
@@ -107,10 +110,16 @@ class MiniLm:
         return "all-MiniLM-L6-v2 (int8, local), English; other scripts go by words"
 
     async def embed(self, texts: Sequence[str]) -> list[Mapping[str, Sequence[float]]]:
-        """For each text its unit vector of 384; left out where the text is mostly in another script than Latin."""
+        """For each text its unit vector of 384; left out where the text is mostly in another script than Latin.
+
+        Raises:
+            BackendDown: Too many calls wait.
+        """
         todo = deque(i for i, text in enumerate(texts) if readable(text))
         if not todo:
             return [{} for _ in texts]
+        if len(self._waiting) >= MOST_WAITING:
+            raise BackendDown("The embedding model has too much to do")
         loop = asyncio.get_running_loop()
         call = _Call(texts, todo, loop.create_future(), len(todo))
         self._waiting.append(call)

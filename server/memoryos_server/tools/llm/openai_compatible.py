@@ -10,15 +10,18 @@ import io
 import json
 import math
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import aiohttp
 
+from memoryos import tracing
+from memoryos.tracing import NO_SPANS, Span, Spans, Value
 from memoryos_server.domain.chat.sse import SseSplitter, message_of
 from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Upstream, UpstreamRejected
 from memoryos_server.domain.ports import ProviderAnswer
@@ -75,11 +78,23 @@ class OpenAiCompatible:
     Args:
         options: Where it is and how long it may take.
         trust_env: Whether `HTTP_PROXY` and its like are obeyed.
+        answered: Told how each attempt began (`ok`, `rejected`, `failed`, `timeout`), and after how many seconds.
+        spans: Makes a span of each attempt.
     """
 
-    def __init__(self, options: UpstreamOptions, *, trust_env: bool = False) -> None:
+    def __init__(
+        self,
+        options: UpstreamOptions,
+        *,
+        trust_env: bool = False,
+        answered: Callable[[str, float], None] = lambda outcome, seconds: None,
+        spans: Spans = NO_SPANS,
+    ) -> None:
         self._options = options
+        self._answered = answered
+        self._spans = spans
         self._base = options.base_url.rstrip("/")
+        self._about = _about(self._base) if spans.on else {}
         self._trust_env = trust_env
         self._session: aiohttp.ClientSession | None = None
         self._models: tuple[float, list[Mapping[str, object]] | Upstream] | None = None
@@ -221,7 +236,9 @@ class OpenAiCompatible:
         """A response that has begun to answer, and its first bytes."""
         fault: Fault = Upstream("The provider cannot be reached")
         for attempt in range(RETRIES + 1):
-            result = await self._attempt(body, stream=stream)
+            resend = {"http.request.resend_count": attempt} if attempt else {}
+            with self._spans.client("POST /chat/completions", {**self._about, **resend}) as span:
+                result = await self._measured(body, span, stream=stream)
             if not isinstance(result, _Retry):
                 return result
             fault = result.fault
@@ -230,6 +247,30 @@ class OpenAiCompatible:
             jitter = random.uniform(0, min(LONGEST_WAIT_SECONDS, BACKOFF_SECONDS * 2**attempt))  # noqa: S311  # no secret
             await asyncio.sleep(jitter if result.wait is None else result.wait)
         raise fault
+
+    async def _measured(
+        self, body: bytes, span: Span, *, stream: bool
+    ) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
+        """One attempt, and how it went."""
+        began = self._clock()
+        outcome = "failed"
+        try:
+            result = await self._attempt(body, stream=stream)
+            if isinstance(result, _Retry):
+                outcome = _failed(span, result.fault)
+            else:
+                outcome = "ok"
+                span.note({"http.response.status_code": result[0].status})
+            return result
+        except Fault as fault:
+            outcome = _failed(span, fault)
+            raise
+        except asyncio.CancelledError:
+            outcome = ""  # the client left: that says nothing of the provider
+            raise
+        finally:
+            if outcome:
+                self._answered(outcome, self._clock() - began)
 
     async def _attempt(self, body: bytes, *, stream: bool) -> tuple[aiohttp.ClientResponse, bytes] | _Retry:
         response: aiohttp.ClientResponse | None = None
@@ -242,6 +283,7 @@ class OpenAiCompatible:
                     headers={
                         "Content-Type": "application/json",
                         "Accept": "text/event-stream" if stream else "application/json",
+                        **tracing.outgoing(),
                     },
                     allow_redirects=False,
                 )
@@ -308,6 +350,34 @@ class OpenAiCompatible:
     def _redacted(self, text: str) -> str:
         key = self._options.api_key
         return text.replace(key, "***") if key else text
+
+
+def _about(base: str) -> dict[str, Value]:
+    """What spans say of a provider: never the path, which may hold a key."""
+    url = urlsplit(base)
+    about: dict[str, Value] = {"http.request.method": "POST", "url.template": "/chat/completions"}
+    if url.hostname:
+        about |= {"server.address": url.hostname, "server.port": url.port or (443 if url.scheme == "https" else 80)}
+    return about
+
+
+def _failed(span: Span, fault: Fault) -> str:
+    """Tells a span of a failure; its outcome."""
+    outcome = _outcome(fault)
+    if (status := fault.metadata.get("upstream_status", "")).isdigit():
+        span.note({"http.response.status_code": int(status)})
+    span.fail(outcome)
+    return outcome
+
+
+def _outcome(fault: Fault) -> str:
+    return (
+        "rejected"
+        if isinstance(fault, UpstreamRejected)
+        else "timeout"
+        if isinstance(fault, DeadlineExceeded)
+        else "failed"
+    )
 
 
 def _hang_up(response: aiohttp.ClientResponse) -> None:
