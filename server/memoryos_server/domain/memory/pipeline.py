@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 
@@ -214,6 +215,10 @@ class Pipeline:
         self._indexing.forget_all()
         self._worker.reset()
         self._fall_behind()
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """Ends no entry while the block lasts; whatever is accepted is done otherwise as ever. See `Flusher.held`."""
+        return self._flusher.held()
 
     @property
     def behind(self) -> bool:
