@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from memoryos_server.rpc.memory_metrics import MemoryMetrics, QueueWatch
 from memoryos_server.rpc.metrics import Metrics, MetricsListener
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
+from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.embedded import (
     ChildFailedError,
     DataDirectoryInUseError,
@@ -153,7 +154,10 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         audit=Audit(writer),
     )
     await stack.enter_async_context(
-        operator.serve(Operator(key_service, redis.audit, letters), operator_socket(settings))
+        operator.serve(
+            Operator(key_service, redis.audit, letters, Backups(embedded, redis, memory.pipeline.held)),
+            operator_socket(settings),
+        )
     )
     await stack.enter_async_context(
         RpcServer(
@@ -177,22 +181,28 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
 
 
 @asynccontextmanager
-async def open_operator(settings: Settings) -> AsyncIterator[Operator]:
+async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIterator[Operator]:
     """Commands on the stores while no server runs: takes the data directory's lock and starts what they need.
+
+    Args:
+        settings: Where the stores are.
+        points: Whether the command reads the searchable side, as a backup does.
 
     Raises:
         InUse: Another process owns the data directory.
         StartError: The stores cannot be opened.
     """
-    async with _stores(settings, None) as (_, redis):
-        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue))
+    async with _stores(settings, None, points=points) as (embedded, redis):
+        # Nothing runs that could end an entry.
+        backups = Backups(embedded, redis, nullcontext) if points else None
+        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), backups)
 
 
 @asynccontextmanager
 async def _stores(
-    settings: Settings, embedder: IdentifiedEmbedder | None
+    settings: Settings, embedder: IdentifiedEmbedder | None, *, points: bool = False
 ) -> AsyncIterator[tuple[EmbeddedStores, RedisStore]]:
-    """The embedded stores; without an embedder only the Redis side."""
+    """The embedded stores; without an embedder only the Redis side, and with `points` the other, but no model in use."""
     vectors = {}
     if embedder is not None and embedder.names:
         identity = embedder.identity
@@ -205,7 +215,7 @@ async def _stores(
             embedded = await stack.enter_async_context(
                 EmbeddedStores(
                     data,
-                    dict(embedder.names) if embedder is not None else None,
+                    dict(embedder.names) if embedder is not None else {} if points else None,
                     fingerprint=embedder.identity.fingerprint if embedder is not None else "",
                 )
             )

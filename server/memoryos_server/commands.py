@@ -1,4 +1,4 @@
-"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue."""
+"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue, and those of `moving`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,16 @@ def serve(loaded: Loaded) -> int:
     return 0
 
 
-async def ask(loaded: Loaded, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+async def ask(
+    loaded: Loaded, command: str, arguments: Mapping[str, Any], *, points: bool = False
+) -> AsyncGenerator[dict[str, Any], None]:
     """A command's answer, from the running server or, with none running, from the stores themselves.
+
+    Args:
+        loaded: The settings.
+        command: The command.
+        arguments: What it takes.
+        points: Whether it reads the searchable side.
 
     Raises:
         Fault: The command failed.
@@ -48,7 +56,10 @@ async def ask(loaded: Loaded, command: str, arguments: Mapping[str, Any]) -> Asy
         except (FileNotFoundError, ConnectionRefusedError):
             pass
         try:
-            async with app.open_operator(loaded.settings) as found, aclosing(found.run(command, arguments)) as answers:
+            async with (
+                app.open_operator(loaded.settings, points=points) as found,
+                aclosing(found.run(command, arguments)) as answers,
+            ):
                 async for item in answers:
                     yield item
             return
@@ -113,7 +124,10 @@ def _time(text: str) -> datetime:
 
 
 def register(subparsers: Any) -> None:
-    """Adds serve, keys, audit and queue."""
+    """Adds serve, keys, audit and queue; backup, restore and migrate."""
+    from memoryos_server import moving
+
+    moving.register(subparsers)
     sub = subparsers.add_parser("serve", help="run the gRPC server with its stores")
     sub.set_defaults(run=lambda args: serve(args.loaded))
 

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
+from memoryos_server.stores.backup import Backups
+from memoryos_server.stores.backup_file import BackupError
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +38,11 @@ ACTOR = "operator"
 class Operator:
     """Runs one command on open stores."""
 
-    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters) -> None:
+    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters, backups: Backups | None = None) -> None:
         self._keys = keys
         self._audit = audit
         self._letters = letters
+        self._backups = backups
 
     async def run(self, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The command's answer, item by item.
@@ -73,11 +77,21 @@ class Operator:
             await self._letters.discard(arguments["id"], None)
             await self._record("queue.discard", arguments["id"])
             yield {"discarded": arguments["id"]}
+        elif command == "backup" and self._backups is not None:
+            try:
+                made = self._backups.make(Path(arguments["to"]), keyring_only=arguments["keyring_only"])
+                async with aclosing(made) as steps:
+                    async for step in steps:
+                        if step.get("done"):
+                            await self._record("backup.create", "", "backup")
+                        yield step
+            except BackupError as error:
+                raise Fault(str(error)) from error
         else:
             raise Invalid(f"unknown command {command}", param="command")
 
-    async def _record(self, event_type: str, letter_id: str) -> None:
-        resource = f"queue/{letter_id}" if letter_id else "queue"
+    async def _record(self, event_type: str, name: str, kind: str = "queue") -> None:
+        resource = f"{kind}/{name}" if name else kind
         await self._audit.append(
             [AuditEvent(uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, "ok", ACTOR)]
         )
@@ -109,9 +123,11 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             request = json.loads(await reader.readline())
-            async for item in operator.run(request["command"], request["arguments"]):
-                writer.write(json.dumps({"item": item}).encode() + b"\n")
-                await writer.drain()  # a long answer must not gather here
+            # Closed at once when nobody listens any more: what a command holds, it holds for the whole server.
+            async with aclosing(operator.run(request["command"], request["arguments"])) as items:
+                async for item in items:
+                    writer.write(json.dumps({"item": item}).encode() + b"\n")
+                    await writer.drain()  # a long answer must not gather here
             writer.write(b'{"end": true}\n')
         except Fault as fault:
             writer.write(json.dumps({"error": fault.message, "param": fault.param}).encode() + b"\n")

@@ -53,12 +53,13 @@ class BackupWriter:
         self._rows: dict[str, list[Any]] = {}
         self._sizes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
+        self._parts: dict[str, int] = {}
 
     def __enter__(self) -> Self:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._file = os.fdopen(os.open(self._fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
         os.fchmod(self._file.fileno(), 0o600)
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115  # closed below
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)
         return self
 
     def __exit__(
@@ -108,7 +109,7 @@ class BackupWriter:
         if not rows:
             return
         raw = zlib.compress(_msgpack.packb(rows, use_bin_type=True), 1)
-        number = sum(member["name"].startswith(f"{series}/") for member in self._members) + 1
+        self._parts[series] = number = self._parts.get(series, 0) + 1
         name = f"{series}/{number:06}"
         self._put(name, raw)
         self._members.append(

@@ -32,7 +32,11 @@ class Portable:
         """Keeps where everything lies."""
         self._shards = points.shards
         self._changed = changed
-        self.operations: Mapping[str, Callable[..., Any]] = {"shards": self.shards, "dump": self.dump, "load": self.load}
+        self.operations: Mapping[str, Callable[..., Any]] = {
+            "shards": self.shards,
+            "dump": self.dump,
+            "load": self.load,
+        }
 
     def shards(self) -> dict[str, tuple[int, dict[str, int]]]:
         """Name of a shard -> its number of points, and the names and dimensions of its dense vectors."""

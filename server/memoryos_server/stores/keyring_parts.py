@@ -107,7 +107,5 @@ def kept(piece: Piece, over: frozenset[str] | set[str]) -> Piece | None:
         return None
     if _LOOKUP.fullmatch(piece.name):
         pairs = zip(piece.items[::2], piece.items[1::2], strict=True)
-        return replace(
-            piece, items=[part for field, sid in pairs if sid.decode() not in over for part in (field, sid)]
-        )
+        return replace(piece, items=[part for field, sid in pairs if sid.decode() not in over for part in (field, sid)])
     return piece

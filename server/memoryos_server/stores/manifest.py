@@ -104,6 +104,11 @@ class Manifest:
     secrets: StoreSecrets = field(repr=False)
     notes: tuple[str, ...] = ()
 
+    @property
+    def store_id(self) -> str:
+        """32 hex digits that tell this store from every other, whatever master key wraps its keys."""
+        return self.secrets.hash("backup", "store")[:32]
+
 
 _CREATE = Script(
     "create_manifest",
