@@ -54,7 +54,10 @@ def _follow(steps: AsyncGenerator[dict[str, Any], None], args: argparse.Namespac
     from memoryos_server.stores.backup_file import BackupError
     from memoryos_server.stores.embedded import DataDirectoryInUseError
     from memoryos_server.stores.keyring import KeyringError
+    from memoryos_server.stores.migrate import MigrationError
+    from memoryos_server.stores.portable_keys import PortableError
 
+    refusals = (BackupError, KeyringError, DataDirectoryInUseError, MigrationError, PortableError)
     bar = _Bar()
 
     async def run() -> Mapping[str, Any]:
@@ -71,7 +74,7 @@ def _follow(steps: AsyncGenerator[dict[str, Any], None], args: argparse.Namespac
         bar.end()
         print("memoryos: interrupted", file=sys.stderr)
         return 130
-    except (Fault, SettingsError, app.StartError, BackupError, KeyringError, DataDirectoryInUseError) as error:
+    except (Fault, SettingsError, app.StartError, *refusals) as error:
         bar.end()
         print(f"memoryos: {error}", file=sys.stderr)
         return 1
@@ -126,8 +129,32 @@ def _restore(args: argparse.Namespace) -> int:
     return _follow(restore(Path(args.source).expanduser(), keyring, data, keys, force=args.force), args, show)
 
 
+def _migrate(args: argparse.Namespace) -> int:
+    from memoryos_server import app
+    from memoryos_server.stores.migrate import migrate
+
+    settings = args.loaded.settings
+
+    async def steps() -> AsyncGenerator[dict[str, Any], None]:
+        async with (
+            app.open_place(settings, args.source, exists=True) as source,
+            app.open_place(settings, args.to, exists=False) as target,
+            aclosing(migrate(source, target)) as moved,
+        ):
+            async for step in moved:
+                yield step
+
+    def show(done: Mapping[str, Any]) -> str:
+        return (
+            f"moved {done['points'].get('main', 0):,} memories and {done['keys']:,} keys; both ends are equal\n"
+            f"The new store opens with the same master key, {done['master_key']}."
+        )
+
+    return _follow(steps(), args, show)
+
+
 def register(subparsers: Any) -> None:
-    """Adds backup and restore."""
+    """Adds backup, restore and migrate."""
     backup = subparsers.add_parser(
         "backup",
         help="copy the embedded stores into two files, also while the server runs",
@@ -155,5 +182,15 @@ def register(subparsers: Any) -> None:
     )
     restore.add_argument("--force", action="store_true", help="replace a data directory that is not empty")
     restore.set_defaults(run=_restore)
-    for parser in (backup, restore):
+    migrate = subparsers.add_parser(
+        "migrate",
+        help="move everything from embedded to live stores, or back",
+        description="Copies everything, compares both ends by count and checksum, and only then hands the target over. The "
+        "server must not run. Run again, it goes on where it was cut off. The source stays as it is.",
+    )
+    places = "embedded, embedded:DIR or live"
+    migrate.add_argument("--from", dest="source", required=True, metavar="STORE", help=places)
+    migrate.add_argument("--to", required=True, metavar="STORE", help=f"{places}; must be empty")
+    migrate.set_defaults(run=_migrate)
+    for parser in (backup, restore, migrate):
         parser.add_argument("--json", action="store_true", help="a JSON object on what was done")

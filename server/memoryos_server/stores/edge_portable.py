@@ -58,7 +58,7 @@ class Portable:
         rows: list[Any] = []
         size = 0
         for start in range(0, len(ids), _AT_ONCE):
-            piece = ids[start : start + _AT_ONCE]
+            piece: list[Any] = ids[start : start + _AT_ONCE]
             there = {text(one.id): one for one in shard.retrieve(piece, with_payload=True, with_vector=True)}
             for memory_id in piece:
                 rows.append(row := _row(memory_id, there[memory_id]))
