@@ -217,7 +217,7 @@ async def open_place(settings: Settings, which: str, *, exists: bool) -> AsyncIt
     async with AsyncExitStack() as stack:
         try:
             if kind == "embedded":
-                data = Path(where or settings.data_dir).expanduser()
+                data = Path(where or settings.data_dir)
                 if exists and not (data / "valkey").is_dir():
                     raise StartError(f"there is no embedded store in {data}")
                 embedded = await stack.enter_async_context(EmbeddedStores(data, {}))

@@ -24,7 +24,10 @@ SYLLABLES = ("ba", "ke", "li", "mo", "nu", "pra", "sto", "vel", "dri", "zan", "f
 
 
 def words(number: int) -> list[str]:
-    """What a turn is about: no two are about the same, so that no question is answered equally well by many."""
+    """What a turn says: no two the same, so that no question is answered equally well by many.
+
+    Which of equally good answers an engine gives hangs on the order in which it was filled.
+    """
     picked = random.Random(number)  # noqa: S311  # words, no secret
     return ["".join(picked.choices(SYLLABLES, k=3)) for _ in range(8)]
 
@@ -33,7 +36,7 @@ def fill(system: System, episodes: int) -> None:
     talk = system.home / "talk.jsonl"
     with talk.open("w") as out:
         for number in range(episodes):
-            content = f"I saw {' '.join(words(number))} there."
+            content = f"{' '.join(words(number))}."
             line = {
                 "role": "user",
                 "content": content,
@@ -55,7 +58,7 @@ def answers(system: System, episodes: int) -> list[Any]:
     found = []
     for turn in range(200):
         number = turn * 7919 % episodes
-        query = f"where did I see {' '.join(words(number)[2:5])}?"
+        query = f"{' '.join(words(number)[2:5])}?"
         body = {"user_id": f"u{number % USERS}", "query": query, "limit": 5}
         status, answer, _ = system.post("/v1/memory/retrieve", body)
         assert status == 200, answer
@@ -68,6 +71,8 @@ def same(ours: list[Any], theirs: list[Any]) -> bool:
     """Whether answers are equal, their scores but for the last bits, which hang on the order of sums."""
     for mine, other in zip(ours, theirs, strict=True):
         for tier in ("episodes", "mid_term"):
+            if len(mine[tier]) != len(other[tier]):
+                return False
             for one, two in zip(mine[tier], other[tier], strict=True):
                 if {**one, "score": 0} != {**two, "score": 0} or abs(one["score"] - two["score"]) > 1e-4:
                     return False

@@ -14,6 +14,7 @@ A part is msgpack, compressed; parts are small enough to be made and read in mem
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -65,7 +66,8 @@ class BackupWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk refuses once more what it refused before
+            self._file.close()
         self._fresh.unlink(missing_ok=True)
 
     def add(self, series: str, rows: Sequence[Any], size: int) -> None:

@@ -129,19 +129,20 @@ async def _copy_points(source: Place, target: Place, done: Mapping[str, str]) ->
     there = await source.points.collections()
     total, at = sum(count for count, _ in there.values()), 0
     for name, (count, sizes) in there.items():
-        cursor = done.get(f"points:{name}", "")
+        cursor, _, copied = done.get(f"points:{name}", "").partition(" ")
         if cursor == "all":
             at += count
             continue
-        written = 0
+        written, here = 0, int(copied or 0)
+        at += here
         await target.points.write(name, sizes, [])
         async for rows in source.points.read(name, cursor):
             await target.points.write(name, sizes, rows)
-            at, written = at + len(rows), written + len(rows)
+            at, written, here = at + len(rows), written + len(rows), here + len(rows)
             if written >= _STEP_ROWS:
                 written = 0
                 await target.points.flush()  # the cursor never says more than is durable
-                await target.client.run("HSET", MIGRATION, f"points:{name}", rows[-1][0])
+                await target.client.run("HSET", MIGRATION, f"points:{name}", f"{rows[-1][0]} {here}")
             yield {"stage": "points", "at": min(at, total), "of": total}
         await target.points.flush()
         await target.client.run("HSET", MIGRATION, f"points:{name}", "all")
