@@ -26,7 +26,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION
 from memoryos_server.health import Health
-from memoryos_server.operator import Operator
+from memoryos_server.operator import House, Operator
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.auth import Auth
@@ -49,6 +49,7 @@ from memoryos_server.stores.migrate import Place
 from memoryos_server.stores.portable_points import EdgePoints
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client, socket_url
+from memoryos_server.stores.retention import Retention
 from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import NONE, open_embedder
@@ -155,9 +156,15 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         ),
         audit=Audit(writer),
     )
+    retention = await stack.enter_async_context(_retention(settings, redis))
     await stack.enter_async_context(
         operator.serve(
-            Operator(key_service, redis.audit, letters, Backups(embedded, redis, memory.pipeline.held)),
+            Operator(
+                key_service,
+                redis.audit,
+                letters,
+                House(Backups(embedded, redis, memory.pipeline.held, retention.still), retention, redis.audit),
+            ),
             operator_socket(settings),
         )
     )
@@ -196,8 +203,10 @@ async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIte
     """
     async with _stores(settings, None, points=points) as (embedded, redis):
         # Nothing runs that could end an entry.
-        backups = Backups(embedded, redis, nullcontext) if points else None
-        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), backups)
+        retention = _retention(settings, redis)
+        backups = Backups(embedded, redis, nullcontext, retention.still) if points else None
+        house = House(backups, retention, redis.audit)
+        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), house)
 
 
 @asynccontextmanager
@@ -286,6 +295,10 @@ async def _stores(
         except BackendDown as fault:
             raise StartError(fault.message) from fault
         yield embedded, redis
+
+
+def _retention(settings: Settings, redis: RedisStore) -> Retention:
+    return Retention(redis.client, Path(settings.data_dir) / "archive", audit_days=settings.retention.audit_days)
 
 
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:

@@ -1,4 +1,4 @@
-"""The sub-commands that move what the stores hold: backup, restore, migrate."""
+"""The sub-commands that move what the stores hold: backup, restore, migrate, archive."""
 
 from __future__ import annotations
 
@@ -153,8 +153,28 @@ def _migrate(args: argparse.Namespace) -> int:
     return _follow(steps(), args, show)
 
 
+def _archive(args: argparse.Namespace) -> int:
+    from memoryos_server.commands import run
+
+    if args.action == "verify":
+        return run(args, "archive.verify", {}, lambda item: f"{item['intact']:,} archived events, all intact")
+    return run(
+        args,
+        "archive.run",
+        {"days": args.days},
+        lambda item: f"{item['moved']:,} events moved, {item['archived']:,} are in the archive",
+    )
+
+
+def _days(text: str) -> float:
+    days = float(text)
+    if not 0 <= days <= 100_000:
+        raise argparse.ArgumentTypeError("it must be 0..100000")
+    return days
+
+
 def register(subparsers: Any) -> None:
-    """Adds backup, restore and migrate."""
+    """Adds backup, restore, migrate and archive."""
     backup = subparsers.add_parser(
         "backup",
         help="copy the embedded stores into two files, also while the server runs",
@@ -192,5 +212,9 @@ def register(subparsers: Any) -> None:
     migrate.add_argument("--from", dest="source", required=True, metavar="STORE", help=places)
     migrate.add_argument("--to", required=True, metavar="STORE", help=f"{places}; must be empty")
     migrate.set_defaults(run=_migrate)
-    for parser in (backup, restore, migrate):
+    archive = subparsers.add_parser("archive", help="move old audit events into archive files, and check those")
+    archive.add_argument("action", choices=("run", "verify"), help="move now what is old enough; or read and check all")
+    archive.add_argument("--days", type=_days, help="with run: how old is old enough (default: retention.audit_days)")
+    archive.set_defaults(run=_archive)
+    for parser in (backup, restore, migrate, archive):
         parser.add_argument("--json", action="store_true", help="a JSON object on what was done")

@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,11 @@ from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
+from memoryos_server.stores.archive import ArchiveError
 from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.backup_file import BackupError
+from memoryos_server.stores.redis_audit import RedisAudit
+from memoryos_server.stores.retention import Retention
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +38,29 @@ ACTOR = "operator"
 """Who audit events name for a change made on the machine itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class House:
+    """What only the embedded stores have.
+
+    Attributes:
+        backups: Makes backups.
+        retention: Keeps the archive.
+        audit: Opens what is in it.
+    """
+
+    backups: Backups | None = None
+    retention: Retention | None = None
+    audit: RedisAudit | None = None
+
+
 class Operator:
     """Runs one command on open stores."""
 
-    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters, backups: Backups | None = None) -> None:
+    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters, house: House | None = None) -> None:
         self._keys = keys
         self._audit = audit
         self._letters = letters
-        self._backups = backups
+        self._house = house or House()
 
     async def run(self, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The command's answer, item by item.
@@ -60,8 +78,10 @@ class Operator:
         elif command == "keys.revoke":
             yield _key(await self._keys.revoke(arguments["key"], ACTOR))
         elif command == "audit.tail":
-            async for event in self._audit.tail(arguments.get("tenant_id"), int(arguments["limit"])):
-                yield _event(event)
+            async for item in self._tail(arguments.get("tenant_id"), int(arguments["limit"])):
+                yield item
+        elif command in ("archive.run", "archive.verify") and self._house.retention is not None:
+            yield await self._archive(self._house.retention, command, arguments)
         elif command == "queue.list":
             async for letter in self._letters.all(arguments.get("tenant_id")):
                 yield _letter(letter)
@@ -77,9 +97,9 @@ class Operator:
             await self._letters.discard(arguments["id"], None)
             await self._record("queue.discard", arguments["id"])
             yield {"discarded": arguments["id"]}
-        elif command == "backup" and self._backups is not None:
+        elif command == "backup" and self._house.backups is not None:
             try:
-                made = self._backups.make(Path(arguments["to"]), keyring_only=arguments["keyring_only"])
+                made = self._house.backups.make(Path(arguments["to"]), keyring_only=arguments["keyring_only"])
                 async with aclosing(made) as steps:
                     async for step in steps:
                         if step.get("done"):
@@ -89,6 +109,26 @@ class Operator:
                 raise Fault(str(error)) from error
         else:
             raise Invalid(f"unknown command {command}", param="command")
+
+    async def _tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[dict[str, Any]]:
+        newest = [_event(event) async for event in self._audit.tail(tenant_id, limit)]
+        retention, audit = self._house.retention, self._house.audit
+        if len(newest) < limit and retention is not None and audit is not None:
+            try:
+                for event in await audit.opened(await retention.newest(tenant_id, limit - len(newest))):
+                    yield _event(event)
+            except (ArchiveError, OSError) as error:
+                raise Fault(f"the archive cannot be read: {error}") from error
+        for item in newest:
+            yield item
+
+    async def _archive(self, retention: Retention, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            if command == "archive.verify":
+                return {"intact": await retention.verify()}
+            return {"moved": await retention.move(arguments.get("days")), "archived": await retention.total()}
+        except (ArchiveError, OSError) as error:
+            raise Fault(f"the archive: {error}") from error
 
     async def _record(self, event_type: str, name: str, kind: str = "queue") -> None:
         resource = f"{kind}/{name}" if name else kind

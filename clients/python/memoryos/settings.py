@@ -198,6 +198,15 @@ class SecuritySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """What leaves the embedded stores' memory, and when."""
+
+    audit_days: int = setting(
+        90, "After how long audit events are moved into archive files in the data directory; 0: never.", unit="days"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSettings:
     """What probes say."""
 
@@ -233,6 +242,7 @@ class Settings:
     upstream: UpstreamSettings = UpstreamSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()
     security: SecuritySettings = SecuritySettings()
+    retention: RetentionSettings = RetentionSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
 

@@ -42,11 +42,13 @@ class Backups:
         stores: The processes.
         redis: The Redis side.
         held: Begins a time in which no entry of the ledger ends.
+        still: Begins a time in which nothing is moved into the archive.
     """
 
     stores: EmbeddedStores
     redis: RedisStore
     held: Callable[[], AbstractAsyncContextManager[None]]
+    still: Callable[[], AbstractAsyncContextManager[None]]
 
     async def make(self, to: Path, *, keyring_only: bool = False) -> AsyncGenerator[dict[str, Any], None]:
         """Writes content and keyring; how far it is, and at the end `content`, `keyring`, `bytes` and `counts`.
@@ -83,17 +85,15 @@ class Backups:
                     copy = await stack.enter_async_context(served(scratch, self.stores.redis_socket.parent))
                 else:
                     out = stack.enter_context(BackupWriter(content))
-                    async with self.held():
-                        async for step in self._points(out):
-                            yield step
-                        await dumped(self.redis.client, self.stores.data_dir / "valkey", scratch)
+                    async with self.still():
+                        async with self.held():
+                            async for step in self._points(out):
+                                yield step
+                            await dumped(self.redis.client, self.stores.data_dir / "valkey", scratch)
+                        await asyncio.to_thread(self._archives, out)
                     copy = await stack.enter_async_context(served(scratch, self.stores.redis_socket.parent))
                     async for step in _content(copy, out):
                         yield step
-                    for path in sorted((self.stores.data_dir / "archive").rglob("*")):
-                        if path.is_file() and not path.name.endswith(".new"):
-                            name = path.relative_to(self.stores.data_dir).as_posix()
-                            await asyncio.to_thread(out.copy, name, path)
                 ring = stack.enter_context(BackupWriter(keyring))
                 await _keyring(copy, ring)
                 if not keyring_only:
@@ -104,6 +104,10 @@ class Backups:
         except OSError as error:
             raise BackupError(f"the backup cannot be written to {to}: {error.strerror or error}") from error
         yield done
+
+    def _archives(self, out: BackupWriter) -> None:
+        for path in sorted((self.stores.data_dir / "archive").rglob("*.archive")):
+            out.copy(path.relative_to(self.stores.data_dir).as_posix(), path)
 
     async def _points(self, out: BackupWriter) -> AsyncGenerator[dict[str, Any], None]:
         async with EdgePoints(self.stores.vectors_socket) as points:
