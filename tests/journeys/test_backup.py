@@ -277,3 +277,23 @@ def test_backup_when_it_is_cut_off_then_leaves_nothing_and_the_server_goes_on(fi
         add(filled, "ann", 200)
     until(lambda: not list((tmp_path / "kept").glob("*.partial")) and not (filled.data / "snapshot.tmp").exists())
     assert backup(filled, tmp_path / "kept")["counts"]["points/main"] >= 41
+
+
+def test_backup_when_two_are_asked_for_at_once_then_each_is_whole_or_refused(filled: System, tmp_path: Path) -> None:
+    asked = [
+        subprocess.Popen(
+            [sys.executable, "-m", "memoryos.cli", "backup", "--to", str(tmp_path / f"kept{number}")],
+            env=filled.env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    ends = [(one.communicate()[1], one.returncode) for one in asked]
+    assert all(code == 0 or "another backup is being made" in said for said, code in ends), ends
+    assert any(code == 0 for _, code in ends)
+    for number, (_, code) in enumerate(ends):
+        target = ("--data-dir", str(tmp_path / f"target{number}"))
+        done = filled.cli("restore", "--from", str(tmp_path / f"kept{number}"), *target, check=False)
+        assert done.returncode == code

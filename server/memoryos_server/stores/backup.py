@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -49,6 +49,7 @@ class Backups:
     redis: RedisStore
     held: Callable[[], AbstractAsyncContextManager[None]]
     still: Callable[[], AbstractAsyncContextManager[None]]
+    _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def make(self, to: Path, *, keyring_only: bool = False) -> AsyncGenerator[dict[str, Any], None]:
         """Writes content and keyring; how far it is, and at the end `content`, `keyring`, `bytes` and `counts`.
@@ -61,6 +62,13 @@ class Backups:
             BackupError: The place cannot be used, or another store's keyring lies there.
             BackendDown: A store does not answer.
         """
+        if self._one.locked():
+            raise BackupError("another backup is being made: try again once it is complete")
+        async with self._one, aclosing(self._make(to, keyring_only)) as steps:
+            async for step in steps:
+                yield step
+
+    async def _make(self, to: Path, keyring_only: bool) -> AsyncGenerator[dict[str, Any], None]:
         now = datetime.now(UTC)
         content = to if to.suffix == ".tar" else to / f"content-{now:%Y%m%dT%H%M%S.%f}Z.tar"
         keyring = content.with_name(KEYRING_NAME)
