@@ -34,6 +34,9 @@ from memoryos_server.stores.retention import Retention
 
 log = logging.getLogger(__name__)
 
+_HOLDS = {"backup": 60.0}
+"""Commands that hold something up for the whole server -> for how long a reader may read nothing, seconds."""
+
 ACTOR = "operator"
 """Who audit events name for a change made on the machine itself."""
 
@@ -161,13 +164,16 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
     """Answers commands on `socket`, which only the owner can open, while the context lasts."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        patience: float | None = None
         try:
             request = json.loads(await reader.readline())
             # Closed at once when nobody listens any more: what a command holds, it holds for the whole server.
+            patience = _HOLDS.get(request["command"])
             async with aclosing(operator.run(request["command"], request["arguments"])) as items:
                 async for item in items:
                     writer.write(json.dumps({"item": item}).encode() + b"\n")
-                    await writer.drain()  # a long answer must not gather here
+                    async with asyncio.timeout(patience):
+                        await writer.drain()  # a long answer must not gather here
             writer.write(b'{"end": true}\n')
         except Fault as fault:
             writer.write(json.dumps({"error": fault.message, "param": fault.param}).encode() + b"\n")
@@ -179,8 +185,9 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
             log.exception("a command failed")
             writer.write(b'{"error": "the command failed; the server\'s log says why", "param": null}\n')
         finally:
-            with contextlib.suppress(ConnectionError):
-                await writer.drain()
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(patience):
+                    await writer.drain()
             writer.close()
 
     with contextlib.suppress(FileNotFoundError):
