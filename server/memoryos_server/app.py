@@ -11,7 +11,7 @@ import gc
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,7 @@ from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION
 from memoryos_server.health import Health
 from memoryos_server.opening import VectorsUnusable, open_vectors
-from memoryos_server.operator import Operator
+from memoryos_server.operator import House, Operator
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.auth import Auth
@@ -38,6 +38,7 @@ from memoryos_server.rpc.memory_metrics import MemoryMetrics, QueueWatch
 from memoryos_server.rpc.metrics import Metrics, MetricsListener
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
+from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.embedded import (
     ChildFailedError,
     DataDirectoryInUseError,
@@ -47,9 +48,12 @@ from memoryos_server.stores.embedded import (
 )
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel
+from memoryos_server.stores.migrate import Place
+from memoryos_server.stores.portable_points import EdgePoints
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.redis_client import socket_url
+from memoryos_server.stores.redis_client import Client, socket_url
 from memoryos_server.stores.redis_opening import live_redis, master_keys, open_redis
+from memoryos_server.stores.retention import Retention
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import NONE, open_embedder
 
@@ -175,9 +179,13 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         max_calls=settings.server.max_concurrent_calls,
         spans=spans,
     )
+    retention = await stack.enter_async_context(_retention(settings, redis))
+    # Live stores have backups of their own, taken where they run.
+    backups = Backups(embedded, redis, memory.pipeline.held, retention.still) if _all_embedded(settings) else None
+    commands = Operator(key_service, redis.audit, letters, House(backups, retention, redis.audit))
     socket = operator_socket(settings)
     private_dir(socket.parent)  # no embedded store may have made it
-    await stack.enter_async_context(operator.serve(Operator(key_service, redis.audit, letters), socket))
+    await stack.enter_async_context(operator.serve(commands, socket))
     await stack.enter_async_context(
         RpcServer(
             settings.server,
@@ -216,22 +224,78 @@ async def _spans(stack: AsyncExitStack, settings: Settings, redis: RedisStore, v
 
 
 @asynccontextmanager
-async def open_operator(settings: Settings) -> AsyncIterator[Operator]:
+async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIterator[Operator]:
     """Commands on the stores while no server runs here; of embedded ones it takes the lock and starts what they need.
+
+    Args:
+        settings: Where the stores are.
+        points: Whether the command reads the searchable side, as a backup does.
 
     Raises:
         InUse: Another process owns the data directory.
         StartError: The stores cannot be opened.
     """
-    async with _stores(settings, None) as (_, redis):
-        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue))
+    async with _stores(settings, None, points=points) as (embedded, redis):
+        # Nothing runs that could end an entry.
+        retention = _retention(settings, redis)
+        own = points and _all_embedded(settings)
+        backups = Backups(embedded, redis, nullcontext, retention.still) if own else None
+        house = House(backups, retention, redis.audit)
+        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), house)
+
+
+@asynccontextmanager
+async def open_place(settings: Settings, which: str, *, exists: bool) -> AsyncIterator[Place]:
+    """One end of a move: `embedded` (the data directory of the settings), `embedded:DIR`, or `live`.
+
+    Args:
+        settings: Where the stores are.
+        which: The end.
+        exists: Whether it must be there already.
+
+    Raises:
+        InUse: Another process owns the data directory.
+        StartError: The stores cannot be opened, or `which` names none.
+    """
+    kind, _, where = which.partition(":")
+    async with AsyncExitStack() as stack:
+        try:
+            if kind == "embedded":
+                data = Path(where or settings.data_dir)
+                if exists and not (data / "valkey").is_dir():
+                    raise StartError(f"there is no embedded store in {data}")
+                embedded = await stack.enter_async_context(EmbeddedStores(data, {}))
+                client = Client(socket_url(embedded.redis_socket))
+                stack.push_async_callback(client.aclose)
+                points = await stack.enter_async_context(EdgePoints(embedded.vectors_socket))
+                place = Place(f"the embedded store in {data}", client, points)
+            elif which == "live":
+                place = await stack.enter_async_context(live_place(settings))
+            else:
+                raise StartError(f"{which!r} is neither embedded, embedded:DIR nor live")
+        except DataDirectoryInUseError as error:
+            raise InUse(f"{error}: stop the server first") from error
+        except (ChildFailedError, OSError) as error:
+            raise StartError(str(error)) from error
+        yield place
+
+
+@asynccontextmanager
+async def live_place(settings: Settings) -> AsyncIterator[Place]:
+    """The live stores of the settings as one end of a move.
+
+    Raises:
+        StartError: This version has none.
+    """
+    raise StartError("this version has no live stores to move to or from")
+    yield  # what makes it a generator
 
 
 @asynccontextmanager
 async def _stores(
-    settings: Settings, embedder: IdentifiedEmbedder | None
+    settings: Settings, embedder: IdentifiedEmbedder | None, *, points: bool = False
 ) -> AsyncIterator[tuple[EmbeddedStores, RedisStore]]:
-    """Both stores, the Redis side embedded or live; without an embedder only that side.
+    """Both stores, the Redis side embedded or live; without an embedder only that side, and with `points` also the other.
 
     Raises:
         InUse: Another process owns the data directory.
@@ -248,7 +312,12 @@ async def _stores(
         try:
             live = live_redis(settings)
             keys = master_keys(settings)
-            dense = dict(embedder.names) if embedder is not None and not settings.qdrant.url else None
+            # None: no vector process.
+            dense: dict[str, int] | None = {} if points else None
+            if embedder is not None:
+                dense = dict(embedder.names)
+            if settings.qdrant.url:
+                dense = None
             embedded = EmbeddedStores(
                 data,
                 dense,
@@ -266,6 +335,16 @@ async def _stores(
         except BackendDown as fault:
             raise StartError(f"{live}: {fault.message}" if live else fault.message) from fault
         yield embedded, redis
+
+
+def _all_embedded(settings: Settings) -> bool:
+    return not settings.redis.url and not settings.qdrant.url
+
+
+def _retention(settings: Settings, redis: RedisStore) -> Retention:
+    # Of a store that servers share none may carry off a part into its own directory.
+    days = 0 if settings.redis.url else settings.retention.audit_days
+    return Retention(redis.client, Path(settings.data_dir) / "archive", audit_days=days)
 
 
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:

@@ -1,4 +1,4 @@
-"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue."""
+"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue, and those of `moving`."""
 
 from __future__ import annotations
 
@@ -30,8 +30,16 @@ def serve(loaded: Loaded) -> int:
     return 0
 
 
-async def ask(loaded: Loaded, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+async def ask(
+    loaded: Loaded, command: str, arguments: Mapping[str, Any], *, points: bool = False
+) -> AsyncGenerator[dict[str, Any], None]:
     """A command's answer, from the running server or, with none running, from the stores themselves.
+
+    Args:
+        loaded: The settings.
+        command: The command.
+        arguments: What it takes.
+        points: Whether it reads the searchable side.
 
     Raises:
         Fault: The command failed.
@@ -48,7 +56,10 @@ async def ask(loaded: Loaded, command: str, arguments: Mapping[str, Any]) -> Asy
         except (FileNotFoundError, ConnectionRefusedError):
             pass
         try:
-            async with app.open_operator(loaded.settings) as found, aclosing(found.run(command, arguments)) as answers:
+            async with (
+                app.open_operator(loaded.settings, points=points) as found,
+                aclosing(found.run(command, arguments)) as answers,
+            ):
                 async for item in answers:
                     yield item
             return
@@ -57,16 +68,17 @@ async def ask(loaded: Loaded, command: str, arguments: Mapping[str, Any]) -> Asy
     raise Fault("the data directory is in use and its server does not answer")
 
 
-def _run(args: argparse.Namespace, command: str, arguments: Mapping[str, Any], show: Any) -> int:
+def run(args: argparse.Namespace, command: str, arguments: Mapping[str, Any], show: Any) -> int:
+    """Runs a command and prints its answer, item by item; the exit code."""
     from memoryos_server import app
 
-    async def run() -> None:
+    async def asked() -> None:
         async with aclosing(ask(args.loaded, command, arguments)) as answers:
             async for item in answers:
                 print(json.dumps(item, ensure_ascii=False) if args.json else show(item))
 
     try:
-        asyncio.run(run())
+        asyncio.run(asked())
     except (Fault, SettingsError, app.StartError) as error:
         print(f"memoryos: {error}", file=sys.stderr)
         return 1
@@ -104,7 +116,7 @@ def _create(args: argparse.Namespace) -> int:
         "description": args.description,
         "expires_at": args.expires.isoformat() if args.expires else None,
     }
-    return _run(args, "keys.create", arguments, _show_key)
+    return run(args, "keys.create", arguments, _show_key)
 
 
 def _time(text: str) -> datetime:
@@ -113,7 +125,10 @@ def _time(text: str) -> datetime:
 
 
 def register(subparsers: Any) -> None:
-    """Adds serve, keys, audit and queue."""
+    """Adds serve, keys, audit and queue; backup, restore and migrate."""
+    from memoryos_server import moving
+
+    moving.register(subparsers)
     sub = subparsers.add_parser("serve", help="run the gRPC server with its stores")
     sub.set_defaults(run=lambda args: serve(args.loaded))
 
@@ -127,31 +142,31 @@ def register(subparsers: Any) -> None:
     create.add_argument("--expires", type=_time, help="when it ends, such as 2027-01-31T00:00:00Z (default: never)")
     create.set_defaults(run=_create)
     listing = keys.add_parser("list", help="list keys, never the keys themselves")
-    listing.set_defaults(run=lambda args: _run(args, "keys.list", {}, _show_key))
+    listing.set_defaults(run=lambda args: run(args, "keys.list", {}, _show_key))
     revoke = keys.add_parser("revoke", help="end a key at once")
     revoke.add_argument("key", help="the key or its id")
-    revoke.set_defaults(run=lambda args: _run(args, "keys.revoke", {"key": args.key}, _show_key))
+    revoke.set_defaults(run=lambda args: run(args, "keys.revoke", {"key": args.key}, _show_key))
 
     audit = subparsers.add_parser("audit", help="read what was recorded").add_subparsers(required=True)
     tail = audit.add_parser("tail", help="the newest events, oldest of them first")
     tail.add_argument("--limit", type=int, default=50, help="how many (default: 50)")
     tail.add_argument("--tenant", dest="tenant_id", help="of one tenant only")
     tail.set_defaults(
-        run=lambda args: _run(args, "audit.tail", {"limit": args.limit, "tenant_id": args.tenant_id}, _show_event)
+        run=lambda args: run(args, "audit.tail", {"limit": args.limit, "tenant_id": args.tenant_id}, _show_event)
     )
     letters = subparsers.add_parser("queue", help="see, replay and discard dead letters")
-    letters.set_defaults(run=lambda args: _run(args, "queue.list", {"tenant_id": None}, _show_letter), json=False)
+    letters.set_defaults(run=lambda args: run(args, "queue.list", {"tenant_id": None}, _show_letter), json=False)
     letter = letters.add_subparsers()
     seen = letter.add_parser("list", help="what was given up, oldest first")
     seen.add_argument("--tenant", dest="tenant_id", help="of one tenant only")
-    seen.set_defaults(run=lambda args: _run(args, "queue.list", {"tenant_id": args.tenant_id}, _show_letter))
+    seen.set_defaults(run=lambda args: run(args, "queue.list", {"tenant_id": args.tenant_id}, _show_letter))
     replay = letter.add_parser("replay", help="give dead letters back to the workers")
     which = replay.add_mutually_exclusive_group(required=True)
     which.add_argument("id", nargs="?", default="", help="the dead letter")
     which.add_argument("--all", action="store_true", help="every dead letter")
     replay.add_argument("--tenant", dest="tenant_id", help="with --all: of one tenant only")
     replay.set_defaults(
-        run=lambda args: _run(
+        run=lambda args: run(
             args,
             "queue.replay",
             {"id": args.id, "all": args.all, "tenant_id": args.tenant_id},
@@ -161,7 +176,7 @@ def register(subparsers: Any) -> None:
     discard = letter.add_parser("discard", help="drop a dead letter for good")
     discard.add_argument("id", help="the dead letter")
     discard.set_defaults(
-        run=lambda args: _run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
+        run=lambda args: run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
     )
     for parser in (create, listing, revoke, tail, seen, replay, discard):
         parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -13,7 +13,8 @@ import json
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import asdict
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,20 +26,44 @@ from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
+from memoryos_server.stores.archive import ArchiveError
+from memoryos_server.stores.backup import Backups
+from memoryos_server.stores.backup_file import BackupError
+from memoryos_server.stores.redis_audit import RedisAudit
+from memoryos_server.stores.retention import Retention
 
 log = logging.getLogger(__name__)
+
+_HOLDS = {"backup": 60.0}
+"""Commands that hold something up for the whole server -> for how long a reader may read nothing, seconds."""
 
 ACTOR = "operator"
 """Who audit events name for a change made on the machine itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class House:
+    """What only the embedded stores have.
+
+    Attributes:
+        backups: Makes backups.
+        retention: Keeps the archive.
+        audit: Opens what is in it.
+    """
+
+    backups: Backups | None = None
+    retention: Retention | None = None
+    audit: RedisAudit | None = None
+
+
 class Operator:
     """Runs one command on open stores."""
 
-    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters) -> None:
+    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters, house: House | None = None) -> None:
         self._keys = keys
         self._audit = audit
         self._letters = letters
+        self._house = house or House()
 
     async def run(self, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         """The command's answer, item by item.
@@ -56,8 +81,10 @@ class Operator:
         elif command == "keys.revoke":
             yield _key(await self._keys.revoke(arguments["key"], ACTOR))
         elif command == "audit.tail":
-            async for event in self._audit.tail(arguments.get("tenant_id"), int(arguments["limit"])):
-                yield _event(event)
+            async for item in self._tail(arguments.get("tenant_id"), int(arguments["limit"])):
+                yield item
+        elif command in ("archive.run", "archive.verify") and self._house.retention is not None:
+            yield await self._archive(self._house.retention, command, arguments)
         elif command == "queue.list":
             async for letter in self._letters.all(arguments.get("tenant_id")):
                 yield _letter(letter)
@@ -73,11 +100,41 @@ class Operator:
             await self._letters.discard(arguments["id"], None)
             await self._record("queue.discard", arguments["id"])
             yield {"discarded": arguments["id"]}
+        elif command == "backup" and self._house.backups is not None:
+            try:
+                made = self._house.backups.make(Path(arguments["to"]), keyring_only=arguments["keyring_only"])
+                async with aclosing(made) as steps:
+                    async for step in steps:
+                        if step.get("done"):
+                            await self._record("backup.create", "", "backup")
+                        yield step
+            except BackupError as error:
+                raise Fault(str(error)) from error
         else:
             raise Invalid(f"unknown command {command}", param="command")
 
-    async def _record(self, event_type: str, letter_id: str) -> None:
-        resource = f"queue/{letter_id}" if letter_id else "queue"
+    async def _tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[dict[str, Any]]:
+        newest = [_event(event) async for event in self._audit.tail(tenant_id, limit)]
+        retention, audit = self._house.retention, self._house.audit
+        if len(newest) < limit and retention is not None and audit is not None:
+            try:
+                for event in await audit.opened(await retention.newest(tenant_id, limit - len(newest))):
+                    yield _event(event)
+            except (ArchiveError, OSError) as error:
+                raise Fault(f"the archive cannot be read: {error}") from error
+        for item in newest:
+            yield item
+
+    async def _archive(self, retention: Retention, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            if command == "archive.verify":
+                return {"intact": await retention.verify()}
+            return {"moved": await retention.move(arguments.get("days")), "archived": await retention.total()}
+        except (ArchiveError, OSError) as error:
+            raise Fault(f"the archive: {error}") from error
+
+    async def _record(self, event_type: str, name: str, kind: str = "queue") -> None:
+        resource = f"{kind}/{name}" if name else kind
         await self._audit.append(
             [AuditEvent(uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, "ok", ACTOR)]
         )
@@ -107,11 +164,16 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
     """Answers commands on `socket`, which only the owner can open, while the context lasts."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        patience: float | None = None
         try:
             request = json.loads(await reader.readline())
-            async for item in operator.run(request["command"], request["arguments"]):
-                writer.write(json.dumps({"item": item}).encode() + b"\n")
-                await writer.drain()  # a long answer must not gather here
+            # Closed at once when nobody listens any more: what a command holds, it holds for the whole server.
+            patience = _HOLDS.get(request["command"])
+            async with aclosing(operator.run(request["command"], request["arguments"])) as items:
+                async for item in items:
+                    writer.write(json.dumps({"item": item}).encode() + b"\n")
+                    async with asyncio.timeout(patience):
+                        await writer.drain()  # a long answer must not gather here
             writer.write(b'{"end": true}\n')
         except Fault as fault:
             writer.write(json.dumps({"error": fault.message, "param": fault.param}).encode() + b"\n")
@@ -123,8 +185,9 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
             log.exception("a command failed")
             writer.write(b'{"error": "the command failed; the server\'s log says why", "param": null}\n')
         finally:
-            with contextlib.suppress(ConnectionError):
-                await writer.drain()
+            with contextlib.suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(patience):
+                    await writer.drain()
             writer.close()
 
     with contextlib.suppress(FileNotFoundError):

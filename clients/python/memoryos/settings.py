@@ -257,6 +257,15 @@ class QdrantSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RetentionSettings:
+    """What leaves the embedded stores' memory, and when."""
+
+    audit_days: int = setting(
+        90, "After how long audit events are moved into archive files in the data directory; 0: never.", unit="days"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSettings:
     """What probes say."""
 
@@ -309,6 +318,7 @@ class Settings:
     redis: RedisSettings = RedisSettings()
     security: SecuritySettings = SecuritySettings()
     qdrant: QdrantSettings = QdrantSettings()
+    retention: RetentionSettings = RetentionSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

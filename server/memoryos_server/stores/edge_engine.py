@@ -16,6 +16,7 @@ import qdrant_edge as qe
 
 from memoryos_server.stores.edge_ids import numbers_of, text
 from memoryos_server.stores.edge_points import Points, Prepared, any_of, matching, present
+from memoryos_server.stores.edge_portable import Portable
 from memoryos_server.stores.edge_records import Records
 from memoryos_server.stores.edge_rows import EMPTY, pack_row
 from memoryos_server.stores.edge_shards import Shards
@@ -58,6 +59,7 @@ class Engine:
             "delete_subject": self.delete_subject,
             **self.records.operations,
             **Walks(self.points, self._forget_row).operations,
+            **Portable(self.points, self._rows.clear).operations,
         }
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,9 +57,17 @@ class Shards:
     """
 
     def __init__(
-        self, main: qe.EdgeShard, dense: qe.EdgeShard | None, sizes: Mapping[str, int], old: Mapping[Path, qe.EdgeShard]
+        self,
+        directory: Path,
+        name: str,
+        main: qe.EdgeShard,
+        dense: qe.EdgeShard | None,
+        sizes: Mapping[str, int],
+        old: Mapping[Path, qe.EdgeShard],
     ) -> None:
-        """Keeps the open shards."""
+        """Keeps the open shards; `name` is that of the dense one."""
+        self._directory = directory
+        self._name = name
         self.main = main
         self.dense = dense
         self.sizes = dict(sizes)
@@ -86,7 +95,29 @@ class Shards:
         main = _open(directory / _MAIN, {}, _MAIN_INDEXES)
         dense = _open(directory / name, sizes, _DENSE_INDEXES) if sizes else None
         old = {path: _load(path) for path in sorted(directory.glob(_DENSE + "*")) if path.name != name or dense is None}
-        return cls(main, dense, sizes, old)
+        return cls(directory, name, main, dense, sizes, old)
+
+    def named(self) -> dict[str, tuple[qe.EdgeShard, dict[str, int]]]:
+        """Every shard by the name of its directory, `main` first, with the dimensions of its dense vectors."""
+        shards = {_MAIN: self.main} | ({self._name: self.dense} if self.dense is not None else {})
+        shards |= {path.name: shard for path, shard in sorted(self._old.items())}
+        return {name: (shard, _sizes(self._directory / name)) for name, shard in shards.items()}
+
+    def made(self, name: str, sizes: Mapping[str, int]) -> qe.EdgeShard:
+        """The shard of a name, made as one of models not in use if it is not there.
+
+        Raises:
+            ValueError: No shard has such a name, or it has other dimensions.
+        """
+        if not re.fullmatch(rf"{_MAIN}|{_DENSE}[0-9a-f]{{16}}", name):
+            raise ValueError(f"no shard is named {name!r}")
+        if name not in self.named():
+            path = self._directory / name
+            self._old[path] = _open(path, sizes, _DENSE_INDEXES)
+        shard, there = self.named()[name]
+        if there != dict(sizes):
+            raise ValueError(f"the shard {name} has other vectors")
+        return shard
 
     @property
     def old(self) -> int:
@@ -210,8 +241,11 @@ def _open(path: Path, sizes: Mapping[str, int], indexes: Mapping[str, object]) -
 def _load(path: Path) -> qe.EdgeShard:
     # A killed vacuum leaves its half-made segments behind; they are copies.
     shutil.rmtree(path / "temp_segments", ignore_errors=True)
-    sizes = json.loads((path / "vectors.json").read_text("utf-8"))
-    return qe.EdgeShard.load(str(path), _config(sizes))
+    return qe.EdgeShard.load(str(path), _config(_sizes(path)))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    return {str(name): int(size) for name, size in json.loads((path / "vectors.json").read_text("utf-8")).items()}
 
 
 def _sync(path: Path) -> None:

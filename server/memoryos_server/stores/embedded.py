@@ -13,12 +13,13 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -37,6 +38,7 @@ __all__ = [
     "ChildState",
     "DataDirectoryInUseError",
     "EmbeddedStores",
+    "owned",
     "private_dir",
     "running_dir",
     "runtime_dir",
@@ -46,6 +48,9 @@ Part = Literal["valkey", "vectors"]
 """A child's name."""
 
 PARTS: tuple[Part, ...] = ("valkey", "vectors")
+
+SCRATCH = "snapshot.tmp"
+"""Where in a data directory a snapshot of Valkey lies while it is read."""
 
 # The kernel's limit of a socket's path, its ending zero included: 108 on Linux, 104 elsewhere.
 _SOCKET_PATH_MOST = 103
@@ -105,6 +110,13 @@ def private_dir(path: Path) -> None:
             f"{path} is not a directory of ours with mode 0700: "
             "remove it, or set XDG_RUNTIME_DIR to a directory that only you can enter"
         )
+
+
+def _clear(data_dir: Path) -> None:
+    """Removes snapshots that were cut off: they hold what may have been erased since."""
+    for left in (data_dir / "valkey").glob("*.rdb"):
+        left.unlink(missing_ok=True)
+    shutil.rmtree(data_dir / SCRATCH, ignore_errors=True)
 
 
 def _alive(pid: int) -> bool:
@@ -176,6 +188,21 @@ class _Lock:
         return f"the data directory {self._data_dir} is in use: process {owner}, which owned it, is gone, but {still}"
 
 
+@asynccontextmanager
+async def owned(data_dir: Path) -> AsyncIterator[None]:
+    """Holds the lock of a data directory without starting anything.
+
+    Raises:
+        DataDirectoryInUseError: It is held.
+    """
+    lock = _Lock(data_dir, runtime_dir(data_dir))
+    try:
+        await lock.take(0.0)
+        yield
+    finally:
+        lock.release()
+
+
 class EmbeddedStores:
     """A data directory with both stores running, as an async context manager.
 
@@ -213,6 +240,11 @@ class EmbeddedStores:
         self._children: dict[Part, Child] = {}
 
     @property
+    def data_dir(self) -> Path:
+        """The data directory."""
+        return self._data_dir
+
+    @property
     def redis_socket(self) -> Path:
         """Where Valkey listens; the same over restarts."""
         return self._runtime / "valkey.sock"
@@ -240,6 +272,7 @@ class EmbeddedStores:
             private_dir(self._runtime)
             for directory in PARTS if self._with_valkey else ("vectors",):
                 (self._data_dir / directory).mkdir(mode=0o700, exist_ok=True)
+            await asyncio.to_thread(_clear, self._data_dir)
             self._children = {"valkey": self._valkey(lock.fd)} if self._with_valkey else {}
             if self._dense is not None:
                 self._children["vectors"] = self._vectors(lock.fd, self._dense)

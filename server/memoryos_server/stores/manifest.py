@@ -24,7 +24,7 @@ import orjson
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.stores.keyring import KEY_BYTES, MasterKey, MasterKeys, StoreSecrets
 from memoryos_server.stores.redis_client import Client, Script
-from memoryos_server.stores.scope import MANIFEST, PARTITIONS, STORE_KEYRING
+from memoryos_server.stores.scope import MANIFEST, MIGRATION, PARTITIONS, STORE_KEYRING
 
 SCHEMA = 1
 """The schema of what this code writes. Raised with every change that older code would misread."""
@@ -104,6 +104,11 @@ class Manifest:
     secrets: StoreSecrets = field(repr=False)
     notes: tuple[str, ...] = ()
 
+    @property
+    def store_id(self) -> str:
+        """32 hex digits that tell this store from every other, whatever master key wraps its keys."""
+        return self.secrets.hash("backup", "store")[:32]
+
 
 _CREATE = Script(
     "create_manifest",
@@ -145,6 +150,10 @@ async def open_manifest(client: Client, keys: MasterKeys, expected: Expected) ->
     """
     both = await client.batch([("HGETALL", MANIFEST), ("HGETALL", STORE_KEYRING)], atomic=True)
     facts, ring = (_pairs(raw) for raw in both)
+    if await client.run("EXISTS", MIGRATION):
+        raise ManifestMismatch(
+            "a move", "that is not complete", "wants a whole store", "run the same `memoryos migrate` again"
+        )
     if not facts:
         facts, ring = await _create(client, keys, expected)
     _check(facts, expected)

@@ -3,7 +3,7 @@
 An event that touches a known person's data lies in that person's partition, so that it can be written together with the
 change; who, what and from where are sealed under the person's key. An event of nobody, or of somebody the stores do not
 know, lies in a partition that follows from the tenant, and keeps only keyed hashes of user and address: recording a
-read or a denial makes no subject. Nothing is removed here; chaining and archiving take from the outbox.
+read or a denial makes no subject. Nothing is removed here; chaining and archiving (`retention`) take from the outbox.
 """
 
 from __future__ import annotations
@@ -104,6 +104,24 @@ class RedisAudit:
             _log.error("an audit event is written without its person, whose key does not open: %s", error)
             return None
         return (subject, sealer) if subject and sealer else None
+
+    async def opened(self, records: Sequence[tuple[dict[str, Any], bytes]]) -> list[AuditEvent]:
+        """Events that were stored, and who they are about."""
+        return [await self._event(record, who) for record, who in records]
+
+    async def total(self, tenant_id: str | None = None) -> int:
+        """The number of events in the outbox, of a tenant or of all; those of a tenant are read for it."""
+        lengths = await self._client.batch([("XLEN", Partition(number).audit) for number in range(PARTITIONS)])
+        if tenant_id is None:
+            return sum(lengths)
+        readings = [_Reading(Partition(number)) for number, length in enumerate(lengths) if length]
+        count = 0
+        while readings := [reading for reading in readings if not reading.done]:
+            await self._read_back(readings, tenant_id, _PAGE)
+            for reading in readings:
+                count += len(reading.found)
+                reading.found = []
+        return count
 
     async def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
         """The newest events of a tenant (None: of all), oldest of them first.

@@ -23,6 +23,9 @@ MANIFEST = "{memoryos}:manifest"
 STORE_KEYRING = "{memoryos}:keyring"
 """Hash: the store's own wrapped secret and the master key's id. Backed up with the keyrings, not content."""
 
+MIGRATION = "{memoryos}:migration"
+"""Hash: how far a move into this store is; gone once it is complete."""
+
 API_KEYS = "{memoryos}:apikeys"
 """Hash: keyed hash of an API key -> its sealed record."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.ports import Vectors
@@ -22,6 +24,25 @@ class Flusher:
         self._waiting: list[asyncio.Future[int]] = []
         self._wanted = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._holds = 0
+        self._free = asyncio.Event()
+        self._free.set()
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Begins no flush while the block lasts.
+
+        What ends with a flush stays open, then. So whatever reads the searchable side in the block, however slowly, and
+        the ledger after that but still in the block, has all that was accepted: what the first lacks is open in the second.
+        """
+        self._holds += 1
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            if not self._holds:
+                self._free.set()
 
     async def covering(self) -> int:
         """Waits for a flush that begins after this call; gives the incarnation whose writes it made durable.
@@ -40,6 +61,7 @@ class Flusher:
         Raises:
             BackendDown: The searchable side could not be flushed.
         """
+        await self._free.wait()
         reach("flush.before")
         incarnation = await self._vectors.flush()
         reach("flush.after")

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 
@@ -240,6 +241,10 @@ class Pipeline:
         if self._others is not None:
             self._others.forget_all()
         self._fall_behind()
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """Ends no entry while the block lasts; whatever is accepted is done otherwise as ever. See `Flusher.held`."""
+        return self._flusher.held()
 
     @property
     def behind(self) -> bool:

@@ -1,0 +1,1 @@
+"""How much each store grows with what is kept."""

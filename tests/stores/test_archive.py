@@ -1,0 +1,149 @@
+"""Archive files: nothing is lost, doubled, or changed unseen."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.stores.archive import Archive, ArchiveError
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.retention import Retention
+
+
+def records(start: int, count: int = 10) -> list[list[object]]:
+    return [[f"t{number % 3}", f"{number}-0", b"event %d" % number, b""] for number in range(start, start + count)]
+
+
+def filled(directory: Path, batches: int = 20) -> Archive:
+    archive = Archive(directory, file_bytes=1000)
+    for number in range(batches):
+        archive.append(number, records(number * 10))
+    return archive
+
+
+def test_archive_when_opened_again_then_goes_on_and_is_intact(tmp_path: Path) -> None:
+    filled(tmp_path)
+    again = Archive(tmp_path, file_bytes=1000)
+    assert again.last["place"] == 19
+    again.append(20, records(200))
+    assert again.verify() == Archive(tmp_path).verify() == sum(again.totals.values()) == 210
+    assert len(list(tmp_path.iterdir())) > 3
+    found = [record[1] for batch in again.backwards() for record in reversed(batch["records"])]
+    assert found == [f"{number}-0" for number in range(209, -1, -1)]
+
+
+def test_archive_when_its_last_batch_is_torn_anywhere_then_only_that_is_cut_off(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    archive.append(1, records(0))
+    path = tmp_path / "000001.archive"
+    before = path.stat().st_size
+    archive.append(2, records(10))
+    whole = path.read_bytes()
+    for end in range(before, len(whole)):
+        path.write_bytes(whole[:end])
+        opened = Archive(tmp_path)
+        assert (sum(opened.totals.values()), path.stat().st_size) == (10, before)
+        opened.append(2, records(10))
+        assert path.read_bytes() == whole
+
+
+def test_archive_when_any_byte_is_changed_or_a_file_is_gone_then_verify_says_so(tmp_path: Path) -> None:
+    archive = filled(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    for path in files[:3]:
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(ArchiveError):
+                archive.verify()
+        path.write_bytes(whole[:-1])
+        with pytest.raises(ArchiveError):
+            archive.verify()
+        path.write_bytes(whole)
+    assert archive.verify() == 200
+    files[1].unlink()
+    with pytest.raises(ArchiveError, match="has no file 2"):
+        archive.verify()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts a tmpfs")
+def test_archive_when_the_disk_is_full_then_is_as_before_and_goes_on_later(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk is not permitted here")
+    try:
+        archive = Archive(tmp_path / "a")
+        archive.append(1, records(0))
+        ballast = tmp_path / "ballast"
+        ballast.write_bytes(b"x" * 40_000)
+        big = [["t", "1-0", b"y" * 30_000, b""]]
+        with pytest.raises(OSError, match="No space left"):
+            archive.append(2, big)
+        assert archive.verify() == 10
+        ballast.unlink()
+        archive.append(2, big)
+        assert archive.verify() == Archive(tmp_path / "a").verify() == 11
+    finally:
+        subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def event(number: int) -> AuditEvent:
+    user = f"user{number % 7}"
+    return AuditEvent(uuid7(), utc_now(), "memory.read", f"t{number % 2}", user, f"r{number}", "read", "ok", "me")
+
+
+async def test_retention_when_events_are_old_then_they_are_moved_counted_and_still_read(
+    store: RedisStore, tmp_path: Path
+) -> None:
+    for number in range(7):
+        await store.subjects.open(f"t{number % 2}", f"user{number}")
+    events = [event(number) for number in range(1000)]
+    await store.audit.append(events)
+    retention = Retention(store.client, tmp_path, audit_days=90)
+    assert await retention.move() == 0  # none is that old
+    before = [one async for one in store.audit.tail(None, 2000)]
+    assert await retention.move(0) == len(before) == 1000
+    assert [await store.audit.total(tenant) for tenant in (None, "t0")] == [0, 0]
+    assert [await retention.total(tenant) for tenant in (None, "t0", "t9")] == [1000, 500, 0]
+    opened = await store.audit.opened(await retention.newest(None, 2000))
+    assert sorted(one.resource for one in opened) == sorted(one.resource for one in events)
+    assert {one.id: one for one in opened} == {one.id: one for one in before}
+    assert [one.id for one in await store.audit.opened(await retention.newest("t1", 5))] == [
+        one.id for one in before if one.tenant_id == "t1"
+    ][-5:]
+    assert await retention.verify() == 1000
+
+
+async def test_retention_when_it_died_between_archive_and_store_then_no_event_is_there_twice(
+    store: RedisStore, tmp_path: Path
+) -> None:
+    await store.audit.append([event(number) for number in range(30)])
+    dump = {
+        name: [(entry, fields) for entry, fields in await store.client.run("XRANGE", name, "-", "+")]
+        for name in [key async for key in streams(store)]
+    }
+    await Retention(store.client, tmp_path, audit_days=90).move(0)
+    archive = Archive(tmp_path / "audit")
+    last = b"{p%03d}:audit" % archive.last["place"]
+    for entry, fields in dump[last]:  # as if the last batch had not been removed
+        await store.client.run("DEL", last) if entry == dump[last][0][0] else None
+        await store.client.run("XADD", last, entry, *(part for pair in fields.items() for part in pair))
+    again = Retention(store.client, tmp_path, audit_days=90)
+    assert await again.move(0) == 0
+    assert await again.verify() == 30
+
+
+async def streams(store: RedisStore):  # type: ignore[no-untyped-def]  # names of keys
+    cursor = 0
+    while True:
+        cursor, names = await store.client.run("SCAN", cursor, "MATCH", "*:audit")
+        for name in names:
+            yield name
+        if not int(cursor):
+            return
