@@ -100,7 +100,9 @@ class Operator:
             await self._letters.discard(arguments["id"], None)
             await self._record("queue.discard", arguments["id"])
             yield {"discarded": arguments["id"]}
-        elif command == "backup" and self._house.backups is not None:
+        elif command == "backup":
+            if self._house.backups is None:
+                raise Invalid("live stores are backed up where they run: see docs/backup.md", param="command")
             try:
                 made = self._house.backups.make(Path(arguments["to"]), keyring_only=arguments["keyring_only"])
                 async with aclosing(made) as steps:
