@@ -38,8 +38,8 @@ _PATIENCE = 3.0
 _NEARLY_FULL = 0.9
 RIGHTS = (
     "~{memoryos}:* ~{p*}:* &{memoryos}:* +@all -@admin -@dangerous +info +cluster|slots +cluster|shards +cluster|info"
-    """What the server's user must be allowed, as ACL rules."""
 )
+"""What the server's user must be allowed, as ACL rules."""
 
 _Node = tuple[str, Redis, Mapping[str, Any]]
 """A server's address, a client of it, and what it says of itself."""
