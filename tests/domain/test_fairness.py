@@ -62,7 +62,7 @@ async def test_slots_when_one_tenant_asks_often_then_another_waits_for_one_turn(
     order: list[str] = []
 
     async def work(*tenants: str) -> None:
-        async with slots.turn(tenants) as tenant:
+        async with slots.turn(lambda: tenants, nothing_new) as tenant:
             order.append(tenant)
             await asyncio.sleep(0)
 
@@ -76,7 +76,7 @@ async def test_slots_when_one_tenant_asks_often_then_another_waits_for_one_turn(
 
 async def test_slots_when_who_asks_leaves_then_no_slot_is_lost() -> None:
     slots = Slots(1)
-    async with slots.turn(["a"]):
+    async with slots.turn(lambda: ["a"], nothing_new):
         waits = asyncio.create_task(_enter(slots))
         await asyncio.sleep(0)
         waits.cancel()
@@ -85,13 +85,70 @@ async def test_slots_when_who_asks_leaves_then_no_slot_is_lost() -> None:
         await asyncio.sleep(0)
     given.cancel()  # the slot is given, and not yet taken
     await asyncio.gather(given, return_exceptions=True)
-    async with asyncio.timeout(1), slots.turn(["c"]) as tenant:
+    async with asyncio.timeout(1), slots.turn(lambda: ["c"], nothing_new) as tenant:
         assert tenant == "c"
 
 
 async def _enter(slots: Slots) -> None:
-    async with slots.turn(["b"]):
+    async with slots.turn(lambda: ["b"], nothing_new):
         await asyncio.sleep(3600)
+
+
+async def nothing_new() -> None:
+    await asyncio.sleep(3600)
+
+
+async def test_slots_when_somebody_comes_to_who_waits_already_then_it_counts_at_once() -> None:
+    slots, came, order = Slots(1), asyncio.Event(), []
+    late = ["big"]
+
+    async def big() -> None:
+        async with slots.turn(lambda: ["big"], nothing_new):
+            order.append("big")
+            await asyncio.sleep(0.01)
+
+    async def joined() -> None:
+        async def news() -> None:
+            await came.wait()
+            came.clear()
+            late.append("small")
+
+        async with slots.turn(lambda: late, news) as tenant:
+            order.append(tenant)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(big())
+        group.create_task(joined())
+        await asyncio.sleep(0)
+        came.set()
+    assert order == ["big", "small", "big", "big"]
+
+
+async def test_slots_when_nobody_is_left_who_wants_one_then_none_is_held() -> None:
+    slots, who = Slots(1), ["a"]
+
+    async def gone() -> None:
+        who.clear()
+
+    async with slots.turn(lambda: ["x"], nothing_new), slots.turn(lambda: who, gone) as tenant:
+        assert tenant == ""
+    async with asyncio.timeout(1), slots.turn(lambda: ["c"], nothing_new) as tenant:
+        assert tenant == "c"
+
+
+async def test_slots_when_the_news_fail_then_so_does_who_waits_and_its_place_is_free() -> None:
+    slots = Slots(1)
+
+    async def broken() -> None:
+        raise ValueError("broken")
+
+    async with slots.turn(lambda: ["x"], nothing_new):
+        with pytest.raises(ValueError, match="broken"):
+            async with slots.turn(lambda: ["a"], broken):
+                pass
+    async with asyncio.timeout(1), slots.turn(lambda: ["c"], nothing_new) as tenant:
+        assert tenant == "c"
 
 
 PACE = 0.004
@@ -142,7 +199,8 @@ async def test_worker_when_somebody_has_a_backlog_then_another_hardly_waits(
         if where == "everywhere":
             loud = [await opened.redis.subjects.open("loud", f"loud-{n}") for n in range(100)]
             await burst(opened, loud, 15)
-            quiet = await opened.redis.subjects.open("quiet", "quiet")
+            # Beside a loud one, in a partition that waits for its turn already.
+            quiet = await in_partition(opened, "quiet", loud[-1].partition)
         else:
             loud = [await opened.redis.subjects.open("loud", "loud")]
             await burst(opened, loud, 1500)

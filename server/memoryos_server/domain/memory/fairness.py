@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Container, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from memoryos_server.domain.ports import Subject
 
@@ -123,7 +124,7 @@ def _next(subjects: OrderedDict[str, deque[Place]], without: Container[str]) -> 
 
 @dataclass(eq=False, slots=True)
 class _Asking:
-    tenants: Sequence[str]
+    tenants: Callable[[], Sequence[str]]
     granted: asyncio.Future[str]
 
 
@@ -142,30 +143,43 @@ class Slots:
         self._holding: dict[str, int] = {}
 
     @asynccontextmanager
-    async def turn(self, tenants: Sequence[str]) -> AsyncIterator[str]:
-        """Waits for a slot; gives the tenant whose turn it is.
+    async def turn(
+        self, tenants: Callable[[], Sequence[str]], news: Callable[[], Awaitable[None]]
+    ) -> AsyncIterator[str]:
+        """Waits for a slot; gives the tenant whose turn it is, or "" and no slot if there is nobody left who wants it.
 
         Args:
-            tenants: Who would work in it, at least one.
+            tenants: Who would work in it, asked each time a slot is given: whoever comes while others wait counts at once.
+            news: Waits until there may be somebody else, and takes that in. Cancelled once a slot is given.
         """
         asking = _Asking(tenants, asyncio.get_running_loop().create_future())
         self._asking[asking] = None
         self._grant()
         try:
-            tenant = await asking.granted
-        except asyncio.CancelledError:
-            self._asking.pop(asking, None)
-            if asking.granted.done() and not asking.granted.cancelled():
-                self._leave(asking.granted.result())  # it was given in the moment of leaving
+            while not asking.granted.done() and tenants():
+                await _either(asking.granted, asyncio.ensure_future(news()))
+                self._grant()
+        except BaseException:
+            self._withdraw(asking)
             raise
+        if not asking.granted.done():
+            self._withdraw(asking)
+            yield ""
+            return
+        tenant = asking.granted.result()
         try:
             yield tenant
         finally:
             self._leave(tenant)
 
+    def _withdraw(self, asking: _Asking) -> None:
+        self._asking.pop(asking, None)
+        if asking.granted.done():
+            self._leave(asking.granted.result())  # it was given in the moment of leaving
+
     def shared(self, tenant: str) -> bool:
         """Whether other tenants want to work, too."""
-        return any(t != tenant for t in self._holding) or any(t != tenant for a in self._asking for t in a.tenants)
+        return any(t != tenant for t in self._holding) or any(t != tenant for a in self._asking for t in a.tenants())
 
     def _leave(self, tenant: str) -> None:
         self._free += 1
@@ -175,8 +189,8 @@ class Slots:
         self._grant()
 
     def _grant(self) -> None:
-        while self._free and self._asking:
-            asking, tenant = self._longest_unserved()
+        while self._free and (next_one := self._longest_unserved()):
+            asking, tenant = next_one
             del self._asking[asking]
             self._free -= 1
             self._turn += 1
@@ -187,14 +201,29 @@ class Slots:
             self._holding[tenant] = self._holding.get(tenant, 0) + 1
             asking.granted.set_result(tenant)
 
-    def _longest_unserved(self) -> tuple[_Asking, str]:
+    def _longest_unserved(self) -> tuple[_Asking, str] | None:
         """Of those that ask, whoever had no slot for longest; of equals who asked first."""
-        _, _, asking, tenant = min(
-            (
-                (self._served.get(tenant, 0), number, asking, tenant)
-                for number, asking in enumerate(self._asking)
-                for tenant in asking.tenants
-            ),
-            key=lambda found: found[:2],
+        found = (
+            (self._served.get(tenant, 0), number, asking, tenant)
+            for number, asking in enumerate(self._asking)
+            for tenant in asking.tenants()
         )
-        return asking, tenant
+        best = min(found, key=lambda one: one[:2], default=None)
+        return best and best[2:]
+
+
+async def _either(granted: asyncio.Future[str], news: asyncio.Future[None]) -> None:
+    """Waits for one of them, and ends the second.
+
+    Raises:
+        Exception: What `news` raised.
+    """
+    try:
+        waits: list[asyncio.Future[Any]] = [granted, news]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not news.done():
+            news.cancel()
+            await asyncio.wait([news])
+    if not news.cancelled():
+        news.result()

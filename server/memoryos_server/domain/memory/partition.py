@@ -57,6 +57,8 @@ class Partition:
         self._after = ""
         self._anew = False
         self._places = Waiting()
+        self._read: dict[str, Entry] = {}
+        self._looked = 0.0
         self._done: dict[str, tuple[int, Settlement]] = {}
         self._blocked: dict[str, Blocked] = {}
         self._ending: asyncio.Task[None] | None = None
@@ -224,24 +226,24 @@ class Partition:
         if len(self._done) >= MOST_UNSETTLED:
             return False
         under_way = self._tools.progress.under_way(self.number)
-        read = await self._look()
-        looked = now = loop.time()
+        await self._look()
+        now = loop.time()
         waiting = {s for s, blocked in self._blocked.items() if blocked.until > now}
         if self._anew:
             return True  # while this was read: it begins again
-        if not (tenants := self._places.tenants(waiting)):
+        if not self._places.tenants(waiting):
             for subject_id in [s for s in self._blocked if s not in waiting]:
                 del self._blocked[subject_id]  # its entry is gone: erased, or settled elsewhere
             for subject_id, entry_id in under_way:
                 self._tools.progress.end(subject_id, entry_id)  # seen by now, or gone
             return False
-        async with self._tools.slots.turn(tenants) as tenant:
-            if self._anew:
+        async with self._tools.slots.turn(lambda: self._places.tenants(waiting), self._news) as tenant:
+            if self._anew or not tenant:
                 return True
-            most = SHARED_BATCH if len(tenants) > 1 or self._tools.slots.shared(tenant) else BATCH
+            alone = self._places.tenants(waiting) == [tenant] and not self._tools.slots.shared(tenant)
+            most = BATCH if alone else SHARED_BATCH
             places = self._places.take(most, first=tenant, without=waiting)
-            if loop.time() - looked > _STILL_NEW:
-                read = {}
+            read = self._read if loop.time() - self._looked <= _STILL_NEW else {}
             if missing := [place.id for place in places if place.id not in read]:
                 read |= {entry.id: entry async for entry in self._tools.queue.entries(self.number, missing)}
             batch = [read[place.id] for place in places if place.id in read]
@@ -254,14 +256,21 @@ class Partition:
             self._left.clear()
         return True
 
-    async def _look(self) -> dict[str, Entry]:
-        """Finds out who waits behind what is known; gives the first of the new entries by id."""
+    async def _news(self) -> None:
+        """Waits until it is told of something new, and finds out whose it is."""
+        await self._woken.wait()
+        self._woken.clear()
+        await self._look()
+
+    async def _look(self) -> None:
+        """Finds out who waits behind what is known, and keeps the first of the new entries for as long as they are new."""
         if self._anew:
             self._anew = False
             self._after = ""
             self._places.clear()
-        now = asyncio.get_running_loop().time()
-        read: dict[str, Entry] = {}
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        read = self._read = {}
         seen = 0
         async with self._tools.looks:
             async for entry in self._tools.queue.open_entries(self.number, self._after):
@@ -278,7 +287,7 @@ class Partition:
                 seen += 1
                 if seen == LOOK_AHEAD:
                     break
-        return read
+        self._looked = loop.time()
 
     async def _counted(self, batch: Sequence[Entry]) -> list[Entry]:
         """The entries still to be worked on; those that a process may have died of are counted, or given up."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from memoryos_server.domain.core.faults import Fault
@@ -40,6 +40,7 @@ class Worker:
         self._partitions: dict[int, Partition] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._told: set[int] = set()
+        self._lengths: Mapping[int, int] = {}
         self._woken = asyncio.Event()
         self._failures = 0
         self._rest_until = 0.0
@@ -92,7 +93,12 @@ class Worker:
                         continue
                     for number in list(self._tasks):
                         await self._partitions[number].claim()  # long work must not outlast the lease
-                    self._start({*await self._tools.queue.backlog(), *await self._due()})
+                    backlog = await self._tools.queue.backlog()
+                    for number in self._tasks:
+                        if backlog.get(number, 0) > self._lengths.get(number, 0):
+                            self._partitions[number].wake()  # maybe of what another process accepted
+                    self._lengths = backlog
+                    self._start({*backlog, *await self._due()})
                 except Exception as error:
                     self._told |= told
                     self._failed(error)
