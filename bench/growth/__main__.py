@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, slope in slopes.items():
         sizes = " | ".join(f"{one[name] / 1e6:,.1f} MB" for one in (begun, first, second))
         print(f"| {name} | {sizes} | {slope:,.0f} | {slope / 1e3:,.2f} | {slope * _GOAL / 1e9:,.0f} |")
+    print("\nOf Valkey's memory, by what it is for:\n\n| keys | bytes an episode | leaves |\n|---|---|---|")
+    for name, slope in sorted(kinds.items(), key=lambda one: -one[1]):
+        print(f"| {name} | {slope:,.0f} | {_LEAVES.get(name, 'with its person')} |")
     print(
         "\nA million: bytes an episode x 1,000,000. A hundred million: x 100,000,000, plus what an empty store takes."
     )
