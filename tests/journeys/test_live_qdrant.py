@@ -122,3 +122,12 @@ def test_add_when_qdrant_is_away_then_it_is_kept_and_found_once_it_is_back(
         assert time.monotonic() < end
         time.sleep(0.2)
     assert "I moved to Lisbon in March" in retrieved(live, user, "Where did I move to?")
+
+
+def test_start_when_the_key_is_wrong_then_the_server_says_so_and_ends(qdrant: QdrantServer, tmp_path: Path) -> None:
+    system = System(tmp_path / "home", {"MEMORYOS_QDRANT__URL": qdrant.url, "MEMORYOS_QDRANT__API_KEY": "wrong"})
+    try:
+        with pytest.raises(RuntimeError, match=r"the Qdrant server refuses the key: set qdrant\.api_key"):
+            system.start(bridge=False)
+    finally:
+        system.kill(group=True)

@@ -132,6 +132,25 @@ async def test_server_when_it_is_too_old_then_it_is_refused(tmp_path: Path) -> N
         server.stop()
 
 
+async def test_insert_when_another_server_was_faster_then_its_turn_and_vectors_stay(
+    place: Place, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ann, first = subject(), turn("first")
+    second = turn("second", id=first.id)
+
+    async def nothing(*asked: object, **more: object) -> dict[str, dict[str, object]]:
+        return {}  # as it was when it looked
+
+    async with QdrantVectors(place, Keys(), DENSE, prefix=prefix) as vectors:
+        await vectors.insert(ann, [indexed(first, small=[1, 0, 0, 0])])
+        with monkeypatch.context() as patched:
+            patched.setattr(vectors._points, "read", nothing)
+            await vectors.insert(ann, [indexed(second, small=[0, 1, 0, 0])])
+        assert await vectors.get(ann, [first.id]) == [first]
+        assert await vectors.near(ann, {"small": [1, 0, 0, 0]}, 1) == [(first.id, pytest.approx(1.0, abs=1e-3))]
+        assert await vectors.search(ann, SearchQuery({"lexical": {"second": 1.0}}, {}, 5)) == []
+
+
 async def test_put_when_servers_race_then_the_highest_version_and_its_vectors_stay(place: Place, prefix: str) -> None:
     ann, keys, first = subject(), Keys(), record("zero", 1)
     async with (

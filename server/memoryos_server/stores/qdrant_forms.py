@@ -7,9 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
+import orjson
 from qdrant_client import grpc as q
 
 from memoryos_server.stores.frames import LEXICAL
+
+ROW = "r"
+"""The field of an episode's row, beside those of `points`: `q`, `n`, `ts`, `f` and `p` of the payload, as JSON."""
 
 DENSE_FIELDS = ("s", "ts", "te", "y", "v")
 """What the dense collections have of a payload: what filters need, and which version the vectors are of."""
@@ -21,10 +25,16 @@ def point_ids(ids: Iterable[str]) -> list[Any]:
 
 
 def main_point(point: Mapping[str, Any]) -> Any:
-    """A point of `points.pieces`, with its payload and terms."""
-    return q.PointStruct(
-        id=q.PointId(uuid=point["id"]), payload=payload(point["payload"]), vectors=terms(*point["sparse"])
-    )
+    """A point of `points.pieces`, with its payload and terms; an episode also with the `row` that a search gives of it."""
+    fields = point["payload"]
+    if "q" in fields:
+        fields = {**fields, ROW: row(fields)}
+    return q.PointStruct(id=q.PointId(uuid=point["id"]), payload=payload(fields), vectors=terms(*point["sparse"]))
+
+
+def row(fields: Mapping[str, Any]) -> str:
+    """An episode's row as one text: taking hundreds of payloads apart field by field would cost more than the search."""
+    return orjson.dumps([fields["q"], fields["n"], fields["ts"], fields["f"], fields["p"]]).decode()
 
 
 def dense_point(memory_id: str, vectors: Mapping[str, bytes], fields: Mapping[str, Any]) -> Any:
@@ -61,15 +71,21 @@ def _value(value: Any) -> Any:
         return q.Value(integer_value=value)
     if isinstance(value, float):
         return q.Value(double_value=value)
-    return q.Value(list_value=q.ListValue(values=[_value(one) for one in value]))
+    # Of one kind throughout, so that `plain` need not ask each.
+    alike = map(float, value) if any(type(one) is float for one in value) else value
+    return q.Value(list_value=q.ListValue(values=[_value(one) for one in alike]))
 
 
 def plain(value: Any) -> Any:
-    """What a payload's field holds."""
+    """What a payload's field holds: `payload` the other way round."""
     kind = value.WhichOneof("kind")
-    if kind == "list_value":
-        return [plain(one) for one in value.list_value.values]
-    return getattr(value, kind) if kind else None
+    if kind != "list_value":
+        return getattr(value, kind) if kind else None
+    values = value.list_value.values
+    if not values:
+        return []
+    kind = values[0].WhichOneof("kind")
+    return [getattr(one, kind) for one in values]
 
 
 def including(fields: Sequence[str]) -> Any:

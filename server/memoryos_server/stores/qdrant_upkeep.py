@@ -217,7 +217,7 @@ class QdrantUpkeep:
         """
         sealer = await self._sealers.sealer(subject)
         corpora, given = Scope(subject, sealer).corpora, {change[0]: change for change in changes}
-        there = await self._points.read(given, "s", "a", "q")
+        there = await self._points.read(given, "s", "a", "q", "ts", "n")
         vectors, operations = [], []
         for memory_id, old in there.items():
             if old["s"] not in corpora or old["a"] == self._analysis:
@@ -226,7 +226,8 @@ class QdrantUpkeep:
             vectors.append(q.PointVectors(id=q.PointId(uuid=memory_id), vectors=forms.terms(*sparse(terms, sealer))))
             payload: dict[str, Any] = {"a": self._analysis}
             if "q" in old:
-                payload |= {"p": names(words, sealer), "f": [float(hint) for hint in hints]}
+                payload |= {"p": names(words, sealer), "f": list(hints)}
+                payload[forms.ROW] = forms.row(old | payload)
             # By a filter, so that what was written anew meanwhile stays as it is.
             other = forms.all_of(forms.is_one_of([memory_id]), but_not=[forms.equal("a", self._analysis)])
             setting = q.PointsUpdateOperation.SetPayload(

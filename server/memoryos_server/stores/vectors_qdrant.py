@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequenc
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
 from qdrant_client import grpc as q
 
 from memoryos_server.domain.core.faults import Exists
@@ -39,7 +40,6 @@ from memoryos_server.stores.traffic import in_pieces, is_uuid, known_ids, opened
 
 # Records travel with their histories, which may be long.
 _SCANNED = 64
-_ROW_FIELDS = ("q", "ts", "n", "f", "p")
 
 
 class QdrantVectors(QdrantUpkeep):
@@ -129,7 +129,7 @@ class QdrantVectors(QdrantUpkeep):
             asked.append(self._legs(wanted, [], later, query.limit))
         legs = [leg for of in await asyncio.gather(*asked) for leg in of]
         found = {memory_id for name, hits in legs if name not in query.parts for memory_id, _ in hits}
-        rows = await self._points.read(found, *_ROW_FIELDS) if found else {}
+        rows = await self._points.read(found, forms.ROW) if found else {}
         return _candidates(rows, legs, frozenset(names(query.names, sealer)))
 
     async def _legs(
@@ -287,12 +287,16 @@ class QdrantVectors(QdrantUpkeep):
                 made.append(forms.dense_point(one["id"], one["dense"], one["payload"]))
         if self._schema.dense is not None:
             versions = {one["id"]: one["payload"]["v"] for one in piece if "v" in one["payload"]}
+            if not versions:
+                # Episodes do not change: those of a server that was faster stay.
+                await self._points.upsert(self._schema.dense, made, update_mode=q.UpdateMode.InsertOnly)
+                return
             # Never over the vectors of a higher version, which another server may have written since.
             older = forms.either(
                 forms.all_of(forms.is_one_of(ids), forms.within("v", lte=version))
                 for version, ids in grouped(versions).items()
             )
-            await self._points.upsert(self._schema.dense, made, update_filter=older if versions else None)
+            await self._points.upsert(self._schema.dense, made, update_filter=older)
 
     async def _records(
         self, ids: Iterable[str], corpora: Sequence[str], sealer: Sealer, *, history: bool = False
@@ -311,25 +315,19 @@ class QdrantVectors(QdrantUpkeep):
 _vector = dense  # `near` has an argument of that name
 
 
-def _candidates(rows: Mapping[str, Mapping[str, Any]], legs: Iterable[Leg], named: frozenset[int]) -> Candidates:
+def _candidates(rows: Mapping[str, Mapping[str, str]], legs: Iterable[Leg], named: frozenset[int]) -> Candidates:
     """What a search found: a candidate for each row, with what each leg scored it."""
     scores: dict[str, dict[str, float]] = {memory_id: {} for memory_id in rows}
     for name, hits in legs:
         for memory_id, score in hits:
             if memory_id in scores:
                 scores[memory_id][name] = score
-    return Candidates.of(
-        Candidate(
-            memory_id,
-            row["q"],
-            row["n"],
-            row["ts"],
-            tuple(row["f"]),
-            not named.isdisjoint(row["p"]),
-            scores[memory_id],
-        )
-        for memory_id, row in rows.items()
-    )
+    found = []
+    for memory_id, fields in rows.items():
+        seq, session, at, hints, speaker = orjson.loads(fields[forms.ROW])
+        heard = not named.isdisjoint(speaker)
+        found.append(Candidate(memory_id, seq, session, at, tuple(hints), heard, scores[memory_id]))
+    return Candidates.of(found)
 
 
 def _rows(found: Mapping[str, Mapping[str, Any]], corpora: Sequence[str]) -> Iterable[tuple[str, str, str, str | None]]:
