@@ -130,15 +130,15 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _migrate(args: argparse.Namespace) -> int:
-    from memoryos_server import app
+    from memoryos_server.places import open_place
     from memoryos_server.stores.migrate import migrate
 
     settings = args.loaded.settings
 
     async def steps() -> AsyncGenerator[dict[str, Any], None]:
         async with (
-            app.open_place(settings, args.source, exists=True) as source,
-            app.open_place(settings, args.to, exists=False) as target,
+            open_place(settings, args.source, exists=True) as source,
+            open_place(settings, args.to, exists=False) as target,
             aclosing(migrate(source, target)) as moved,
         ):
             async for step in moved:

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import SCHEMA
 from memoryos_server.stores.portable_keys import Digest, Piece, delete_keys, key_names, read_keys, write_pieces
 from memoryos_server.stores.portable_points import PointDigest, PortablePoints, Row
@@ -40,11 +41,13 @@ class Place:
         name: For messages.
         client: Its Redis side.
         points: Its searchable side.
+        keys: Where a server that is started on it looks for the master key; None: that is not looked at.
     """
 
     name: str
     client: Client
     points: PortablePoints
+    keys: MasterKeys | None = None
 
 
 async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any], None]:
@@ -52,6 +55,7 @@ async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any]
 
     Raises:
         MigrationError: The target holds something else, or differs from the source in the end.
+        KeyringError: A server could not open the target: the master key is not where it would look.
         BackendDown: A store does not answer; the same move goes on from there.
     """
     resumed = await _begin(source, target)
@@ -91,7 +95,9 @@ async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any]
 
 async def _begin(source: Place, target: Place) -> bool:
     """Sees to it that the ends fit; whether the move goes on."""
-    facts = await source.client.batch([("HGET", MANIFEST, "schema"), ("HGET", STORE_KEYRING, "secret")])
+    facts = await source.client.batch(
+        [("HGET", MANIFEST, "schema"), ("HGET", STORE_KEYRING, "secret"), ("HGET", STORE_KEYRING, "master_key")]
+    )
     if None in facts:
         if await source.client.run("EXISTS", MIGRATION):
             raise MigrationError(
@@ -102,6 +108,8 @@ async def _begin(source: Place, target: Place) -> bool:
         raise MigrationError(
             f"{source.name} has schema {int(facts[0])}, this version writes {SCHEMA}: move it with the version that wrote it"
         )
+    if target.keys is not None:
+        target.keys.get(facts[2].decode())
     # The wrapped secret is a store's own, and tells nothing.
     store = hashlib.blake2b(facts[1], digest_size=16).hexdigest().encode()
     known = await target.client.run("HGET", MIGRATION, "from")
