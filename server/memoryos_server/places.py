@@ -21,6 +21,15 @@ from memoryos_server.stores.redis_url import Endpoint
 from memoryos_server.stores.scope import CHANGES
 
 
+def is_there(settings: Settings, which: str) -> bool:
+    """Whether opening this end would make no data directory."""
+    kind, _, where = which.partition(":")
+    data = Path(where or settings.data_dir)
+    if kind == "embedded" or not settings.redis.url:
+        return (data / "valkey").is_dir()
+    return bool(settings.qdrant.url) or (data / "vectors").is_dir()
+
+
 @asynccontextmanager
 async def open_place(settings: Settings, which: str, *, exists: bool) -> AsyncIterator[Place]:
     """One end of a move.
@@ -45,7 +54,7 @@ async def open_place(settings: Settings, which: str, *, exists: bool) -> AsyncIt
             if kind == "embedded":
                 place = await _embedded(stack, settings, data, exists=exists)
             else:
-                place = await _live(stack, settings, data)
+                place = await _live(stack, settings, data, exists=exists)
         except DataDirectoryInUseError as error:
             if error.pid == os.getpid():
                 raise InUse(f"both ends would be in {data}: move it aside and name it, as embedded:DIR") from error
@@ -65,7 +74,7 @@ async def _embedded(stack: AsyncExitStack, settings: Settings, data: Path, *, ex
     return Place(f"the embedded store in {data}", client, points, keys)
 
 
-async def _live(stack: AsyncExitStack, settings: Settings, data: Path) -> Place:
+async def _live(stack: AsyncExitStack, settings: Settings, data: Path, *, exists: bool) -> Place:
     """The stores that the settings name.
 
     Raises:
@@ -74,6 +83,8 @@ async def _live(stack: AsyncExitStack, settings: Settings, data: Path) -> Place:
     endpoint = live_redis(settings)
     if endpoint is None and not settings.qdrant.url:
         raise StartError("no store is live: set redis.url, qdrant.url or both")
+    if exists and endpoint is None and not (data / "valkey").is_dir():
+        raise StartError(f"there is no embedded store in {data}")
     stores = EmbeddedStores(data, None if settings.qdrant.url else {}, valkey=endpoint is None)
     if endpoint is None or not settings.qdrant.url:
         await stack.enter_async_context(stores)

@@ -80,9 +80,9 @@ def same(ours: list[Any], theirs: list[Any]) -> bool:
     return True
 
 
-def migrate(system: System, source: str, target: str) -> subprocess.CompletedProcess[str]:
+def migrate(system: System, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "memoryos.cli", "migrate", "--from", source, "--to", target, "--json"],
+        [sys.executable, "-m", "memoryos.cli", "migrate", "--from", source, "--to", target, "--json", *options],
         env=system.env,
         cwd=system.home,
         capture_output=True,

@@ -83,8 +83,8 @@ def until(what: Callable[[], Any], seconds: float = 60) -> Any:
     return found
 
 
-def ask(system: System, path: str, body: Any = None, user: str = "u0") -> Any:
-    headers = {"X-User-ID": user}
+def ask(system: System, path: str, body: Any = None, user: str = "") -> Any:
+    headers = {"X-User-ID": user} if user else {}
     status, answer, _ = system.get(path, headers) if body is None else system.post(path, body, headers)
     assert status == 200, answer
     return answer
@@ -125,7 +125,7 @@ def content(system: System) -> dict[str, Any]:
         assert f"Lisbon{number}" in json.dumps(known)
         sessions = ask(system, f"/v1/memory/sessions?user_id={user}")
         assert sessions["sessions"]
-        said = ask(system, f"/v1/memory/sessions/{sessions['sessions'][0]['session_id']}?user_id={user}")
+        said = ask(system, f"/v1/memory/sessions/{sessions['sessions'][0]['id'] or '-'}?user_id={user}")
         assert said["turns"]
         found[user] = exported, memories, known, sessions, said
     return found
@@ -211,7 +211,8 @@ def test_migrate_when_the_target_is_a_cluster_then_every_node_has_its_part_and_a
         assert content(system) == before
         assert "running server is on" in migrate(system, "live", f"embedded:{tmp_path / 'back'}").stderr
         system.stop()
-        assert "is not empty" in migrate(system, "embedded", "live").stderr
+        for options in ((), ("--dry-run",)):
+            assert "is not empty" in migrate(system, "embedded", "live", *options).stderr
         done = migrate(system, "live", f"embedded:{tmp_path / 'back'}")
         assert done.returncode == 0, done.stderr
     finally:
@@ -231,6 +232,9 @@ def test_migrate_when_only_qdrant_is_live_then_the_rest_is_embedded_in_the_data_
     assert "both ends would be in" in migrate(system, "embedded", "live").stderr
     aside = tmp_path / "aside"
     os.rename(system.data, aside)
+    planned = migrate(system, f"embedded:{aside}", "live", "--dry-run")
+    assert json.loads(planned.stdout)["points"]["main"] == json.loads(planned.stdout)["points"].popitem()[1] >= 100
+    assert not system.data.exists()
     done = migrate(system, f"embedded:{aside}", "live")
     assert done.returncode == 0, done.stderr
     system.start()
