@@ -11,9 +11,6 @@ from scripts.generate import ROOT
 
 DEPLOY = ROOT / "deploy"
 
-AHEAD = {"redis.url", "redis.password", "qdrant.url", "qdrant.api_key"}
-"""Settings of external stores that deploy/ and docs/ name ahead of the code that reads them. A test says when this must go."""
-
 
 def manifests() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every Kubernetes object, with the name of its file."""

@@ -1,7 +1,7 @@
 """The composition root: what the server is made of, in the order in which it is opened.
 
-Only this module and `wiring` construct. Everything is opened on one stack, so that a stop closes it in the opposite order, and a start
-that fails half-way leaves nothing behind.
+Only this module, `opening`, `places` and `wiring` construct. Everything is opened on one stack, so that a stop closes it in
+the opposite order, and a start that fails half-way leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -48,10 +48,8 @@ from memoryos_server.stores.embedded import (
 )
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel
-from memoryos_server.stores.migrate import Place
-from memoryos_server.stores.portable_points import EdgePoints
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.redis_client import Client, socket_url
+from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.redis_opening import live_redis, master_keys, open_redis
 from memoryos_server.stores.retention import Retention
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
@@ -242,53 +240,6 @@ async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIte
         backups = Backups(embedded, redis, nullcontext, retention.still) if own else None
         house = House(backups, retention, redis.audit)
         yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), house)
-
-
-@asynccontextmanager
-async def open_place(settings: Settings, which: str, *, exists: bool) -> AsyncIterator[Place]:
-    """One end of a move: `embedded` (the data directory of the settings), `embedded:DIR`, or `live`.
-
-    Args:
-        settings: Where the stores are.
-        which: The end.
-        exists: Whether it must be there already.
-
-    Raises:
-        InUse: Another process owns the data directory.
-        StartError: The stores cannot be opened, or `which` names none.
-    """
-    kind, _, where = which.partition(":")
-    async with AsyncExitStack() as stack:
-        try:
-            if kind == "embedded":
-                data = Path(where or settings.data_dir)
-                if exists and not (data / "valkey").is_dir():
-                    raise StartError(f"there is no embedded store in {data}")
-                embedded = await stack.enter_async_context(EmbeddedStores(data, {}))
-                client = Client(socket_url(embedded.redis_socket))
-                stack.push_async_callback(client.aclose)
-                points = await stack.enter_async_context(EdgePoints(embedded.vectors_socket))
-                place = Place(f"the embedded store in {data}", client, points)
-            elif which == "live":
-                place = await stack.enter_async_context(live_place(settings))
-            else:
-                raise StartError(f"{which!r} is neither embedded, embedded:DIR nor live")
-        except DataDirectoryInUseError as error:
-            raise InUse(f"{error}: stop the server first") from error
-        except (ChildFailedError, OSError) as error:
-            raise StartError(str(error)) from error
-        yield place
-
-
-@asynccontextmanager
-async def live_place(settings: Settings) -> AsyncIterator[Place]:
-    """The live stores of the settings as one end of a move.
-
-    Raises:
-        StartError: This version has none.
-    """
-    raise StartError("this version has no live stores to move to or from")
-    yield  # what makes it a generator
 
 
 @asynccontextmanager

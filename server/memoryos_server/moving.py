@@ -8,7 +8,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
 from typing import Any
 
@@ -130,27 +130,38 @@ def _restore(args: argparse.Namespace) -> int:
 
 
 def _migrate(args: argparse.Namespace) -> int:
-    from memoryos_server import app
-    from memoryos_server.stores.migrate import migrate
+    from memoryos_server.places import is_there, open_place
+    from memoryos_server.stores.migrate import migrate, survey
 
     settings = args.loaded.settings
 
     async def steps() -> AsyncGenerator[dict[str, Any], None]:
         async with (
-            app.open_place(settings, args.source, exists=True) as source,
-            app.open_place(settings, args.to, exists=False) as target,
+            open_place(settings, args.source, exists=True) as source,
+            open_place(settings, args.to, exists=False) as target,
             aclosing(migrate(source, target)) as moved,
         ):
             async for step in moved:
                 yield step
 
+    async def planned() -> AsyncGenerator[dict[str, Any], None]:
+        async with AsyncExitStack() as stack:
+            source = await stack.enter_async_context(open_place(settings, args.source, exists=True))
+            target = None
+            if is_there(settings, args.to):
+                target = await stack.enter_async_context(open_place(settings, args.to, exists=True))
+            yield await survey(source, target)
+
     def show(done: Mapping[str, Any]) -> str:
+        if args.dry_run:
+            what = "go on with a move that was cut off, of" if done["resumed"] else "move"
+            return f"would {what} {done['points'].get('main', 0):,} memories and {done['keys']:,} keys; nothing was written"
         return (
             f"moved {done['points'].get('main', 0):,} memories and {done['keys']:,} keys; both ends are equal\n"
             f"The new store opens with the same master key, {done['master_key']}."
         )
 
-    return _follow(steps(), args, show)
+    return _follow(planned() if args.dry_run else steps(), args, show)
 
 
 def _archive(args: argparse.Namespace) -> int:
@@ -211,6 +222,9 @@ def register(subparsers: Any) -> None:
     places = "embedded, embedded:DIR or live"
     migrate.add_argument("--from", dest="source", required=True, metavar="STORE", help=places)
     migrate.add_argument("--to", required=True, metavar="STORE", help=f"{places}; must be empty")
+    migrate.add_argument(
+        "--dry-run", action="store_true", help="look at both ends, write nothing, say what would be moved"
+    )
     migrate.set_defaults(run=_migrate)
     archive = subparsers.add_parser("archive", help="move old audit events into archive files, and check those")
     archive.add_argument("action", choices=("run", "verify"), help="move now what is old enough; or read and check all")

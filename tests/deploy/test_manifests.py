@@ -17,12 +17,14 @@ import yaml
 
 from memoryos import settings
 from memoryos.settings import split_address
+from memoryos_server.stores.qdrant_schema import LEAST_VERSION
 from scripts.generate import ROOT
-from tests.deploy_support import AHEAD, DEPLOY, manifests, matches, of_kind
+from tests.deploy_support import DEPLOY, manifests, matches, of_kind
 
 KUBERNETES = "1.30"
 KNOWN = {item.env: item for item in settings.known({})}
-AHEAD_NAMES = {"MEMORYOS_" + name.replace(".", "__").upper() for name in AHEAD}
+URLS = {"MEMORYOS_REDIS__URL"}
+"""Secret because of the password that may be in it; one without may stand in the open."""
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 CLOSING_SECONDS = 15
 """What a server may need after its grace: `finally` blocks (5 s) and what the pipeline writes (10 s)."""
@@ -33,18 +35,16 @@ def check_names(environment: dict[str, str]) -> None:
     plain = {}
     for name, value in environment.items():
         setting = name.removesuffix("_FILE")
-        assert setting in KNOWN or setting in AHEAD_NAMES, f"{name} is no setting"
+        assert setting in KNOWN, f"{name} is no setting"
         assert isinstance(value, str), f"{name} must be quoted"
-        if setting in KNOWN:
-            secret = KNOWN[setting].secret
-            assert secret == name.endswith("_FILE"), f"{name}: secrets, and nothing else, come from files"
-            if not secret:
-                plain[name] = value
+        if name in URLS:
+            assert "@" not in value, f"{name} names a password"
+            continue
+        secret = KNOWN[setting].secret
+        assert secret == name.endswith("_FILE"), f"{name}: secrets, and nothing else, come from files"
+        if not secret:
+            plain[name] = value
     assert settings.load(plain).warnings == ()
-
-
-def test_ahead_when_the_settings_are_there_then_the_list_must_go() -> None:
-    assert not AHEAD_NAMES & KNOWN.keys(), "these are settings now: take them off tests.deploy_support.AHEAD"
 
 
 def test_manifests_when_checked_then_kubernetes_own_schemas_accept_them() -> None:
@@ -265,3 +265,8 @@ def test_compose_when_settings_are_loaded_then_server_and_bridge_find_each_other
     assert host in COMPOSE["services"]
     assert port == split_address(server["MEMORYOS_SERVER__LISTEN"], "server.listen")[1]
     assert json.dumps(COMPOSE)  # no object that only YAML knows
+
+
+def test_compose_when_it_names_qdrant_then_it_is_a_version_that_the_server_takes() -> None:
+    version = COMPOSE["services"]["qdrant"]["image"].rpartition(":v")[2]
+    assert tuple(int(part) for part in version.split(".")[:2]) >= LEAST_VERSION

@@ -3,125 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
-from redis import Redis
-from redis.exceptions import RedisError
 
-from memoryos_server.stores.embedded import runtime_dir
-from memoryos_server.stores.scope import MIGRATION
+from tests.journeys.move_support import answers, fill, in_keys, in_points, killed, migrate, same, settle, store_in
 from tests.system import System
-
-USERS = 6
-SYLLABLES = ("ba", "ke", "li", "mo", "nu", "pra", "sto", "vel", "dri", "zan", "fo", "gu", "hem", "jor", "tis", "wol")
-
-
-def words(number: int) -> list[str]:
-    """What a turn says: no two the same, so that no question is answered equally well by many.
-
-    Which of equally good answers an engine gives hangs on the order in which it was filled.
-    """
-    picked = random.Random(number)  # noqa: S311  # words, no secret
-    return ["".join(picked.choices(SYLLABLES, k=3)) for _ in range(8)]
-
-
-def fill(system: System, episodes: int) -> None:
-    talk = system.home / "talk.jsonl"
-    with talk.open("w") as out:
-        for number in range(episodes):
-            content = f"{' '.join(words(number))}."
-            line = {
-                "role": "user",
-                "content": content,
-                "session_id": f"s{number // 40}",
-                "user_id": f"u{number % USERS}",
-            }
-            out.write(json.dumps(line) + "\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "memoryos.cli", "import", "--concurrency", "16", str(talk)],
-        env=system.env,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-
-
-def answers(system: System, episodes: int) -> list[Any]:
-    """What 200 questions find, but for what follows from the time at which they are asked."""
-    found = []
-    for turn in range(200):
-        number = turn * 7919 % episodes
-        query = f"{' '.join(words(number)[2:5])}?"
-        body = {"user_id": f"u{number % USERS}", "query": query, "limit": 5}
-        status, answer, _ = system.post("/v1/memory/retrieve", body)
-        assert status == 200, answer
-        assert answer["episodes"]
-        found.append(answer)
-    return found
-
-
-def same(ours: list[Any], theirs: list[Any]) -> bool:
-    """Whether answers are equal, their scores but for the last bits, which hang on the order of sums."""
-    for mine, other in zip(ours, theirs, strict=True):
-        for tier in ("episodes", "mid_term"):
-            if len(mine[tier]) != len(other[tier]):
-                return False
-            for one, two in zip(mine[tier], other[tier], strict=True):
-                if {**one, "score": 0} != {**two, "score": 0} or abs(one["score"] - two["score"]) > 1e-4:
-                    return False
-        if mine["long_term"] != other["long_term"]:
-            return False
-    return True
-
-
-def migrate(system: System, source: str, target: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "memoryos.cli", "migrate", "--from", source, "--to", target, "--json"],
-        env=system.env,
-        cwd=system.home,
-        capture_output=True,
-        text=True,
-    )
-
-
-def killed(system: System, target: Path, when: Callable[[Mapping[bytes, bytes]], bool]) -> None:
-    """Begins or goes on with a move, and kills it with all its children once its cursor is so far."""
-    moving = subprocess.Popen(
-        [sys.executable, "-m", "memoryos.cli", "migrate", "--from", "embedded", "--to", f"embedded:{target}"],
-        env=system.env,
-        cwd=system.home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    store = Redis(unix_socket_path=str(runtime_dir(target) / "valkey.sock"))
-    while True:
-        assert moving.poll() is None, moving.stderr.read() if moving.stderr else ""
-        try:
-            if when(store.hgetall(MIGRATION)):  # type: ignore[arg-type]
-                break
-        except (RedisError, OSError):
-            time.sleep(0.001)
-    moving.kill()
-    moving.wait()
-    assert moving.stderr is not None
-    moving.stderr.close()
-    store.close()
-
-
-def in_points(cursor: Mapping[bytes, bytes]) -> bool:
-    return cursor.get(b"points:main", b"all") != b"all"
-
-
-def in_keys(cursor: Mapping[bytes, bytes]) -> bool:
-    return any(field.startswith(b"keys:") for field in cursor)
 
 
 def there_and_back(system: System, tmp_path: Path, episodes: int) -> None:
@@ -130,10 +17,10 @@ def there_and_back(system: System, tmp_path: Path, episodes: int) -> None:
     before = answers(system, episodes)
     system.stop()
     target = tmp_path / "moved"
-    killed(system, target, in_points)
+    killed(system, "embedded", f"embedded:{target}", store_in(target), in_points)
     refused = system.cli("keys", "list", check=False, MEMORYOS_DATA_DIR=str(target))
     assert "run the same `memoryos migrate` again" in refused.stderr
-    killed(system, target, in_keys)
+    killed(system, "embedded", f"embedded:{target}", store_in(target), in_keys)
     done = migrate(system, "embedded", f"embedded:{target}")
     assert done.returncode == 0, done.stderr
     moved = json.loads(done.stdout)
@@ -148,20 +35,6 @@ def there_and_back(system: System, tmp_path: Path, episodes: int) -> None:
         system.start()
         assert same(answers(system, episodes), before)
         system.stop()
-
-
-def settle(system: System) -> None:
-    """Waits until what was accepted is done, and nothing is made of it any more."""
-    store = Redis(unix_socket_path=str(runtime_dir(system.data) / "valkey.sock"))
-    same, last = 0, -1
-    end = time.monotonic() + 300
-    while same < 20:
-        assert time.monotonic() < end
-        now = sum(int(store.xlen(name)) for name in store.scan_iter("{p*}:queue"))
-        same = same + 1 if now == last == 0 else 0
-        last = now
-        time.sleep(0.1)
-    store.close()
 
 
 def test_migrate_when_killed_twice_then_content_and_answers_are_equal(system: System, tmp_path: Path) -> None:

@@ -203,8 +203,27 @@ def to_scored(found: Iterable[Any]) -> list[Any]:
     ]
 
 
+def to_vectors(given: Mapping[str, Any]) -> Any:
+    made = {}
+    for name, vector in given.items():
+        if isinstance(vector, qe.SparseVector):
+            made[name] = q.VectorOutput(sparse=q.SparseVector(indices=vector.indices, values=vector.values))
+        else:
+            made[name] = q.VectorOutput(dense=q.DenseVector(data=vector))
+    return q.VectorsOutput(vectors=q.NamedVectorsOutput(vectors=made))
+
+
+def wants_vectors(selector: Any) -> bool:
+    kind = selector.WhichOneof("selector_options")
+    if kind == "include":
+        raise Unsupported("with_vectors.include")
+    return kind == "enable" and bool(selector.enable)
+
+
 def to_retrieved(record: Any) -> Any:
     made = q.RetrievedPoint(id=to_point_id(record.id), payload=to_payload(record.payload))
+    if record.vector:
+        made.vectors.CopyFrom(to_vectors(record.vector))
     if record.order_value is not None:
         made.order_value.CopyFrom(
             q.OrderValue(int=record.order_value)

@@ -156,6 +156,7 @@ class PointCalls(q.PointsServicer):
                 limit=request.limit if request.HasField("limit") else 10,
                 filter=forms.condition_of(request),
                 with_payload=forms.wanted(request.with_payload),
+                with_vector=forms.wants_vectors(request.with_vectors),
                 order_by=forms.order(request.order_by) if ordered else None,
             )
         )

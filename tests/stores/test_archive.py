@@ -107,6 +107,7 @@ async def test_retention_when_events_are_old_then_they_are_moved_counted_and_sti
     await store.audit.append(events)
     retention = Retention(store.client, tmp_path, audit_days=90)
     assert await retention.move() == 0  # none is that old
+    assert await Retention(store.client, tmp_path, audit_days=0).move() == 0  # never, whatever their age
     before = [one async for one in store.audit.tail(None, 2000)]
     assert await retention.move(0) == len(before) == 1000
     assert [await store.audit.total(tenant) for tenant in (None, "t0")] == [0, 0]

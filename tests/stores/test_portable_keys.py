@@ -33,8 +33,8 @@ async def over_tcp(tmp_path: Path) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-async def client(valkey: Valkey) -> AsyncIterator[Client]:
-    opened_client = Client(valkey.url)
+async def client(store_url: str) -> AsyncIterator[Client]:
+    opened_client = Client(store_url)
     yield opened_client
     await opened_client.aclose()
 

@@ -96,7 +96,10 @@ class MasterKeys:
                 )
             return self._configured
         if self._dir is None:
-            raise KeyringError(f"the data is locked with master key {key_id}: set security.master_key to it")
+            raise KeyringError(
+                f"the data is locked with master key {key_id}: set security.master_key to it (MEMORYOS_SECURITY__MASTER_KEY_FILE "
+                f"takes the file {key_id}.key that an embedded store has made in its security.key_dir)"
+            )
         path = self._dir / f"{key_id}.key"
         try:
             mode = path.stat().st_mode

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import SCHEMA
 from memoryos_server.stores.portable_keys import Digest, Piece, delete_keys, key_names, read_keys, write_pieces
 from memoryos_server.stores.portable_points import PointDigest, PortablePoints, Row
@@ -40,11 +41,13 @@ class Place:
         name: For messages.
         client: Its Redis side.
         points: Its searchable side.
+        keys: Where a server that is started on it looks for the master key; None: that is not looked at.
     """
 
     name: str
     client: Client
     points: PortablePoints
+    keys: MasterKeys | None = None
 
 
 async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any], None]:
@@ -52,9 +55,12 @@ async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any]
 
     Raises:
         MigrationError: The target holds something else, or differs from the source in the end.
+        KeyringError: A server could not open the target: the master key is not where it would look.
         BackendDown: A store does not answer; the same move goes on from there.
     """
-    resumed = await _begin(source, target)
+    store, resumed = await _examined(source, target)
+    if not resumed:
+        await target.client.run("HSET", MIGRATION, "from", store)
     done = {field.decode(): value.decode() for field, value in (await _cursor(target)).items()}
     groups = await key_names(source.client)
     total = sum(map(len, groups.values()))
@@ -89,9 +95,32 @@ async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any]
     }
 
 
-async def _begin(source: Place, target: Place) -> bool:
-    """Sees to it that the ends fit; whether the move goes on."""
-    facts = await source.client.batch([("HGET", MANIFEST, "schema"), ("HGET", STORE_KEYRING, "secret")])
+async def survey(source: Place, target: Place | None) -> dict[str, Any]:
+    """What a move would do, in the form of the last that `migrate` gives. Writes nothing.
+
+    Args:
+        source: Whence.
+        target: Whither; None: it is not there, and thus empty.
+
+    Raises:
+        MigrationError, KeyringError, BackendDown: As `migrate`.
+    """
+    _, resumed = await _examined(source, target)
+    return {
+        "done": True,
+        "dry_run": True,
+        "resumed": resumed,
+        "keys": sum(map(len, (await key_names(source.client)).values())),
+        "points": {name: count for name, (count, _) in (await source.points.collections()).items()},
+        "master_key": ((await source.client.run("HGET", STORE_KEYRING, "master_key")) or b"").decode(),
+    }
+
+
+async def _examined(source: Place, target: Place | None) -> tuple[bytes, bool]:
+    """Sees that the ends fit; what tells the source's store from others, and whether a move of it goes on."""
+    facts = await source.client.batch(
+        [("HGET", MANIFEST, "schema"), ("HGET", STORE_KEYRING, "secret"), ("HGET", STORE_KEYRING, "master_key")]
+    )
     if None in facts:
         if await source.client.run("EXISTS", MIGRATION):
             raise MigrationError(
@@ -102,11 +131,15 @@ async def _begin(source: Place, target: Place) -> bool:
         raise MigrationError(
             f"{source.name} has schema {int(facts[0])}, this version writes {SCHEMA}: move it with the version that wrote it"
         )
+    if target is not None and target.keys is not None:
+        target.keys.get(facts[2].decode())
     # The wrapped secret is a store's own, and tells nothing.
     store = hashlib.blake2b(facts[1], digest_size=16).hexdigest().encode()
+    if target is None:
+        return store, False
     known = await target.client.run("HGET", MIGRATION, "from")
     if known == store:
-        return True
+        return store, True
     if known is not None:
         raise MigrationError(f"{target.name} holds a part of another store: empty it, or complete that move")
     held = await key_names(target.client)
@@ -116,8 +149,7 @@ async def _begin(source: Place, target: Place) -> bool:
             f"{target.name} is not empty ({sum(map(len, held.values())):,} keys, {points:,} points): a move needs an empty"
             " target"
         )
-    await target.client.run("HSET", MIGRATION, "from", store)
-    return False
+    return store, False
 
 
 async def _cursor(target: Place) -> Mapping[bytes, bytes]:

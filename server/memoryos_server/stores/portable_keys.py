@@ -10,6 +10,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,14 +74,12 @@ async def key_names(client: Client) -> dict[str, list[bytes]]:
         BackendDown: The store does not answer.
     """
     found: dict[str, set[bytes]] = {}
-    cursor: Any = 0
-    while True:
-        cursor, names = await client.run("SCAN", cursor, "COUNT", _SCANNED)
-        for name in names:
-            if group := group_of(name):
-                found.setdefault(group, set()).add(name)
-        if not int(cursor):
-            return {group: sorted(found[group]) for group in sorted(found)}
+    async with aclosing(client.names()) as pieces:
+        async for names in pieces:
+            for name in names:
+                if group := group_of(name):
+                    found.setdefault(group, set()).add(name)
+    return {group: sorted(found[group]) for group in sorted(found)}
 
 
 async def read_keys(client: Client, names: Iterable[bytes]) -> AsyncIterator[Piece]:

@@ -59,6 +59,11 @@ def floats(raw: bytes) -> array.array[float]:
     return vector
 
 
+def floats_of(numbers: Iterable[float]) -> bytes:
+    """The float32 bytes of a vector."""
+    return array.array("f", numbers).tobytes()
+
+
 def payload(fields: Mapping[str, Any]) -> dict[str, Any]:
     """A payload as `points` makes it."""
     return {field: _value(value) for field, value in fields.items()}

@@ -58,6 +58,8 @@ class Schema:
         main: The name of that with payloads and terms.
         dense: The name of that with the vectors of the models in use, or None if there is no model.
         sizes: The names of dense vectors -> their dimensions.
+        denses_begin: What the names of collections of vectors begin with; the rest tells the models, as in the names of
+            the embedded engine's shards.
 
     Args:
         prefix: What every name begins with.
@@ -67,11 +69,11 @@ class Schema:
 
     def __init__(self, prefix: str, sizes: Mapping[str, int], fingerprint: str) -> None:
         wanted = json.dumps([fingerprint, dict(sorted(sizes.items()))])
-        self._denses = f"{prefix}_dense_"
+        self.denses_begin = f"{prefix}_dense_"
         self.main = f"{prefix}_main"
         self.sizes = dict(sizes)
         digest = hashlib.blake2b(wanted.encode(), digest_size=8).hexdigest()
-        self.dense = self._denses + digest if sizes else None
+        self.dense = self.denses_begin + digest if sizes else None
 
     async def ensure(self, link: QdrantLink) -> None:
         """Makes what is not there, and looks at what is. Any number of replicas may do so at once.
@@ -83,7 +85,16 @@ class Schema:
         await server_version(link)
         await self._ensure(link, self._main(), _MAIN_INDEXES)
         if self.dense is not None:
-            await self._ensure(link, self._dense(self.dense), _DENSE_INDEXES)
+            await self._ensure(link, self._dense(self.dense, self.sizes), _DENSE_INDEXES)
+
+    async def ensure_dense(self, link: QdrantLink, name: str, sizes: Mapping[str, int]) -> None:
+        """Makes a collection of vectors, also of models not in use, or looks at what there is.
+
+        Raises:
+            SchemaDiffers: It is not ours, of another version, or has other vectors.
+            BackendDown: The server does not answer.
+        """
+        await self._ensure(link, self._dense(name, sizes), _DENSE_INDEXES)
 
     async def examine(self, link: QdrantLink) -> str:
         """Looks as `ensure` does, but makes nothing; says what was found.
@@ -104,7 +115,7 @@ class Schema:
     async def denses(self, link: QdrantLink) -> list[str]:
         """Every collection of vectors that there is at this moment, those of models not in use, too."""
         found = await link.call(link.collections.List, q.ListCollectionsRequest())
-        return sorted(one.name for one in found.collections if one.name.startswith(self._denses))
+        return sorted(one.name for one in found.collections if one.name.startswith(self.denses_begin))
 
     async def _ensure(self, link: QdrantLink, wanted: Any, indexes: Mapping[str, tuple[Any, Any]]) -> None:
         name = wanted.collection_name
@@ -137,11 +148,11 @@ class Schema:
         terms = q.SparseVectorConfig(map={LEXICAL: q.SparseVectorParams(modifier=q.Modifier.Idf)})
         return self._made(self.main, sparse_vectors_config=terms)
 
-    def _dense(self, name: str) -> Any:
+    def _dense(self, name: str, sizes: Mapping[str, int]) -> Any:
         # Half precision: half the memory, and a cosine off by some 0.0002.
         params = {
             vector: q.VectorParams(size=size, distance=q.Distance.Cosine, datatype=q.Datatype.Float16)
-            for vector, size in self.sizes.items()
+            for vector, size in sizes.items()
         }
         return self._made(
             name,

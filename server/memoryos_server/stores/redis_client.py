@@ -11,7 +11,7 @@ import builtins
 import contextlib
 import hashlib
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
@@ -39,6 +39,7 @@ from memoryos_server.stores.redis_url import Endpoint, parse
 
 _REPLY_SECONDS = 3.0
 _SILENT_SECONDS = 0.3
+_SCANNED = 1000
 
 _NO_ANSWER = "The store does not answer"
 _REFUSES = "The store does not let this server in"
@@ -181,6 +182,43 @@ class Client:
             keys = await self._link.probes()
             # A write that comes to nothing is refused like any other by a store that is full, read-only or without disk.
             await asyncio.gather(*(self._link.run("SET", f"{key}:probe", "", "XX") for key in keys))
+
+    async def names(self) -> AsyncGenerator[list[bytes], None]:
+        """The names of all keys there are, of every part of the store, in pieces; some names may come twice.
+
+        Raises:
+            BackendDown: A part does not answer.
+        """
+        async with self._parts() as parts:
+            for part in parts:
+                cursor = 0
+                while True:
+                    with _translated():
+                        cursor, found = await part.scan(cursor, count=_SCANNED)
+                    yield found
+                    if not cursor:
+                        break
+
+    async def listeners(self, channel: str) -> int:
+        """How many connections hear a channel, wherever in the store.
+
+        Raises:
+            BackendDown: A part does not answer.
+        """
+        async with self._parts() as parts:
+            with _translated():
+                return sum([int((await part.pubsub_numsub(channel))[0][1]) for part in parts])
+
+    @contextlib.asynccontextmanager
+    async def _parts(self) -> AsyncIterator[list[Any]]:
+        with _translated():
+            parts = await self._link.parts()
+        try:
+            yield parts
+        finally:
+            for part in parts:
+                with contextlib.suppress(RedisError, OSError):
+                    await part.aclose(close_connection_pool=True)
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:

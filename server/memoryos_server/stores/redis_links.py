@@ -52,6 +52,9 @@ class Link(Protocol):
     def is_where_heard(self, listener: Redis, channel: str) -> bool:
         """Whether `listener` is still connected to where a channel's messages are surely heard."""
 
+    async def parts(self) -> list[Redis]:
+        """A client of its own for each part of the store that takes writes; to be closed by who asks."""
+
     async def aclose(self) -> None:
         """Closes every connection."""
 
@@ -115,6 +118,9 @@ class _OneLink:
 
     def is_where_heard(self, listener: Redis, channel: str) -> bool:
         return True  # a master that is one no more is told to drop its clients, by the sentinels
+
+    async def parts(self) -> list[Redis]:
+        return [Redis.from_pool(self._connections(ConnectionPool, 1))]
 
     async def aclose(self) -> None:
         await self._redis.aclose()
@@ -209,6 +215,10 @@ class _ClusterLink:
     def is_where_heard(self, listener: Redis, channel: str) -> bool:
         node, connected = self._owner(channel), listener.connection_pool.connection_kwargs
         return node is not None and (node.host, node.port) == (connected["host"], connected["port"])
+
+    async def parts(self) -> list[Redis]:
+        await self._redis.initialize()
+        return [node_client(self._endpoint, node.host, int(node.port)) for node in self._redis.get_primaries()]
 
     async def aclose(self) -> None:
         await self._redis.aclose()

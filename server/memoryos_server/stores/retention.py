@@ -64,13 +64,15 @@ class Retention:
             await asyncio.wait([self._task])
 
     async def move(self, days: float | None = None) -> int:
-        """Moves what is older than so many days (None: as configured; 0: all of it); gives the number of events.
+        """Moves what is older than so many days (None: as configured, which may be never; 0: all of it); gives the number.
 
         Raises:
             ArchiveError: The archive is damaged.
             OSError: It cannot be written. What was not moved stays where it was.
             BackendDown: The store does not answer.
         """
+        if days is None and not self._days:
+            return 0
         async with self._lock:
             archive = await self._opened()
             seconds, micros = (int(part) for part in await self._client.run("TIME"))
