@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -14,3 +17,16 @@ from scripts.generate import generate  # noqa: E402  # found by the line above
 _generated = tempfile.TemporaryDirectory(prefix="memoryos-scratch-")
 generate(Path(_generated.name), ROOT / "tests" / "scratch" / "proto")
 sys.path.insert(0, _generated.name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stores",
+        choices=("embedded", "live-cluster"),
+        default="embedded",
+        help="the stores of whole systems: those in the data directory, or a Valkey cluster and a loopback Qdrant",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ["MEMORYOS_TEST_STORES"] = config.getoption("--stores")

@@ -14,7 +14,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+FAMILY = "MEMORYOS_TEST_STORES"
+"""Which stores a system gets that names none: `live-cluster`, else the embedded ones (`pytest --stores`)."""
 
 CACHE = Path(
     os.environ.get("MEMORYOS_TEST_CACHE") or Path(tempfile.gettempdir()) / f"memoryos-test-cache-{os.getuid()}"
@@ -29,11 +32,22 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+class Stores(Protocol):
+    """Live stores of one system."""
+
+    def start(self) -> Mapping[str, str]:
+        """Starts what does not run; the settings that lead there."""
+
+    def remove(self) -> None:
+        """Ends them and what they kept."""
+
+
 class System:
     """Server and bridge. Start, use, stop or kill, start again on the same data."""
 
     def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
         self.home = home
+        self.stores: Stores | None = None
         self.grpc = f"127.0.0.1:{free_port()}"
         self.http = f"127.0.0.1:{free_port()}"
         self.metrics = f"127.0.0.1:{free_port()}"
@@ -53,6 +67,11 @@ class System:
             "MEMORYOS_BRIDGE__SECRET": "secret-of-a-test",
             **(env or {}),
         }
+        own = {"MEMORYOS_REDIS__URL", "MEMORYOS_QDRANT__URL", "MEMORYOS_SECURITY__MASTER_KEY"}
+        if os.environ.get(FAMILY) == "live-cluster" and own.isdisjoint(self.env):
+            from tests.live_stores import cluster  # late: benchmarks use this module, and need no stores of tests
+
+            self.stores = cluster(home)
 
     @property
     def url(self) -> str:
@@ -67,6 +86,8 @@ class System:
     def start(self, *, bridge: bool = True, wait: bool = True) -> System:
         """Starts what is not running and waits until it is ready."""
         self.home.mkdir(parents=True, exist_ok=True)
+        if self.stores is not None:
+            self.env.update(self.stores.start())
         if self.server is None or self.server.poll() is not None:
             self.server = self._spawn("memoryos_server", "server.log")
         if bridge and (self.bridge is None or self.bridge.poll() is not None):
@@ -219,3 +240,5 @@ class System:
             self.stop()
         finally:
             self.kill(group=True)
+            if self.stores is not None:
+                self.stores.remove()

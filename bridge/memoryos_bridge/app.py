@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from fastapi import FastAPI
 import memoryos
 from memoryos import schema
 from memoryos.schema import Method
-from memoryos.settings import Settings, split_address
+from memoryos.settings import Settings, SettingsError, split_address
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_bridge import docs, logs, openai
 from memoryos_bridge.admission import Admission
@@ -30,12 +31,33 @@ _METRICS = "/memoryos.v1.SystemService/GetMetrics"
 
 
 def target(settings: Settings) -> str:
-    """The address of the gRPC server: `bridge.server`, else where the server of these settings listens."""
-    if settings.bridge.server:
-        return settings.bridge.server
+    """Where the gRPC servers are: `bridge.server`, else where the server of these settings listens.
+
+    Raises:
+        SettingsError: `bridge.server` is a list of anything but addresses of one family.
+    """
+    named = [part for part in (part.strip() for part in settings.bridge.server.split(",")) if part]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        return _several(named)
     host, port = split_address(settings.server.listen, "server.listen")
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not listened on
     return f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
+
+
+def _several(named: Sequence[str]) -> str:
+    # gRPC takes several addresses in one target, but only one name.
+    try:
+        families = {ipaddress.ip_address(split_address(one, "bridge.server")[0]).version for one in named}
+    except ValueError:
+        families = set()
+    if len(families) != 1:
+        raise SettingsError(
+            "bridge.server: a list holds IP addresses with ports, all IPv4 or all IPv6; for servers with names give "
+            "one name that resolves to all of them"
+        )
+    return f"ipv{families.pop()}:{','.join(named)}"
 
 
 def entries(methods: Sequence[Method], remote: Remote, forwarding: Forwarding, metrics: Metrics) -> list[Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -23,6 +24,9 @@ _MARGIN_SECONDS = 0.5
 _RETRY_SECONDS = (0.05, 0.2)
 """The pauses before a repeatable call is tried again; only if the server was not reached."""
 
+# The one service that is served with both stores down, too; a server that starts or drains says NOT_SERVING of it.
+_SERVICE_CONFIG = json.dumps({"healthCheckConfig": {"serviceName": "memoryos.v1.SystemService"}})
+
 _INFO_SECONDS = 10.0
 _INFO_FAILED_SECONDS = 1.0
 _INFO_PATH = "/memoryos.v1.SystemService/GetServerInfo"
@@ -33,7 +37,7 @@ class Remote:
     """The server behind a channel."""
 
     def __init__(self, target: str, max_message_bytes: int) -> None:
-        """Makes the channel; must run inside the event loop that uses it."""
+        """Makes the channel to one server or several; must run inside the event loop that uses it."""
         self._channel = grpc.aio.insecure_channel(
             target,
             options=[
@@ -45,10 +49,16 @@ class Remote:
                 ("grpc.max_reconnect_backoff_ms", 1000),
                 ("grpc.max_metadata_size", 64 * 1024),
                 ("grpc.enable_http_proxy", 0),
-                # A name with several addresses (a headless service) is several servers: each gets its share.
+                # Several addresses, of a name (a headless service) or of a list, are several servers: each gets its share,
+                # and none while it says that it takes no calls.
                 ("grpc.lb_policy_name", "round_robin"),
+                ("grpc.service_config", _SERVICE_CONFIG),
                 # Nothing but names and addresses is asked of DNS: a service configuration from DNS has nothing to say here.
                 ("grpc.service_config_disable_resolution", 1),
+                # A server that hangs, or a machine that is gone, is left within 15 seconds; its calls fail, and are repeated
+                # elsewhere if they may be.
+                ("grpc.keepalive_time_ms", 10_000),
+                ("grpc.keepalive_timeout_ms", 5_000),
             ],
         )
         self._stubs: dict[str, Callable[..., Any]] = {}

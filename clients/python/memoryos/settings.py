@@ -83,7 +83,12 @@ class BridgeSettings:
     """The JSON bridge."""
 
     listen: str = setting("127.0.0.1:8080", "Where the bridge listens.", unit="host:port")
-    server: str = setting("", "The gRPC server the bridge speaks to; empty: `server.listen`.", unit="host:port")
+    server: str = setting(
+        "",
+        "The gRPC servers the bridge speaks to: one, a name that resolves to several, or a list of addresses; empty: "
+        "`server.listen`.",
+        unit="host:port, or comma-separated address:port",
+    )
     secret: str = setting(
         "", "Shared with the server, which believes client addresses only from a bridge that knows it.", secret=True
     )

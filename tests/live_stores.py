@@ -1,0 +1,57 @@
+"""The live stores of one system: a Valkey, alone or as a cluster, and a loopback Qdrant, as processes of their own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.stores.qdrant_fixtures import QdrantServer
+from tests.valkeys import MASTER_KEY, TcpValkey, ValkeyCluster
+
+
+class LiveStores:
+    """Started once, used by as many servers as are told where they are."""
+
+    def __init__(self, directory: Path, redis: TcpValkey | ValkeyCluster) -> None:
+        self.redis = redis
+        self.qdrant = QdrantServer(directory / "qdrant")
+        self._directory = directory
+        self._running = False
+
+    @property
+    def settings(self) -> Mapping[str, str]:
+        """What leads a server there."""
+        return {
+            "MEMORYOS_REDIS__URL": self.redis.url,
+            "MEMORYOS_QDRANT__URL": self.qdrant.url,
+            "MEMORYOS_SECURITY__MASTER_KEY": MASTER_KEY,
+        }
+
+    def start(self) -> Mapping[str, str]:
+        """Starts them, the first time; the settings."""
+        if not self._running:
+            self._running = True
+            self.redis.start()
+            self.qdrant.start()
+        return self.settings
+
+    def remove(self) -> None:
+        """Ends them and removes what they kept."""
+        self.redis.remove()
+        self.qdrant.stop(signal.SIGKILL)
+        self._running = False
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def standalone(directory: Path) -> LiveStores:
+    """One Valkey and one Qdrant."""
+    return LiveStores(directory, TcpValkey(directory / "valkey"))
+
+
+def cluster(home: Path, *, replicas: int = 0) -> LiveStores:
+    """A cluster of three primaries and one Qdrant, in a directory of their own beside what the system keeps."""
+    directory = Path(tempfile.mkdtemp(prefix=f"mos-{home.name[:20]}-"))
+    return LiveStores(directory, ValkeyCluster(directory / "valkey", replicas=replicas))
