@@ -156,6 +156,7 @@ async def open_memory(
             counts=counts,
         ),
         doubtful=lambda: redis.client.breaker.is_doubtful or vectors.breaker.is_doubtful,
+        down=lambda: redis.client.breaker.is_open or vectors.breaker.is_open,
     )
     reindexer = Reindexer(
         vectors,
