@@ -135,6 +135,7 @@ class Remote:
             except grpc.aio.AioRpcError as error:
                 if not noted:
                     note_status(exchange, error.initial_metadata())
+                    note_status(exchange, error.trailing_metadata())
                 raise
             finally:
                 call.cancel()

@@ -158,6 +158,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
             metrics=metrics,
             logger=logger,
             ready_when_noop=settings.health.ready_when_noop,
+            breakers={"redis": redis.client.breaker, "qdrant": vectors.breaker},
         )
     )
     writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))

@@ -8,9 +8,11 @@ down.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection
+import contextlib
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.metrics import Metrics
@@ -21,6 +23,22 @@ if TYPE_CHECKING:
 
 Probe = Callable[[], Awaitable[object]]
 """Asks a store something small; raises if it does not answer."""
+
+
+class Breaker(Protocol):
+    """Notices between probes that a store does not answer."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls fail at once."""
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether an answer is overdue."""
+
+    def follow(self, follower: Callable[[], None]) -> None:
+        """Has `follower` called after each change."""
+
 
 WITHOUT_STORES = frozenset({"memoryos.v1.ChatService", "memoryos.v1.SystemService"})
 """Services that are of use with both stores down: chat passes through, probes are answered."""
@@ -44,6 +62,7 @@ class Health:
         metrics: Metrics,
         logger: FilteringBoundLogger,
         ready_when_noop: bool = False,
+        breakers: Mapping[str, Breaker] | None = None,
         without_stores: Collection[str] = WITHOUT_STORES,
         interval: float = _INTERVAL,
         timeout: float = _TIMEOUT,
@@ -57,6 +76,7 @@ class Health:
             metrics: Gets `memoryos_backend_up`.
             logger: Told of changes.
             ready_when_noop: Whether chat that only passes through counts as readiness.
+            breakers: Backend -> its breaker. What one notices is looked at without waiting for the next probe.
             without_stores: Services that are of use with both stores down.
             interval: Seconds from one probe to the next. With the timeout, a change is seen within their sum.
             timeout: Seconds after which a store that has not answered is down.
@@ -69,6 +89,11 @@ class Health:
         self._interval, self._timeout = interval, timeout
         self._state = ServingState(Phase.STARTING, redis=False, qdrant=False, ready_when_noop=ready_when_noop)
         self._known: dict[str, bool] = {}
+        self._hurry = {name: asyncio.Event() for name in self._probes}
+        self._breakers = dict(breakers or {})
+        for name, breaker in self._breakers.items():
+            breaker.follow(partial(self._noticed, name))
+            self._noticed(name)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -103,7 +128,18 @@ class Health:
         while True:
             started = loop.time()
             self._set(name, await self._ask(name))
-            await asyncio.sleep(max(0.05, self._interval - (loop.time() - started)))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.05, self._interval - (loop.time() - started))):
+                    await self._hurry[name].wait()
+            self._hurry[name].clear()
+
+    def _noticed(self, name: str) -> None:
+        breaker = self._breakers[name]
+        self._metrics.breaker_open.labels(name).set(breaker.is_open)
+        if self._known.get(name, False) and breaker.is_open:
+            self._set(name, False)
+        if self._known.get(name, False) == breaker.is_doubtful:
+            self._hurry[name].set()
 
     async def _ask(self, name: str) -> bool:
         try:

@@ -46,6 +46,7 @@ from memoryos_server.rpc.memories_servicer import MemoriesServicer
 from memoryos_server.rpc.memory_servicer import MemoryServicer
 from memoryos_server.rpc.queue_servicer import QueueServicer
 from memoryos_server.rpc.segment_servicer import SegmentServicer
+from memoryos_server.stores.breaker import Breaker
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.shared import SharedEmbedder
@@ -61,6 +62,10 @@ _FORGOT = "forgot"
 
 class SearchStore(Vectors, Upkeep, Protocol):
     """The searchable side, whichever family holds it."""
+
+    @property
+    def breaker(self) -> Breaker:
+        """Has calls fail at once while it does not answer."""
 
     def on_reconnect(self, follower: Callable[[], None]) -> None:
         """Has `follower` called whenever the store may be another than before."""
@@ -150,6 +155,8 @@ async def open_memory(
             most_of_tenant=settings.memory.max_tenant_backlog,
             counts=counts,
         ),
+        doubtful=lambda: redis.client.breaker.is_doubtful or vectors.breaker.is_doubtful,
+        down=lambda: redis.client.breaker.is_open or vectors.breaker.is_open,
     )
     reindexer = Reindexer(
         vectors,
@@ -178,7 +185,17 @@ async def open_memory(
 def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts: Counts) -> ChatService:
     """Chat on memory; what it still has to remember when the stack closes is remembered first."""
     notes = ChatNotes(memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper)
-    chat = ChatService(memory.service, memory.upstream, settings.memory, notes=notes, remembered=counts.remembered)
+    breakers = (memory.redis.client.breaker, memory.vectors.breaker)
+    chat = ChatService(
+        memory.service,
+        memory.upstream,
+        settings.memory,
+        notes=notes,
+        remembered=counts.remembered,
+        # An open one is not waited for anyway.
+        doubtful=lambda: any(breaker.is_doubtful and not breaker.is_open for breaker in breakers),
+        keeps=lambda: not memory.redis.client.breaker.is_open,
+    )
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat
 

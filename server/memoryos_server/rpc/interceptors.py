@@ -25,7 +25,7 @@ from memoryos_server.rpc.auth import Auth
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.required import Required
 from memoryos_server.rpc.state import Serving
-from memoryos_server.rpc.wrap import REQUEST_ID_HEADER, Around, Call, compose, left_is_cancelled
+from memoryos_server.rpc.wrap import DEGRADED_HEADER, REQUEST_ID_HEADER, Around, Call, compose, left_is_cancelled
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -207,8 +207,12 @@ class Faults:
     async def _end(call: Call, code: grpc.StatusCode, answer: status_pb2.Status) -> None:
         call.code = code
         await call.begin()  # errors carry the request id too
+        ending = rpc_status.to_status(answer)
+        if call.degraded:
+            # Behind it, too: of a stream that fails at once, gRPC's client may see the end before the initial metadata.
+            ending = ending._replace(trailing_metadata=(*ending.trailing_metadata, DEGRADED_HEADER))
         with left_is_cancelled():
-            await call.context.abort_with_status(rpc_status.to_status(answer))
+            await call.context.abort_with_status(ending)
 
 
 class Admission:

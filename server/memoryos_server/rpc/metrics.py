@@ -25,6 +25,7 @@ class Metrics:
         duration: Seconds from first to last byte of a call.
         in_flight: Calls under way.
         backend_up: 1 while a store (`redis`, `qdrant`) answers, else 0.
+        breaker_open: 1 while calls of a store fail at once because it does not answer, else 0.
         refused: Calls refused because a bound was reached: `calls`, `backlog`, `tenant_backlog`.
         upstream: Seconds that the provider took to begin an answer, by outcome.
         audit_dropped: Events that could not be kept because the store was down for too long.
@@ -46,6 +47,12 @@ class Metrics:
         )
         self.in_flight = Gauge("memoryos_rpc_in_flight", "Calls under way.", ("method",), registry=self.registry)
         self.backend_up = Gauge("memoryos_backend_up", "Whether a store answers.", ("backend",), registry=self.registry)
+        self.breaker_open = Gauge(
+            "memoryos_breaker_open",
+            "Whether calls of a store fail at once, because it does not answer.",
+            ("backend",),
+            registry=self.registry,
+        )
         self.refused = Counter(
             "memoryos_refused",
             "Calls that were refused because a bound was reached.",

@@ -11,10 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+from memoryos_server.stores.breaker import Breaker
 from memoryos_server.stores.frames import FrameError, Splitter, pack
-
-SILENT_SECONDS = 0.3
-"""How long a call waits while the process owes the answer to one that ran out of time."""
 
 
 class EdgeError(Exception):
@@ -33,12 +31,12 @@ class EdgeError(Exception):
 class _Link(asyncio.Protocol):
     """One connection and the answers it owes."""
 
-    def __init__(self) -> None:
+    def __init__(self, heard: Callable[[], None]) -> None:
+        self._heard = heard
         self.transport: asyncio.Transport | None = None
         self.waiting: dict[int, asyncio.Future[Any]] = {}
         self.writable = asyncio.Event()
         self.writable.set()
-        self.silent = False
         self._splitter = Splitter()
 
     @property
@@ -49,7 +47,7 @@ class _Link(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self.silent = False
+        self._heard()
         try:
             for number, failure, result in self._splitter.feed(data):
                 # Nobody waits for the answer to a call that was cancelled or ran out of time.
@@ -83,52 +81,51 @@ class EdgeClient:
 
     Attributes:
         reconnected: Called each time the connection was made anew, before anything is sent on it.
+        breaker: Has calls fail at once while the process does not answer.
     """
 
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self.reconnected: Callable[[], None] = lambda: None
+        self.breaker = Breaker("The vector store does not answer in time", "The vector store is not reachable")
         self._connections = 0
         self._link: _Link | None = None
         self._opening = asyncio.Lock()
         self._numbers = itertools.count(1)
 
-    async def call(self, operation: str, *arguments: Any, timeout: float) -> Any:
+    async def call(self, operation: str, *arguments: Any, timeout: float, long: bool = False) -> Any:
         """The result of an operation. Connects if need be; never repeats a request.
 
         Args:
             operation: Its name.
             arguments: What msgpack can carry.
-            timeout: For all of it, seconds. A process that let a call run out of time and has said nothing since hangs:
-                until it answers again calls wait no longer than `SILENT_SECONDS`, so that waits do not add up.
+            timeout: For all of it, seconds.
+            long: It takes long by its nature: it is waited for though the process answers nobody meanwhile.
 
         Raises:
+            BackendDown: The process does not answer, and was not asked.
             OSError: There is no process at the socket, or it went away. The operation may have been done.
             TimeoutError: No answer in time. The operation may be done later.
             EdgeError: It answered with an error.
         """
         number = next(self._numbers)
         frame = pack([number, operation, list(arguments)])
-        link = self._link
-        if link is not None and link.silent:
-            timeout = min(timeout, SILENT_SECONDS)
-        try:
-            async with asyncio.timeout(timeout):
+        async with self.breaker.call(timeout, own=long) as call:
+            try:
                 link = await self._connected()
                 await link.writable.wait()
                 if not link.alive or link.transport is None:
                     raise ConnectionResetError("the vector process closed the connection")
-                future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-                link.waiting[number] = future
-                try:
-                    link.transport.write(frame)
-                    return await future
-                finally:
-                    link.waiting.pop(number, None)
-        except TimeoutError:
-            if link is not None:
-                link.silent = True
-            raise
+            except OSError:
+                call.refused()
+                raise
+            future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            link.waiting[number] = future
+            try:
+                link.transport.write(frame)
+                return await future
+            finally:
+                link.waiting.pop(number, None)
 
     async def close(self) -> None:
         """Closes the connection. A later call opens another."""
@@ -140,7 +137,9 @@ class EdgeClient:
         if self._link is None or not self._link.alive:
             async with self._opening:
                 if self._link is None or not self._link.alive:
-                    _, self._link = await asyncio.get_running_loop().create_unix_connection(_Link, str(self._socket))
+                    _, self._link = await asyncio.get_running_loop().create_unix_connection(
+                        lambda: _Link(self.breaker.heard), str(self._socket)
+                    )
                     self._connections += 1
                     if self._connections > 1:
                         self.reconnected()

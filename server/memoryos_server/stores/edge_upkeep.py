@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from memoryos_server.domain.core.faults import BackendDown, Exists
 from memoryos_server.domain.ports import Record, Subject, Turn
+from memoryos_server.stores.breaker import Breaker, probing
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 from memoryos_server.stores.points import dense, names, sparse
 from memoryos_server.stores.scope import Scope
@@ -58,6 +59,11 @@ class EdgeUpkeep:
         """Closes the connection."""
         await self._client.close()
 
+    @property
+    def breaker(self) -> Breaker:
+        """Has calls fail at once while the process does not answer."""
+        return self._client.breaker
+
     def on_reconnect(self, follower: Callable[[], None]) -> None:
         """Has `follower` called whenever the process may be another than before, ahead of the first request to it."""
         self._client.reconnected = follower
@@ -68,7 +74,8 @@ class EdgeUpkeep:
         Raises:
             BackendDown: It does not.
         """
-        await self._call("ping")
+        with probing():
+            await self._call("ping")
 
     async def flush(self) -> int:
         """Returns once every write that this incarnation of the process took before this call is durable.
@@ -200,7 +207,9 @@ class EdgeUpkeep:
 
     async def _call(self, operation: str, *arguments: Any, deadline: float | None = None) -> Any:
         try:
-            return await self._client.call(operation, *arguments, timeout=deadline or self._deadline)
+            return await self._client.call(
+                operation, *arguments, timeout=deadline or self._deadline, long=deadline is not None
+            )
         except TimeoutError as error:
             raise BackendDown("The vector store does not answer in time") from error
         except OSError as error:

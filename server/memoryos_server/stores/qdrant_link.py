@@ -19,11 +19,12 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.stores.breaker import Breaker, Call
 
 _log = logging.getLogger(__name__)
 
-SILENT_SECONDS = 0.3
-"""How long a call waits while the server owes the answer to one that ran out of time."""
+_HANGS = "The vector store does not answer in time"
+_REFUSES = "The vector store is not reachable"
 
 _REST_PORT, _GRPC_PORT = 6333, 6334
 
@@ -114,8 +115,8 @@ class QdrantLink:
                 pool_size=1,
             )
         self._deadline = deadline
-        self._silent = False
         self._lost = False
+        self.breaker = Breaker(_HANGS, _REFUSES)
         self.points: Any = self._client.grpc_points
         self.collections: Any = self._client.grpc_collections
         self.root: Any = self._client._client.grpc_root  # type: ignore[attr-defined]  # the one stub it does not hand on
@@ -132,8 +133,7 @@ class QdrantLink:
         Args:
             method: Of one of the stubs.
             request: Its message.
-            deadline: Seconds, if another than usual. A server that let a call run out of time and has said nothing
-                since hangs: until it answers again calls wait no longer than `SILENT_SECONDS`.
+            deadline: Seconds, if another than usual; then it is waited for though the server answers nobody meanwhile.
 
         Raises:
             BackendDown: It cannot be reached, does not answer in time, or fails. The request may have been done.
@@ -141,30 +141,43 @@ class QdrantLink:
             QdrantRefused: The request is wrong.
         """
         timeout = deadline or self._deadline
-        if self._silent:
-            timeout = min(timeout, SILENT_SECONDS)
         began = time.monotonic()
         try:
-            answer = await method(request, timeout=timeout)
+            async with self.breaker.call(timeout, own=deadline is not None) as call:
+                answer = await self._answer(call, method, request, timeout)
+        except TimeoutError as error:
+            self._lost = True
+            raise BackendDown(_HANGS) from error
         except grpc.aio.AioRpcError as error:
             raise self._fault(error, time.monotonic() - began) from error
         except ResourceExhaustedResponse as error:
             raise BackendDown("The vector store has too much to do") from error
-        self._silent = False
         if self._lost:
             self._lost = False
             self.regained()
         return answer
 
+    @staticmethod
+    async def _answer(call: Call, method: Callable[..., Awaitable[Any]], request: Any, timeout: float) -> Any:
+        try:
+            answer = await method(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                call.refused()
+            elif error.code() not in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+                call.heard()
+            raise
+        except ResourceExhaustedResponse:
+            call.heard()
+            raise
+        call.heard()
+        return answer
+
     def _fault(self, error: grpc.aio.AioRpcError, took: float) -> Exception:
         code, details = error.code(), error.details() or ""
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            self._silent = self._lost = True
-            return BackendDown("The vector store does not answer in time")
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+        if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             self._lost = True
-            return BackendDown("The vector store is not reachable")
-        self._silent = False
+            return BackendDown(_HANGS if code is grpc.StatusCode.DEADLINE_EXCEEDED else _REFUSES)
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             _log.error("the vector store refuses the key: %s", details)
             return KeyRefused("The vector store refuses the key")

@@ -15,6 +15,7 @@ from qdrant_client import grpc as q
 
 from memoryos_server.domain.ports import Record, Subject, Turn
 from memoryos_server.stores import qdrant_forms as forms
+from memoryos_server.stores.breaker import Breaker, probing
 from memoryos_server.stores.points import dense, names, sparse
 from memoryos_server.stores.qdrant_link import Place, QdrantLink
 from memoryos_server.stores.qdrant_points import QdrantPoints, grouped
@@ -73,6 +74,11 @@ class QdrantUpkeep:
         """Closes the connection."""
         await self._link.close()
 
+    @property
+    def breaker(self) -> Breaker:
+        """Has calls fail at once while the server does not answer."""
+        return self._link.breaker
+
     def on_reconnect(self, follower: Callable[[], None]) -> None:
         """Has `follower` called whenever the server answers again after it did not."""
         self._link.regained = follower
@@ -93,7 +99,8 @@ class QdrantUpkeep:
             BackendDown: It does not.
         """
         request = q.GetCollectionInfoRequest(collection_name=self._schema.main)
-        await self._points.call(self._link.collections.Get, request)
+        with probing():
+            await self._points.call(self._link.collections.Get, request)
 
     async def flush(self) -> int:
         """Returns at once: what was written is durable since the write returned."""

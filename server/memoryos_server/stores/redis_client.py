@@ -34,11 +34,11 @@ from redis.exceptions import (
 )
 
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.stores.breaker import Breaker, probing
 from memoryos_server.stores.redis_links import Link, open_link
 from memoryos_server.stores.redis_url import Endpoint, parse
 
 _REPLY_SECONDS = 3.0
-_SILENT_SECONDS = 0.3
 _SCANNED = 1000
 
 _NO_ANSWER = "The store does not answer"
@@ -113,18 +113,20 @@ class Client:
     """Runs commands; says `BackendDown` when the store cannot.
 
     A command is sent once more after a broken connection, never after a timeout: so every command used must be safe to
-    repeat. A store that let a command run out of time hangs: until it answers one again, commands wait for it only
-    briefly, so that the waits of a call do not add up beyond its deadline.
+    repeat.
 
     Args:
         where: A URL (see `redis_url`) or what it says.
+
+    Attributes:
+        breaker: Has commands fail at once while the store does not answer.
     """
 
     def __init__(self, where: str | Endpoint) -> None:
         endpoint = parse(where) if isinstance(where, str) else where
         self._link: Link = open_link(endpoint)
         self._sent: set[str] = set()
-        self._silent = False
+        self.breaker = Breaker(_NO_ANSWER, _NO_ANSWER, parts=endpoint.kind == "cluster")
 
     async def aclose(self) -> None:
         """Closes every connection."""
@@ -178,10 +180,11 @@ class Client:
         Raises:
             BackendDown: One does not.
         """
-        async with self._answering():
-            keys = await self._link.probes()
-            # A write that comes to nothing is refused like any other by a store that is full, read-only or without disk.
-            await asyncio.gather(*(self._link.run("SET", f"{key}:probe", "", "XX") for key in keys))
+        with probing():
+            async with self._answering():
+                keys = await self._link.probes()
+                # A write that comes to nothing is refused like any other by a store that is full, read-only or without disk.
+                await asyncio.gather(*(self._link.run("SET", f"{key}:probe", "", "XX") for key in keys))
 
     async def names(self) -> AsyncGenerator[list[bytes], None]:
         """The names of all keys there are, of every part of the store, in pieces; some names may come twice.
@@ -222,14 +225,21 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _answering(self) -> AsyncIterator[None]:
-        try:
-            with _translated():
-                async with asyncio.timeout(_SILENT_SECONDS if self._silent else None):
+        with _translated():
+            async with self.breaker.call() as call:
+                try:
                     yield
-        except BackendDown as fault:
-            self._silent = self._silent or _timed_out(fault.__cause__)
-            raise
-        self._silent = False
+                except RedisError as error:
+                    if _down(error) != _NO_ANSWER:
+                        call.heard()
+                    elif not _timed_out(error):
+                        call.refused()
+                    raise
+                except OSError as error:
+                    if not _timed_out(error):
+                        call.refused()
+                    raise
+                call.heard()
 
     @contextlib.asynccontextmanager
     async def subscribe(self, channel: str) -> AsyncIterator[Subscription]:
@@ -303,7 +313,7 @@ def _translated() -> Iterator[None]:
         _if_cancelled(task, before)
         down = _down(error)
         if down is None:
-            raise
+            raise  # also what says already that it is down
         # What redis-py says may hold an address, never content; it is kept for the log, not for the caller.
         raise BackendDown(down) from error
     _if_cancelled(task, before)

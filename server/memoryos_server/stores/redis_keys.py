@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime
 from typing import Any
 
 import orjson
 
 from memoryos_server.domain.core.faults import BackendDown, Exists
+from memoryos_server.domain.core.patience import in_a_hurry
 from memoryos_server.domain.core.time import from_unix
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.manifest import Manifest
@@ -126,7 +128,9 @@ class RedisApiKeys:
             return cached[0]
         generation = self._cache.generation
         try:
-            answer = await self._client.script(_FIND, KEYS, [digest, int(self._now()), _USE_SECONDS])
+            # One that is known is not waited for while the store seems to hang.
+            with in_a_hurry() if cached else nullcontext():
+                answer = await self._client.script(_FIND, KEYS, [digest, int(self._now()), _USE_SECONDS])
         except BackendDown:
             if cached:
                 return cached[0]

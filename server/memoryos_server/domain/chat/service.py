@@ -44,6 +44,7 @@ from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, text_of
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Invalid, Upstream
 from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.patience import in_a_hurry
 from memoryos_server.domain.core.text import check_id, check_session, estimate_tokens
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Llm, ProviderAnswer
@@ -84,6 +85,8 @@ class ChatService:
         options: What to wait for and spend.
         notes: The users' typed memories, or None: there are none.
         remembered: Told of every completed turn whether it is known to be kept.
+        doubtful: Whether a store seems to hang: then nobody waits until a turn is known to be kept.
+        keeps: Whether turns can be kept at present, as far as that is known without asking.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -96,16 +99,19 @@ class ChatService:
         *,
         notes: Notes | None = None,
         remembered: Callable[[bool], None] = lambda kept: None,
+        doubtful: Callable[[], bool] = lambda: False,
+        keeps: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._gathering = Gathering(memory, notes, RECALL_LIMIT)
         self._llm = llm
         self._options = options
+        self._keeps = keeps
         self._now = now
         self._blocks = Blocks(clock)
         self._sessions = Sessions(options.session_idle_seconds, clock)
-        self._remembering = Remembering(memory, options.remember_deadline_seconds, remembered)
+        self._remembering = Remembering(memory, options.remember_deadline_seconds, remembered, doubtful)
 
     async def drain(self, seconds: float) -> None:
         """Waits until every completed turn is handed to memory, at most so long; for a stop of the server."""
@@ -258,7 +264,7 @@ class ChatService:
             injected=block.items,
             tokens=block.tokens,
             source="recall" if built_in else "upstream",
-            remembered="pending" if keep else "false",
+            remembered="pending" if keep and self._keeps() else "false",
             event_id=keep.event_id if keep else "",
             session_id=keep.session_id if keep else "",
             degraded=degraded,
@@ -277,7 +283,8 @@ class ChatService:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
                 # A little sooner than all of it, so that what has come by then can be put in.
                 patience = 0.9 * self._options.recall_deadline_seconds
-                found = await self._gathering.gather(tenant_id, owner, query, patience)
+                with in_a_hurry():
+                    found = await self._gathering.gather(tenant_id, owner, query, patience)
                 if found.nothing:
                     return Block(), found.degraded
                 # In a thread: long texts take long to compare, and other chats are streaming meanwhile.

@@ -60,6 +60,8 @@ class Pipeline:
         shared: Whether other processes accept turns into the same stores: what they accepted is looked for, too.
         sweep: Takes turns that another process took back out of derived memory; None where there is no other process.
         backlog: Refuses what there is no room for; None: everything is accepted.
+        doubtful: Whether a store seems to hang, or is down: then nobody waits for work under way.
+        down: Whether a store is known to be down: then nobody waits until nothing is missing.
         now: The present time.
     """
 
@@ -85,12 +87,16 @@ class Pipeline:
         shared: bool = False,
         sweep: Callable[[Subject, Collection[str]], Awaitable[None]] | None = None,
         backlog: Backlog | None = None,
+        doubtful: Callable[[], bool] = lambda: False,
+        down: Callable[[], bool] = lambda: False,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
         self._queue = queue
         self._vectors = vectors
         self._inline = mode == "sync"
+        self._doubtful = doubtful
+        self._down = down
         self._backlog = backlog or Backlog(queue)
         self._retry_interval = retry_interval
         self._others = Others(turns, self.written) if shared else None
@@ -224,8 +230,11 @@ class Pipeline:
     async def settle(self, subject: Subject, seconds: float) -> None:
         """Waits until what was accepted of a subject is searchable, here or elsewhere, at most `seconds`.
 
-        Of what this process works on, the facts are known then, too.
+        Of what this process works on, the facts are known then, too. While a store seems to be down there is nothing to
+        wait for.
         """
+        if self._doubtful():
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 if tasks := self._pending.get(subject.id):
@@ -252,7 +261,12 @@ class Pipeline:
         return not self._level.is_set()
 
     async def catch_up(self, seconds: float) -> bool:
-        """Waits until nothing acknowledged is missing from the searchable side, at most `seconds`; whether that is so."""
+        """Waits until nothing acknowledged is missing from the searchable side, at most `seconds`; whether that is so.
+
+        While a store is down there is nothing to wait for.
+        """
+        if self._down():
+            return not self.behind
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._level.wait()

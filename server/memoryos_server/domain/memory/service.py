@@ -14,6 +14,7 @@ from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
 from memoryos_server.domain.core.ids import derived_uuid, kept_ids, uuid7
+from memoryos_server.domain.core.patience import hurried
 from memoryos_server.domain.core.text import check_id, check_session, check_text, turn_tokens
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.currency import Ranked, current_first, instead_of
@@ -297,7 +298,8 @@ class MemoryService:
         if isinstance(found, BaseException) and isinstance(recent, BaseException):
             raise found
         both = not isinstance(found, BaseException) and not isinstance(recent, BaseException)
-        if both and self._pipeline.behind and await self._pipeline.catch_up(CATCH_UP_SECONDS):
+        patient = both and self._pipeline.behind and not hurried()
+        if patient and await self._pipeline.catch_up(CATCH_UP_SECONDS):
             # After a restart the searchable side lacked, for a moment, what was not durable there yet.
             found, derived = await asyncio.gather(search(), derive())
         short_term = [] if isinstance(recent, BaseException) else recent

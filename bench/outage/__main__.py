@@ -1,0 +1,86 @@
+"""`python -m bench.outage`: what is served while stores are away, as one table, and what a hanging store costs a chat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from bench.outage.expected import CACHES, MODES
+from bench.outage.families import running
+from bench.outage.matrix import Cell, Matrix, Speed
+from tests.upstream import UpstreamProcess
+
+RATIO = 1.2
+"""At most this many times as long as without memory, where a store hangs and the breaker is open."""
+
+FIRST_SECONDS = 0.15
+"""What the first chat may wait for its memory."""
+
+
+def shown(cells: list[Cell], *, wrong_only: bool = False) -> Iterator[str]:
+    """The table: a line per cell, of equal neighbours one."""
+    yield "| stores | state | mode | caches | call | expected | seen | |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for c in cells:
+        if not (wrong_only and c.equal):
+            mark = "=" if c.equal else "**differs**"
+            yield (
+                f"| {c.family} | {c.state} | {c.mode} | {c.caches} | {c.call} | {c.expected} "
+                f"| {c.seen} ({c.seconds * 1000:.0f} ms) | {mark} |"
+            )
+
+
+def main() -> int:
+    """Runs the bench."""
+    parser = argparse.ArgumentParser(prog="python -m bench.outage", description=__doc__)
+    parser.add_argument("--family", choices=("embedded", "live"), action="append", help="one of both families")
+    parser.add_argument("--mode", choices=MODES, action="append", help="one of both ways in which a store is away")
+    parser.add_argument("--pipeline", choices=("sync", "async"), action="append", help="one of both pipelines")
+    parser.add_argument("--chats", type=int, default=100, help="chats per median; 0 measures no speed")
+    parser.add_argument("--brief", action="store_true", help="prints only the cells that differ")
+    parser.add_argument("--json", type=Path, help="keeps the cells and the speeds")
+    args = parser.parse_args()
+    cells: list[Cell] = []
+    speeds: list[Speed] = []
+    began = time.monotonic()
+    with UpstreamProcess() as upstream, tempfile.TemporaryDirectory(prefix="outage") as home:
+        for family in args.family or ("live", "embedded"):
+            for pipeline in args.pipeline or ("sync", "async"):
+                name = family if pipeline == "sync" else f"{family}, async"
+                with running(family, Path(home) / name, upstream.base_url, pipeline=pipeline) as it:
+                    # The pipelines differ in how writes are acknowledged only.
+                    caches = CACHES if pipeline == "sync" else CACHES[:1]
+                    matrix = Matrix(name, it, upstream, caches=caches, modes=args.mode or MODES)
+                    for cell in matrix.run():
+                        cells.append(cell)
+                        if sys.stderr.isatty():
+                            print(f"\r{len(cells)} cells", end="", file=sys.stderr)
+                    if args.chats and pipeline == "sync":
+                        speeds += matrix.speed(args.chats)
+    print("\n".join(shown(cells, wrong_only=args.brief)))
+    differ = sum(not cell.equal for cell in cells)
+    print(f"\n{len(cells)} cells, {len(cells) - differ} equal, {differ} differ; {time.monotonic() - began:.0f} s")
+    good = differ == 0
+    if speeds:
+        print("\n| stores | hanging | first chat waits | p50 | p50, memory off | ratio | p50, stores up | |")
+        print("|---|---|---|---|---|---|---|---|")
+    for s in speeds:
+        fine = s.p50 / s.off <= RATIO
+        good &= fine
+        print(
+            f"| {s.family} | {s.state.removesuffix(' down')} | {s.first * 1000:.0f} ms | {s.p50 * 1000:.1f} ms "
+            f"| {s.off * 1000:.1f} ms | {s.p50 / s.off:.2f} | {s.up * 1000:.1f} ms | {'=' if fine else '**over 1.2**'} |"
+        )
+    if args.json:
+        args.json.write_text(json.dumps({"cells": [asdict(c) for c in cells], "speeds": [asdict(s) for s in speeds]}))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
