@@ -80,7 +80,9 @@ def request(
     connection = http.client.HTTPConnection(*system.http.split(":"), timeout=timeout)  # type: ignore[arg-type]  # a port as text will do
     try:
         raw = None if body is None else json.dumps(body)
-        connection.request(verb, path, raw, {"Content-Type": "application/json", "Connection": "close", **(headers or {})})
+        connection.request(
+            verb, path, raw, {"Content-Type": "application/json", "Connection": "close", **(headers or {})}
+        )
         answer = connection.getresponse()
         text = answer.read()
     finally:
