@@ -80,7 +80,13 @@ class Place:
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port, parts = None, None, urlsplit("")
-        if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.path.strip("/") or parts.query:
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or "@" in parts.netloc
+            or parts.path.strip("/")
+            or parts.query
+        ):
             raise ValueError(
                 "it is no URL of a Qdrant server, such as http://localhost:6334; a key is set as qdrant.api_key"
             )
