@@ -65,9 +65,10 @@ class Boundary:
         exchange.request_id = request_id(exchange)
         exchange.extra["X-Request-ID"] = exchange.request_id
         scope[KEY] = exchange
-        if parents := exchange.headers.get("traceparent"):
-            states = b",".join(exchange.headers.get("tracestate", ())).decode("latin-1")
-            tracing.enter(tracing.received(parents[0].decode("latin-1"), states))  # until the request's task ends
+        parents = exchange.headers.get("traceparent", (b"",))
+        states = b",".join(exchange.headers.get("tracestate", ())).decode("latin-1")
+        # Until the request's task ends. Also without any: the task of a pipelined request begins where the one before ended.
+        tracing.enter(tracing.received(parents[0].decode("latin-1"), states))
         self._metrics.begin()
         spans = self._spans()
         try:

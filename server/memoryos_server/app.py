@@ -295,8 +295,8 @@ def _all_embedded(settings: Settings) -> bool:
 
 def _retention(settings: Settings, redis: RedisStore) -> Retention:
     # Of a store that servers share none may carry off a part into its own directory.
-    days = 0 if settings.redis.url else settings.retention.audit_days
-    return Retention(redis.client, Path(settings.data_dir) / "archive", audit_days=days)
+    days, shared = settings.retention.audit_days, bool(settings.redis.url)
+    return Retention(redis.client, Path(settings.data_dir) / "archive", audit_days=days, shared=shared)
 
 
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:

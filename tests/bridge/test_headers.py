@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import pytest
+from starlette.types import Message, Receive, Scope, Send
 
-from memoryos.settings import SettingsError
+from memoryos import tracing
+from memoryos.settings import LogSettings, SettingsError
+from memoryos_bridge import logs
+from memoryos_bridge.boundary import Boundary
 from memoryos_bridge.exchange import Exchange
 from memoryos_bridge.headers import Forwarding, percent_utf8, request_id
+from memoryos_bridge.metrics import Metrics
 from tests.bridge.conftest import run_system
 
 
@@ -124,3 +129,33 @@ async def test_header_when_given_twice_differently_or_malformed_then_400() -> No
             answer = await system.http.get("/v1/scratch/things", headers=headers)
             assert answer.status_code == 400, headers
             assert answer.json()["error"]["param"].lower() in ("x-user-id", "x-tenant-id")
+
+
+async def test_trace_when_a_pipelined_request_names_none_then_it_is_not_that_of_the_one_before() -> None:
+    seen: list[str | None] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        hop = tracing.current()
+        seen.append(hop.parent if hop else None)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None: ...
+
+    boundary = Boundary(app, metrics=Metrics(), log=logs.make(LogSettings()))
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    # One after the other on one connection, the second begins in what the first has left behind.
+    for headers in ([(b"traceparent", parent.encode())], [], [(b"traceparent", b"malformed")]):
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": headers,
+        }
+        await boundary(scope, receive, send)
+    assert seen == [parent, None, None]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from memoryos_server.domain.core.faults import TooMany
+from memoryos_server.domain.core.faults import BackendDown, TooMany
 from memoryos_server.domain.memory.backlog import RETRY_SECONDS, Backlog
 from memoryos_server.domain.memory.counts import Uncounted
 from memoryos_server.domain.memory.pipeline import Pipeline
@@ -124,3 +126,36 @@ async def test_count_when_a_partition_has_more_than_a_piece_then_all_are_counted
         assert await opened.redis.queue.open_by_tenant() == {"default": 1001, "other": 1}
         gate.set()
         await until(lambda: len(opened.digest.said) == 1002, 40)
+
+
+async def test_accept_when_the_ledger_is_away_for_long_then_that_is_said_and_not_that_there_is_no_room(
+    tmp_path: Path,
+) -> None:
+    gate, counts = asyncio.Event(), Refusals()
+    async with bounded(tmp_path, gate, counts, most=20, most_of_tenant=20) as opened:
+        ann = await opened.subject("ann")
+        made = record(ann, "tea", "Ann drinks tea.")
+
+        async def put() -> Change:
+            return Change(put=[made])
+
+        pid = opened.stores.pids()["valkey"]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for number in range(30):
+                with pytest.raises(BackendDown):
+                    await opened.pipeline.accept(ann, [turn(ann, f"{number}")], None)
+                with pytest.raises(BackendDown):
+                    await opened.pipeline.change(ann, put, reads=False)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert counts.limits == []
+
+
+async def test_accept_when_a_turn_is_sent_again_and_again_then_it_takes_no_room(tmp_path: Path) -> None:
+    gate, counts = asyncio.Event(), Refusals()
+    async with bounded(tmp_path, gate, counts, most=20) as opened:
+        ann = await opened.subject("ann")
+        for _ in range(40):
+            await opened.pipeline.accept(ann, [turn(ann, "the same")], None)
+        assert counts.limits == []

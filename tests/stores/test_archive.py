@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.faults import Invalid
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.stores.archive import Archive, ArchiveError
@@ -119,6 +120,26 @@ async def test_retention_when_events_are_old_then_they_are_moved_counted_and_sti
         one.id for one in before if one.tenant_id == "t1"
     ][-5:]
     assert await retention.verify() == 1000
+
+
+async def test_retention_when_no_age_is_set_then_only_a_given_one_moves(store: RedisStore, tmp_path: Path) -> None:
+    await store.audit.append([event(number) for number in range(30)])
+    retention = Retention(store.client, tmp_path, audit_days=0)  # never, says the setting
+    assert await retention.move() == 0
+    assert await store.audit.total(None) == 30
+    assert await retention.move(0) == 30
+
+
+async def test_retention_when_others_share_the_store_then_nothing_is_carried_off(
+    store: RedisStore, tmp_path: Path
+) -> None:
+    await store.audit.append([event(number) for number in range(30)])
+    retention = Retention(store.client, tmp_path, audit_days=0, shared=True)
+    for days in (None, 0, 90):
+        with pytest.raises(Invalid, match="share"):
+            await retention.move(days)
+    assert await store.audit.total(None) == 30
+    assert await retention.verify() == 0
 
 
 async def test_retention_when_it_died_between_archive_and_store_then_no_event_is_there_twice(

@@ -42,7 +42,7 @@ async def test_vectors_when_no_url_is_set_then_they_are_embedded_and_else_live(
 @pytest.mark.parametrize(
     ("qdrant", "says"),
     [
-        ({"url": "localhost:6334"}, "qdrant.url: 'localhost:6334' is no URL"),
+        ({"url": "localhost:6334"}, "qdrant.url: it is no URL"),
         ({"url": "http://x", "collection_prefix": "a/b"}, "qdrant.collection_prefix"),
         ({"url": "http://x", "timeout_seconds": "0"}, "qdrant.timeout_seconds"),
         ({"url": "https://x", "ca_file": "/nowhere.pem"}, "qdrant.ca_file: cannot read /nowhere.pem"),

@@ -397,3 +397,36 @@ async def test_process_when_a_request_is_wrong_then_it_says_so_and_goes_on(
         assert caught.value.kind == "invalid"
         assert (await client.call("ping", timeout=5))["pid"] == stores.pids()["vectors"]
         await client.close()
+
+
+async def test_search_when_very_many_wait_for_their_vectors_at_once_then_each_is_answered(tmp_path: Path) -> None:
+    ann, said, made = subject(), turn("tea"), asyncio.Event()
+
+    async def later() -> Mapping[str, Sequence[float]]:
+        await made.wait()
+        return {"small": [1.0, 0.0, 0.0, 0.0]}
+
+    async with embedded(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(said, small=[1, 0, 0, 0])])
+        asked = [asyncio.create_task(vectors.search(ann, lexical(tea=1.0), later())) for _ in range(600)]
+        await asyncio.sleep(1.0)
+        made.set()
+        answers = await asyncio.gather(*asked)
+    assert {(c.id, *sorted(c.scores)) for found in answers for c in found} == {(said.id, "lexical", "small")}
+    assert {len(found) for found in answers} == {1}
+
+
+async def test_search_when_the_connection_breaks_while_vectors_are_made_then_words_are_found_all_the_same(
+    tmp_path: Path,
+) -> None:
+    ann, said = subject(), turn("tea")
+    async with embedded(tmp_path) as (_, vectors):
+        await vectors.insert(ann, [indexed(said, small=[1, 0, 0, 0])])
+
+        async def later() -> Mapping[str, Sequence[float]]:
+            await asyncio.sleep(0.3)  # the words are looked up by then
+            await vectors.close()
+            return {"small": [1.0, 0.0, 0.0, 0.0]}
+
+        (found,) = await vectors.search(ann, lexical(tea=1.0), later())
+    assert (found.id, sorted(found.scores)) == (said.id, ["lexical", "small"])

@@ -394,8 +394,16 @@ def test_url_when_it_is_one_then_it_names_the_grpc_port(url: str, host: str, por
     ["", "localhost:6334", "grpc://x", "http://x:99999", "http://u:p@x", "http://x/path", "http://x?y=1", "http://"],
 )
 def test_url_when_it_is_none_then_it_is_refused(url: str) -> None:
-    with pytest.raises(ValueError, match="is no URL of a Qdrant server"):
+    with pytest.raises(ValueError, match="no URL of a Qdrant server"):
         Place.of(url)
+
+
+@pytest.mark.parametrize("url", ["https://:s3cret@x:6334", "https://x:6334?api-key=s3cret", "s3cret"])
+def test_url_when_it_holds_a_key_then_no_message_repeats_it(url: str) -> None:
+    with pytest.raises(ValueError, match="no URL of a Qdrant server") as refused:
+        Place.of(url)
+    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in repr(Place.of("https://x", api_key="s3cret"))
 
 
 async def test_scan_when_records_are_many_then_each_comes_once_in_the_order_of_ids(place: Place, prefix: str) -> None:

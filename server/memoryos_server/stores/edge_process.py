@@ -36,7 +36,7 @@ LAYOUT_DIFFERS = 3
 # Ten imports of the largest kind at once, or two whose histories are long.
 _STAGED_BYTES = 512 * 1024 * 1024
 _POINT_BYTES = 5_000  # terms, vectors, hashes
-_QUESTIONS_OPEN = 256  # of a connection; those whose callers left are never asked for
+_QUESTIONS_OPEN = 256  # of a connection, some 50 kB each; of more, and of those whose callers left, the oldest goes
 
 
 class Staged:
@@ -156,9 +156,10 @@ class Connection(asyncio.Protocol):
         if len(self._found) > _QUESTIONS_OPEN:
             self._found.popitem(last=False)
 
-    def _search(self, number: int | None, *question: Any) -> list[Any]:
+    def _search(self, number: int | None, *question: Any) -> list[Any] | None:
+        """None: what `words` found is no longer kept, or was found for another connection. Then words must be sent again."""
         if number is not None and number not in self._found:
-            raise LookupError("the words of the question are no longer kept")
+            return None
         return self._engine.search([] if number is None else self._found.pop(number), *question)
 
     def _put_staged(self, number: int) -> int:

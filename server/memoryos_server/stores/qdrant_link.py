@@ -9,7 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -66,7 +66,7 @@ class Place:
     host: str
     port: int
     tls: bool = False
-    api_key: str = ""
+    api_key: str = field(default="", repr=False)
     ca_file: str = ""
 
     @classmethod
@@ -74,15 +74,23 @@ class Place:
         """The place a URL names: `http://host`, `https://host:6334`. Port 6333, which is that of REST, stands for 6334.
 
         Raises:
-            ValueError: It is no such URL; the message says what it should be.
+            ValueError: It is no such URL; the message says what it should be, and never repeats it: it may hold a key.
         """
         try:
             parts = urlsplit(url)
             host, port = parts.hostname, parts.port
         except ValueError:
             host, port, parts = None, None, urlsplit("")
-        if parts.scheme not in ("http", "https") or not host or parts.username or parts.path.strip("/") or parts.query:
-            raise ValueError(f"{url!r} is no URL of a Qdrant server, such as http://localhost:6334")
+        if (
+            parts.scheme not in ("http", "https")
+            or not host
+            or "@" in parts.netloc
+            or parts.path.strip("/")
+            or parts.query
+        ):
+            raise ValueError(
+                "it is no URL of a Qdrant server, such as http://localhost:6334; a key is set as qdrant.api_key"
+            )
         if ca_file and parts.scheme != "https":
             raise ValueError("a file of authorities goes with an https URL only")
         return cls(host, _GRPC_PORT if port in (None, _REST_PORT) else port, parts.scheme == "https", api_key, ca_file)

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import orjson
 
-from memoryos_server.domain.core.faults import Fault
+from memoryos_server.domain.core.faults import Fault, Invalid
 from memoryos_server.stores.archive import Archive, ArchiveError
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import PARTITIONS, Partition
@@ -40,12 +40,16 @@ class Retention:
         directory: Where the archive lies.
         audit_days: How old an event must be, in days; 0: none is moved.
         seconds: How often.
+        shared: Whether other servers have the store, too: what lies in a directory of ours they could not read.
     """
 
-    def __init__(self, client: Client, directory: Path, *, audit_days: float, seconds: float = _SECONDS) -> None:
+    def __init__(
+        self, client: Client, directory: Path, *, audit_days: float, seconds: float = _SECONDS, shared: bool = False
+    ) -> None:
         self._client = client
         self._directory = directory / "audit"
-        self._days = audit_days
+        self._days = 0 if shared else audit_days
+        self._shared = shared
         self._seconds = seconds
         self._lock = asyncio.Lock()
         self._archive: Archive | None = None
@@ -67,10 +71,13 @@ class Retention:
         """Moves what is older than so many days (None: as configured, which may be never; 0: all of it); gives the number.
 
         Raises:
+            Invalid: Other servers share the store.
             ArchiveError: The archive is damaged.
             OSError: It cannot be written. What was not moved stays where it was.
             BackendDown: The store does not answer.
         """
+        if self._shared:
+            raise Invalid("the store is live and servers may share it: its audit events stay in it", param="command")
         if days is None and not self._days:
             return 0
         async with self._lock:

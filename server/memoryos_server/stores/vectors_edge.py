@@ -108,16 +108,11 @@ class EdgeVectors(EdgeUpkeep):
                 vectors |= await later
         if query.limit < 1 or not (words or vectors):
             return Candidates.of(())
-        rows, legs = await self._call(
-            "search",
-            number,
-            corpus,
-            words if number is None else [],
-            {name: dense(vector) for name, vector in vectors.items()},
-            query.limit,
-            until,
-            list(query.parts),
-        )
+        asked = ({name: dense(vector) for name, vector in vectors.items()}, query.limit, until, list(query.parts))
+        answer = await self._call("search", number, corpus, words if number is None else [], *asked)
+        if answer is None:  # too many others asked meanwhile, or the connection was made anew
+            answer = await self._call("search", None, corpus, words, *asked)
+        rows, legs = answer
         return candidates(rows, legs, names(query.names, sealer))
 
     async def find(self, subject: Subject, queries: Sequence[RecordQuery]) -> list[list[RecordHit]]:

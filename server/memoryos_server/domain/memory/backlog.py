@@ -71,6 +71,12 @@ class Backlog:
         if self._by_tenant:
             self._of[tenant_id] += entries
 
+    def give_back(self, tenant_id: str, entries: int = 1) -> None:
+        """Says that what was let in does not wait: the store did not accept it, or had it already."""
+        self._total = max(0, self._total - entries)
+        if self._by_tenant:
+            self._of[tenant_id] = max(0, self._of[tenant_id] - entries)
+
     async def look(self) -> None:
         """Counts what is open.
 

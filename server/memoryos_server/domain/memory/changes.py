@@ -41,6 +41,7 @@ class Changes:
         fell_behind: Told when a change could not be applied at once.
         accepted: Told of every accepted change.
         admit: Refuses what there is no room for.
+        give_back: Told that what was admitted was not accepted after all.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Changes:
         fell_behind: Callable[[], None],
         accepted: Callable[[Subject], None],
         admit: Callable[[str], None],
+        give_back: Callable[[str], None],
     ) -> None:
         self._queue = queue
         self._indexing = indexing
@@ -61,6 +63,7 @@ class Changes:
         self._fell_behind = fell_behind
         self._accepted = accepted
         self._admit = admit
+        self._give_back = give_back
         self._applied: OrderedDict[str, int] = OrderedDict()
         self._under_way: set[asyncio.Task[bool]] = set()
 
@@ -90,8 +93,6 @@ class Changes:
                 change = await make()
                 if change is None:
                     return False
-                if change.put and not change.remove:  # what removes is never refused
-                    self._admit(subject.tenant_id)
                 if reads and self._behind():
                     # A restart of the searchable side is noticed by reading: what was read may be from before it.
                     raise BackendDown("The searchable side of memory is catching up")
@@ -103,8 +104,10 @@ class Changes:
                         await held.enter_async_context(lock)
                     if reads and (any(under_way) or [lock.times - 1 for lock in others] != before):
                         continue
+                if bounded := bool(change.put and not change.remove):  # what removes is never refused
+                    self._admit(subject.tenant_id)
                 draft = audit.draft()
-                work = asyncio.create_task(self._submit(subject, change, revision, draft))
+                work = asyncio.create_task(self._submit(subject, change, revision, draft, bounded))
                 self._under_way.add(work)
                 work.add_done_callback(self._under_way.discard)
                 try:
@@ -143,9 +146,16 @@ class Changes:
             self._note(subject, revision)
         return revision
 
-    async def _submit(self, subject: Subject, change: Change, revision: int | None, draft: audit.Draft | None) -> bool:
+    async def _submit(
+        self, subject: Subject, change: Change, revision: int | None, draft: audit.Draft | None, bounded: bool
+    ) -> bool:
         reach("accept.before")
-        entry = await self._recorded(subject, change, revision, draft)
+        try:
+            entry = await self._recorded(subject, change, revision, draft)
+        except Fault:
+            if bounded:
+                self._give_back(subject.tenant_id)
+            raise
         reach("change.submitted")
         self._indexing.know(entry.id)
         self._indexing.removes(entry.id, change)

@@ -136,6 +136,7 @@ class Pipeline:
             fell_behind=self._fall_behind,
             accepted=self._worker.wake,
             admit=self._backlog.admit,
+            give_back=self._backlog.give_back,
         )
 
     async def __aenter__(self) -> Pipeline:
@@ -286,8 +287,13 @@ class Pipeline:
         self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None
     ) -> tuple[list[Acceptance], bool]:
         reach("accept.before")
-        accepted = await self._turns.accept(subject, turns, audit)
+        try:
+            accepted = await self._turns.accept(subject, turns, audit)
+        except Fault:
+            self._backlog.give_back(subject.tenant_id, len(turns))
+            raise
         reach("accept.after")
+        self._backlog.give_back(subject.tenant_id, sum(a.duplicate for a in accepted))
         entries = [
             Entry(a.entry, subject, replace(turn, seq=a.seq))
             for a, turn in zip(accepted, turns, strict=True)
