@@ -66,18 +66,39 @@ def answers(system: System, episodes: int) -> list[Any]:
     return found
 
 
-def same(ours: list[Any], theirs: list[Any]) -> bool:
-    """Whether answers are equal, their scores but for the last bits, which hang on the order of sums."""
+CLOSE = 1e-4
+"""What is in a score hangs on the order of sums: two that differ by less are equal."""
+
+
+def unlike(ours: list[Any], theirs: list[Any]) -> list[Any]:
+    """What differs first in two lists of answers: ids, order, content, or scores by more than `CLOSE`.
+
+    Of segments that answer equally well, which come first is not compared: that hangs on the order in which an engine
+    was filled. Episodes are made so that no two do.
+    """
     for mine, other in zip(ours, theirs, strict=True):
+        pairs = [(mine["long_term"], other["long_term"])]
         for tier in ("episodes", "mid_term"):
-            if len(mine[tier]) != len(other[tier]):
-                return False
-            for one, two in zip(mine[tier], other[tier], strict=True):
-                if {**one, "score": 0} != {**two, "score": 0} or abs(one["score"] - two["score"]) > 1e-4:
-                    return False
-        if mine["long_term"] != other["long_term"]:
-            return False
-    return True
+            pairs.append((len(mine[tier]), len(other[tier])))
+            tied = _tied(mine["mid_term"]) | _tied(other["mid_term"])
+            for one, two in zip(mine[tier], other[tier], strict=False):
+                if abs(one["score"] - two["score"]) > CLOSE:
+                    pairs.append((one, two))
+                if one["id"] not in tied and two["id"] not in tied:
+                    pairs.append(({**one, "score": 0}, {**two, "score": 0}))
+        for one, two in pairs:
+            if one != two:
+                return [one, two]
+    return []
+
+
+def _tied(found: list[Any]) -> set[str]:
+    """Those with the score of another; of the last it is not known."""
+    return {
+        one["id"]
+        for at, one in enumerate(found)
+        if at == len(found) - 1 or any(two is not one and abs(one["score"] - two["score"]) <= CLOSE for two in found)
+    }
 
 
 def migrate(system: System, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
