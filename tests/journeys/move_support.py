@@ -58,7 +58,7 @@ def answers(system: System, episodes: int) -> list[Any]:
     for turn in range(200):
         number = turn * 7919 % episodes
         query = f"{' '.join(words(number)[2:5])}?"
-        body = {"user_id": f"u{number % USERS}", "query": query, "limit": 5}
+        body = {"user_id": f"u{number % USERS}", "query": query, "limit": 6}
         status, answer, _ = system.post("/v1/memory/retrieve", body)
         assert status == 200, answer
         assert answer["episodes"]
@@ -66,18 +66,40 @@ def answers(system: System, episodes: int) -> list[Any]:
     return found
 
 
-def same(ours: list[Any], theirs: list[Any]) -> bool:
-    """Whether answers are equal, their scores but for the last bits, which hang on the order of sums."""
+CLOSE = 1e-3
+"""Scores that differ by less are equal: vectors are kept in half precision, and normalised anew by whoever takes them."""
+
+
+def unlike(ours: list[Any], theirs: list[Any]) -> list[Any]:
+    """What differs first in two lists of answers: ids, order, content, or scores by more than `CLOSE`.
+
+    Of what answers equally well it is not compared which comes first: that hangs on the order in which an engine was
+    filled. The best episode is.
+    """
     for mine, other in zip(ours, theirs, strict=True):
+        pairs = [(mine["long_term"], other["long_term"])]
+        pairs += [(one["id"], two["id"]) for one, two in zip(mine["episodes"][:1], other["episodes"][:1], strict=True)]
         for tier in ("episodes", "mid_term"):
-            if len(mine[tier]) != len(other[tier]):
-                return False
-            for one, two in zip(mine[tier], other[tier], strict=True):
-                if {**one, "score": 0} != {**two, "score": 0} or abs(one["score"] - two["score"]) > 1e-4:
-                    return False
-        if mine["long_term"] != other["long_term"]:
-            return False
-    return True
+            pairs.append((len(mine[tier]), len(other[tier])))
+            tied = _tied(mine[tier]) | _tied(other[tier])
+            for one, two in zip(mine[tier], other[tier], strict=False):
+                if abs(one["score"] - two["score"]) > CLOSE:
+                    pairs.append((one, two))
+                if one["id"] not in tied and two["id"] not in tied:
+                    pairs.append(({**one, "score": 0}, {**two, "score": 0}))
+        for one, two in pairs:
+            if one != two:
+                return [one, two]
+    return []
+
+
+def _tied(found: list[Any]) -> set[str]:
+    """Those with the score of another; of the last it is not known."""
+    return {
+        one["id"]
+        for at, one in enumerate(found)
+        if at == len(found) - 1 or any(two is not one and abs(one["score"] - two["score"]) <= CLOSE for two in found)
+    }
 
 
 def migrate(system: System, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
