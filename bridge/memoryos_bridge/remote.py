@@ -121,23 +121,30 @@ class Remote:
             ClientGone: The client left.
         """
         with exchange.watching() as watch:
-            call = self._stub(method)(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)
-            watch.call = call
-            noted = False
-            try:
-                while (message := await _unless_gone(watch, call.read())) is not grpc.aio.EOF:
-                    if not noted:
-                        noted = True
-                        note_status(exchange, await call.initial_metadata())
-                    yield message
+            for pause in (*(_RETRY_SECONDS if method.retryable else ()), None):
+                call = self._stub(method)(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)
+                watch.call = call
+                begun = False
+                try:
+                    while (message := await _unless_gone(watch, call.read())) is not grpc.aio.EOF:
+                        if not begun:
+                            begun = True
+                            note_status(exchange, await call.initial_metadata())
+                        yield message
+                    if watch.gone:
+                        raise ClientGone
+                    return
+                except grpc.aio.AioRpcError as error:
+                    if not begun:
+                        note_status(exchange, error.initial_metadata())
+                    if begun or pause is None or not unreachable(error):
+                        raise
+                finally:
+                    call.cancel()
+                watch.call = None
+                await asyncio.sleep(pause)
                 if watch.gone:
                     raise ClientGone
-            except grpc.aio.AioRpcError as error:
-                if not noted:
-                    note_status(exchange, error.initial_metadata())
-                raise
-            finally:
-                call.cancel()
 
     async def info(self) -> system.GetServerInfoResponse | None:
         """How the server was started, at most some seconds old; None if it was never reached."""
