@@ -91,14 +91,21 @@ class Load:
     ) -> Any:
         code = ""
         try:
-            status, answer = self.replicas.call(verb, path, body, {"X-User-ID": f"u{user}", **(headers or {})}, timeout=60)
+            status, answer = self.replicas.call(
+                verb, path, body, {"X-User-ID": f"u{user}", **(headers or {})}, timeout=60
+            )
             if status != 200:
                 code = answer["error"]["code"]
         except (OSError, ValueError) as error:  # a killed bridge
             status, answer, code = 0, None, type(error).__name__
         with self._lock:
             self.seen[kind, status, code] += 1
-            cut = status == 0 and code in ("ConnectionResetError", "RemoteDisconnected", "BrokenPipeError", "IncompleteRead")
+            cut = status == 0 and code in (
+                "ConnectionResetError",
+                "RemoteDisconnected",
+                "BrokenPipeError",
+                "IncompleteRead",
+            )
             if status != 200 and not cut and code not in DOCUMENTED.get(status, ()):
                 self.wrong.append((kind, status, code, answer))
         return answer if status == 200 else None
@@ -226,7 +233,7 @@ def test_mixed_load_when_anything_fails_at_random_then_only_documented_errors_an
 def _check(replicas: Replicas, load: Load) -> None:
     for system in replicas.systems:
         system.wait_ready()
-    wait_for(lambda: replicas.open_entries() == 0, 180, "the end of all work")
+    wait_for(lambda: replicas.stores.open_entries() == 0, 180, "the end of all work")
     for user, accepted in load.accepted.items():
         assert accepted
         found: list[str] = []
@@ -245,15 +252,21 @@ def _check(replicas: Replicas, load: Load) -> None:
         for name in found:
             status, answer = replicas.call("GET", f"/v1/memory/events/{name}?user_id=u{user}")
             assert (status, answer.get("state") in ENDS) == (200, True), answer
-        kept = set()
-        token = ""
+        kept: set[str] = set()
+        number = 0
         while True:
+            number += 1
             me = {"X-User-ID": f"u{user}"}
-            status, page = replicas.call("GET", f"/v1/memories?page_size=100&page_token={token}", None, me)
+            status, page = replicas.call("GET", f"/v1/memories?page_size=100&page={number}", None, me)
             assert status == 200, page
-            kept |= {one["id"] for one in page["data"]["memories"]}
-            token = page["data"].get("next_page_token", "")
-            if not token:
+            if not page["data"]["memories"]:
                 break
+            kept |= {one["id"] for one in page["data"]["memories"]}
         assert load.memories[user] <= kept, f"{len(load.memories[user] - kept)} memories of {user} are gone"
-    print("accounted for:", sum(map(len, load.accepted.values())), "events,", sum(map(len, load.memories.values())), "memories")
+    print(
+        "accounted for:",
+        sum(map(len, load.accepted.values())),
+        "events,",
+        sum(map(len, load.memories.values())),
+        "memories",
+    )
