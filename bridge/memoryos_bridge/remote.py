@@ -55,10 +55,15 @@ class Remote:
                 ("grpc.service_config", _SERVICE_CONFIG),
                 # Nothing but names and addresses is asked of DNS: a service configuration from DNS has nothing to say here.
                 ("grpc.service_config_disable_resolution", 1),
-                # A server that hangs, or a machine that is gone, is left within 15 seconds; its calls fail, and are repeated
-                # elsewhere if they may be.
-                ("grpc.keepalive_time_ms", 10_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
+                # Servers that are replaced one after the other have new addresses: they are asked for again as soon as one leaves.
+                ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+                # A server that hangs, or a machine that is gone, is left within eight seconds, before most calls' deadlines of
+                # ten; they fail, and are repeated elsewhere if they may be.
+                ("grpc.keepalive_time_ms", 5_000),
+                ("grpc.keepalive_timeout_ms", 3_000),
+                # A ping that measures the bandwidth holds that of the keepalive back: it, too, is answered in time or not at all.
+                ("grpc.http2.ping_timeout_ms", 3_000),
+                ("grpc.http2.max_pings_without_data", 0),
             ],
         )
         self._stubs: dict[str, Callable[..., Any]] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections import Counter
@@ -209,6 +210,30 @@ def test_restart_when_servers_and_bridges_go_one_after_the_other_then_no_request
             one.result()
     assert not failed, f"{len(failed)} of {sum(seen.values())}: {failed[:5]}"
     assert sum(seen.values()) > 100
+
+
+@pytest.mark.parametrize("replicas", ["async"], indirect=True)
+def test_calls_when_a_server_hangs_then_the_other_one_answers_them_within_their_deadline(replicas: Replicas) -> None:
+    hanging, _ = replicas.systems
+    assert hanging.server is not None
+
+    def one(number: int) -> float:
+        began = time.monotonic()
+        status, answer = replicas.call("POST", "/v1/memory/add", event(number, 0))
+        assert status == 200, answer
+        return time.monotonic() - began
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(16)))  # both bridges have a connection to both
+        hanging.server.send_signal(signal.SIGSTOP)
+        try:
+            took = list(pool.map(one, range(16, 32)))
+            assert 1 < max(took) < 15  # some waited for it
+            assert max(pool.map(one, range(32, 48))) < 2
+        finally:
+            hanging.server.send_signal(signal.SIGCONT)
+    hanging.wait_ready()
+    check_all(replicas, 0, 0)
 
 
 def chat(user: int) -> dict[str, Any]:
