@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.stores.qdrant_fixtures import QdrantServer
@@ -37,6 +37,25 @@ class LiveStores:
             self.redis.start()
             self.qdrant.start()
         return self.settings
+
+    @property
+    def nodes(self) -> Sequence[TcpValkey]:
+        """Every Valkey."""
+        return self.redis.nodes if isinstance(self.redis, ValkeyCluster) else [self.redis]
+
+    def pids(self, store: str) -> Sequence[int]:
+        """The processes of `valkey` or `edge`, the searchable side."""
+        if store == "edge":
+            return [self.qdrant.pid]
+        return [node.process.pid for node in self.nodes if node.process is not None]
+
+    def open_entries(self) -> int:
+        """What was accepted and is not yet ended."""
+        total = 0
+        for node in self.nodes:
+            if node.process is not None and node.admin.info("replication")["role"] == "master":
+                total += sum(node.admin.xlen(key) for key in node.admin.scan_iter("{p*}:queue", count=1000))
+        return total
 
     def remove(self) -> None:
         """Ends them and removes what they kept."""

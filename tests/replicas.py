@@ -1,4 +1,4 @@
-"""Several servers and bridges on one Valkey and one Qdrant, and a client as a balancer leaves it to: any bridge will do."""
+"""Two servers and two bridges on one Valkey and one Qdrant, and a client as a balancer leaves it to: any bridge will do."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tests.system import System
 
 
 class Replicas:
-    """`count` servers and as many bridges; every bridge knows every server.
+    """Two servers and two bridges; every bridge knows both servers.
 
     Attributes:
-        stores: What they share.
+        stores: What they share; by default one Valkey and one Qdrant.
         systems: Each one server and one bridge.
     """
 
-    def __init__(self, home: Path, env: Mapping[str, str] | None = None, *, count: int = 2) -> None:
-        self.stores: LiveStores = standalone(home / "stores")
-        self.systems = [System(home / f"replica-{n}", self.stores.start() | (env or {})) for n in range(count)]
+    def __init__(self, home: Path, env: Mapping[str, str] | None = None, *, stores: LiveStores | None = None) -> None:
+        self.stores = stores or standalone(home / "stores")
+        self.systems = [System(home / f"replica-{n}", self.stores.start() | (env or {})) for n in range(2)]
         servers = ",".join(system.grpc for system in self.systems)
         for system in self.systems:
             system.env["MEMORYOS_BRIDGE__SERVER"] = servers
@@ -60,11 +60,6 @@ class Replicas:
             except ConnectionRefusedError:
                 time.sleep(0.05 if turn % len(self.systems) else 0)
         raise ConnectionRefusedError("no bridge takes connections")
-
-    def open_entries(self) -> int:
-        """What was accepted and is not yet ended."""
-        redis: Any = self.stores.redis
-        return sum(redis.admin.xlen(key) for key in redis.admin.scan_iter("{p*}:queue", count=1000))
 
 
 def request(

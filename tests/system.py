@@ -12,7 +12,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,9 @@ class Stores(Protocol):
 
     def start(self) -> Mapping[str, str]:
         """Starts what does not run; the settings that lead there."""
+
+    def pids(self, store: str) -> Sequence[int]:
+        """The processes of `valkey` or `edge`, the searchable side."""
 
     def remove(self) -> None:
         """Ends them and what they kept."""
@@ -231,6 +235,18 @@ class System:
                 name = "valkey" if "valkey" in command else "edge" if "edge_process" in command else command
                 found[name] = int(text.split()[0])
         return found
+
+    @contextmanager
+    def frozen(self, store: str) -> Iterator[None]:
+        """Stops a store, `valkey` or `edge` (the searchable side), wherever it runs, without ending it."""
+        pids = [self.children()[store]] if self.stores is None else self.stores.pids(store)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def __enter__(self) -> System:
         return self.start()

@@ -55,10 +55,15 @@ class Remote:
                 ("grpc.service_config", _SERVICE_CONFIG),
                 # Nothing but names and addresses is asked of DNS: a service configuration from DNS has nothing to say here.
                 ("grpc.service_config_disable_resolution", 1),
-                # A server that hangs, or a machine that is gone, is left within 15 seconds; its calls fail, and are repeated
-                # elsewhere if they may be.
-                ("grpc.keepalive_time_ms", 10_000),
-                ("grpc.keepalive_timeout_ms", 5_000),
+                # Servers that are replaced one after the other have new addresses: they are asked for again as soon as one leaves.
+                ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+                # A server that hangs, or a machine that is gone, is left within eight seconds, before most calls' deadlines of
+                # ten; they fail, and are repeated elsewhere if they may be.
+                ("grpc.keepalive_time_ms", 5_000),
+                ("grpc.keepalive_timeout_ms", 3_000),
+                # A ping that measures the bandwidth holds that of the keepalive back: it, too, is answered in time or not at all.
+                ("grpc.http2.ping_timeout_ms", 3_000),
+                ("grpc.http2.max_pings_without_data", 0),
             ],
         )
         self._stubs: dict[str, Callable[..., Any]] = {}
@@ -121,24 +126,31 @@ class Remote:
             ClientGone: The client left.
         """
         with exchange.watching() as watch:
-            call = self._stub(method)(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)
-            watch.call = call
-            noted = False
-            try:
-                while (message := await _unless_gone(watch, call.read())) is not grpc.aio.EOF:
-                    if not noted:
-                        noted = True
-                        note_status(exchange, await call.initial_metadata())
-                    yield message
+            for pause in (*(_RETRY_SECONDS if method.retryable else ()), None):
+                call = self._stub(method)(request, timeout=method.deadline + _MARGIN_SECONDS, metadata=metadata)
+                watch.call = call
+                begun = False
+                try:
+                    while (message := await _unless_gone(watch, call.read())) is not grpc.aio.EOF:
+                        if not begun:
+                            begun = True
+                            note_status(exchange, await call.initial_metadata())
+                        yield message
+                    if watch.gone:
+                        raise ClientGone
+                    return
+                except grpc.aio.AioRpcError as error:
+                    if not begun:
+                        note_status(exchange, error.initial_metadata())
+                        note_status(exchange, error.trailing_metadata())
+                    if begun or pause is None or not unreachable(error):
+                        raise
+                finally:
+                    call.cancel()
+                watch.call = None
+                await asyncio.sleep(pause)
                 if watch.gone:
                     raise ClientGone
-            except grpc.aio.AioRpcError as error:
-                if not noted:
-                    note_status(exchange, error.initial_metadata())
-                    note_status(exchange, error.trailing_metadata())
-                raise
-            finally:
-                call.cancel()
 
     async def info(self) -> system.GetServerInfoResponse | None:
         """How the server was started, at most some seconds old; None if it was never reached."""

@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from memoryos.v1 import chat_service_pb2 as pb
 from memoryos.v1 import chat_service_pb2_grpc, system_service_pb2, system_service_pb2_grpc
+from memoryos_server.rpc.grpc_health import HealthBoard
 
 ANSWER = (
     b'{"id":"c1","object":"chat.completion","model":"m","choices":[{"index":0,"message":'
@@ -99,10 +100,14 @@ async def run_chat_server() -> AsyncIterator[tuple[ChatServer, str]]:
     servicer.gate.set()
     chat_service_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
     system_service_pb2_grpc.add_SystemServiceServicer_to_server(SystemServer(), server)
+    board = HealthBoard(["memoryos.v1.SystemService"])
+    board.set("memoryos.v1.SystemService", True)
+    server.add_generic_rpc_handlers((board.handler(),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
         yield servicer, f"127.0.0.1:{port}"
     finally:
         servicer.gate.set()
+        board.close()
         await server.stop(1)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import time
 import uuid
 from collections.abc import Iterator
@@ -333,9 +331,7 @@ def test_extract_when_a_model_is_configured_then_it_reads_and_rules_stand_in_whe
 def test_stores_when_one_is_down_then_creates_are_kept_changes_refused_and_all_is_there_after(system: System) -> None:
     user = User(system, **{"X-User-ID": "ann"})
     made = user.create("a heron")
-    edge = system.children()["edge"]
-    os.kill(edge, signal.SIGSTOP)
-    try:
+    with system.frozen("edge"):
         status, answer, headers = system.call(
             "POST", "/v1/memories", {"content": "an egret", "memory_type": "fact"}, user.headers
         )
@@ -356,8 +352,6 @@ def test_stores_when_one_is_down_then_creates_are_kept_changes_refused_and_all_i
         ):
             error = user.call(verb, path, body, status=503)
             assert (error["type"], error["code"]) == ("ServiceUnavailable", "store_unavailable")
-    finally:
-        os.kill(edge, signal.SIGCONT)
     end = time.monotonic() + 30
     while True:
         status, answer, _ = system.call("GET", "/v1/memories", None, user.headers)
@@ -366,9 +360,7 @@ def test_stores_when_one_is_down_then_creates_are_kept_changes_refused_and_all_i
         assert time.monotonic() < end, answer
         time.sleep(0.1)
     assert {memory["content"] for memory in answer["data"]["memories"]} == {"a heron", "an egret", *extracted}
-    valkey = system.children()["valkey"]
-    os.kill(valkey, signal.SIGSTOP)
-    try:
+    with system.frozen("valkey"):
         for verb, path, body in (
             ("POST", "", {"content": "a bittern", "memory_type": "fact"}),
             ("PATCH", f"/{made['id']}", {"importance": 1}),
@@ -376,8 +368,6 @@ def test_stores_when_one_is_down_then_creates_are_kept_changes_refused_and_all_i
         ):
             assert user.call(verb, path, body, status=503)["code"] == "store_unavailable"
         assert user.call("GET", f"/{made['id']}")["content"] == "a heron"
-    finally:
-        os.kill(valkey, signal.SIGCONT)
 
 
 def test_client_when_used_then_every_method_works(shared: System) -> None:

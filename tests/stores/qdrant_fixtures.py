@@ -39,6 +39,11 @@ class QdrantServer:
     def url(self) -> str:
         return f"{self._scheme}://127.0.0.1:{self._port}"
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> QdrantServer:
         command = [*self._command, "--listen", f"127.0.0.1:{self._port}"]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)

@@ -5,10 +5,11 @@ import signal
 
 import pytest
 from redis import Redis
+from redis.asyncio import Connection
 
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.redis_client import Client
+from memoryos_server.stores.redis_client import Client, _translated
 from tests.stores.redis_fixtures import Valkey, said
 
 
@@ -32,6 +33,14 @@ async def test_cancel_when_it_comes_at_any_step_of_connecting_then_is_never_swal
     assert done
     assert task.cancelled()
     await client.aclose()
+
+
+async def test_send_when_another_task_closed_the_connection_then_is_down_and_mistakes_stay_mistakes() -> None:
+    connection = Connection()  # one whose writer is gone
+    with pytest.raises(BackendDown), _translated():
+        await connection._send_packed_command([b"PING"])
+    with pytest.raises(AttributeError), _translated():
+        raise AttributeError("one of ours")
 
 
 async def test_run_when_cancelled_midway_then_the_next_answers_are_not_mixed_up(store: RedisStore) -> None:

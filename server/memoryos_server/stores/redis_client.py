@@ -11,6 +11,7 @@ import builtins
 import contextlib
 import hashlib
 import re
+import traceback
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -346,6 +347,15 @@ def _down(error: Exception) -> str | None:
         return _WORDS[found[1]] if found else None
     if isinstance(error, RedisClusterException):
         return _WORDS["CLUSTERDOWN"]
-    if isinstance(error, (ConnectionError, TimeoutError, OSError)):
+    if isinstance(error, (ConnectionError, TimeoutError, OSError)) or _closed_meanwhile(error):
         return _NO_ANSWER
     return None
+
+
+def _closed_meanwhile(error: Exception) -> bool:
+    # A cluster's client closes a node's connections when it looks for the nodes anew, also one that another task is about to
+    # send on. redis-py then fails over a writer that is no longer there; nothing was sent.
+    return isinstance(error, (AttributeError, TypeError)) and any(
+        frame.f_globals.get("__name__") == "redis.asyncio.connection" and "send_packed_command" in frame.f_code.co_name
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
