@@ -115,7 +115,7 @@ async def open_memory(
     """Starts memory, with its background work, on a stack."""
     words = Words()
     analysis = Analysis(words.stem, words.fold)
-    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
+    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis, away=lambda: vectors.breaker.is_open)
     upstream = None
     if settings.upstream.base_url:
         upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered, spans=spans))
