@@ -31,8 +31,8 @@ def shown(cells: list[Cell], *, wrong_only: bool = False) -> Iterator[str]:
     yield "| stores | state | mode | caches | call | expected | seen | |"
     yield "|---|---|---|---|---|---|---|---|"
     for c in cells:
-        if not (wrong_only and c.equal):
-            mark = "=" if c.equal else "**differs**"
+        if not (wrong_only and c.equal and c.tries == 1):
+            mark = "**differs**" if not c.equal else "=" if c.tries == 1 else "= at the second call"
             yield (
                 f"| {c.family} | {c.state} | {c.mode} | {c.caches} | {c.call} | {c.expected} "
                 f"| {c.seen} ({c.seconds * 1000:.0f} ms) | {mark} |"
@@ -67,15 +67,20 @@ def main() -> int:
                     if args.chats and pipeline == "sync":
                         speeds += matrix.speed(args.chats, (0.0, THINKS))
     print("\n".join(shown(cells, wrong_only=args.brief)))
+    again = sum(cell.equal and cell.tries > 1 for cell in cells)
+    second = f" ({again} equal at the second call only)" if again else ""
     differ = sum(not cell.equal for cell in cells)
-    print(f"\n{len(cells)} cells, {len(cells) - differ} equal, {differ} differ; {time.monotonic() - began:.0f} s")
+    print(
+        f"\n{len(cells)} cells, {len(cells) - differ} equal, {differ} differ{second}; {time.monotonic() - began:.0f} s"
+    )
     good = differ == 0
     if speeds:
         print("\n| stores | hanging | first chat waits | provider thinks | p50 | memory off | ratio | stores up | |")
         print("|---|---|---|---|---|---|---|---|---|")
     for s in speeds:
         # A provider that answers at once shows what is left to do; the ratio is for one that thinks.
-        fine = s.first <= FIRST_SECONDS and (not s.thinks or s.p50 / s.off <= RATIO)
+        # With one store hanging the other goes on working: that takes what it takes with both up.
+        fine = s.first <= FIRST_SECONDS and (not s.thinks or s.p50 / s.off <= RATIO or s.p50 <= s.up)
         good &= fine
         print(
             f"| {s.family} | {s.state.removesuffix(' down')} | {s.first * 1000:.0f} ms | {s.thinks * 1000:.0f} ms "

@@ -16,6 +16,7 @@ from tests.upstream import UpstreamProcess
 
 STORES = {"redis down": ("redis",), "qdrant down": ("qdrant",), "both down": ("redis", "qdrant")}
 BACK_SECONDS = 40.0
+AGAIN_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Cell:
         expected: What the contract says.
         seen: What came.
         seconds: How long it took.
+        tries: How often it was called: once more if the first answer differed, because disks and machines have their moods.
     """
 
     family: str
@@ -41,6 +43,7 @@ class Cell:
     expected: str
     seen: str
     seconds: float
+    tries: int = 1
 
     @property
     def equal(self) -> bool:
@@ -153,8 +156,13 @@ class Matrix:
         for caches in self._caches:
             person = self._people[of or state, mode, caches]
             for call in CALLS:
+                expected, tries = TABLE[state, caches][call], 1
                 seen = self._calls.make(call, person)
-                yield Cell(self._name, state, shown, caches, call, TABLE[state, caches][call], seen.line, seen.seconds)
+                if seen.line != expected:
+                    tries += 1
+                    time.sleep(AGAIN_SECONDS)
+                    seen = self._calls.make(call, person)
+                yield Cell(self._name, state, shown, caches, call, expected, seen.line, seen.seconds, tries)
 
     def _noticed(self, stores: Sequence[str]) -> bool:
         health = self._system.get("/health/status")[1]
