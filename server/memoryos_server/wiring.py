@@ -195,6 +195,7 @@ def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts:
         # An open one is not waited for anyway.
         doubtful=lambda: any(breaker.is_doubtful and not breaker.is_open for breaker in breakers),
         keeps=lambda: not memory.redis.client.breaker.is_open,
+        away=lambda: all(breaker.is_open for breaker in breakers),
     )
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat

@@ -88,6 +88,7 @@ class ChatService:
         remembered: Told of every completed turn whether it is known to be kept.
         doubtful: Whether a store seems to hang: then nobody waits until a turn is known to be kept.
         keeps: Whether turns can be kept at present, as far as that is known without asking.
+        away: Whether no store answers at all: then a chat passes through at once.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -102,6 +103,7 @@ class ChatService:
         remembered: Callable[[bool], None] = lambda kept: None,
         doubtful: Callable[[], bool] = lambda: False,
         keeps: Callable[[], bool] = lambda: True,
+        away: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -109,6 +111,7 @@ class ChatService:
         self._llm = llm
         self._options = options
         self._keeps = keeps
+        self._away = away
         self._now = now
         self._blocks = Blocks(clock)
         self._sessions = Sessions(options.session_idle_seconds, clock)
@@ -280,6 +283,8 @@ class ChatService:
             return Block(), False, False
         if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
             return known, False, False
+        if self._away():
+            return Block(), True, False
         query = _query(body.question_text)
         try:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
