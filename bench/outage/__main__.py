@@ -31,8 +31,8 @@ def shown(cells: list[Cell], *, wrong_only: bool = False) -> Iterator[str]:
     yield "| stores | state | mode | caches | call | expected | seen | |"
     yield "|---|---|---|---|---|---|---|---|"
     for c in cells:
-        if not (wrong_only and c.equal and c.tries == 1):
-            mark = "**differs**" if not c.equal else "=" if c.tries == 1 else "= at the second call"
+        if not (wrong_only and c.equal and not c.first):
+            mark = "**differs**" if not c.equal else f"= at the second call, at first {c.first}" if c.first else "="
             yield (
                 f"| {c.family} | {c.state} | {c.mode} | {c.caches} | {c.call} | {c.expected} "
                 f"| {c.seen} ({c.seconds * 1000:.0f} ms) | {mark} |"
@@ -67,7 +67,7 @@ def main() -> int:
                     if args.chats and pipeline == "sync":
                         speeds += matrix.speed(args.chats, (0.0, THINKS))
     print("\n".join(shown(cells, wrong_only=args.brief)))
-    again = sum(cell.equal and cell.tries > 1 for cell in cells)
+    again = sum(cell.equal and bool(cell.first) for cell in cells)
     second = f" ({again} equal at the second call only)" if again else ""
     differ = sum(not cell.equal for cell in cells)
     print(

@@ -32,7 +32,7 @@ class Cell:
         expected: What the contract says.
         seen: What came.
         seconds: How long it took.
-        tries: How often it was called: once more if the first answer differed, because disks and machines have their moods.
+        first: What the first answer was, if another: it is asked once more, because disks and machines have their moods.
     """
 
     family: str
@@ -43,7 +43,7 @@ class Cell:
     expected: str
     seen: str
     seconds: float
-    tries: int = 1
+    first: str = ""
 
     @property
     def equal(self) -> bool:
@@ -134,6 +134,7 @@ class Matrix:
                 self._system.wait_ready(BACK_SECONDS)
                 wait_for(self._whole, BACK_SECONDS, "working off what was queued")
                 yield from self._column("back up", f"{mode}: {state}", mode, of=state)
+                wait_for(self._whole, BACK_SECONDS, "the end of all work")
                 for caches in self._caches:
                     person = self._people[state, mode, caches]
                     missing = self._calls.missing(person)
@@ -156,13 +157,13 @@ class Matrix:
         for caches in self._caches:
             person = self._people[of or state, mode, caches]
             for call in CALLS:
-                expected, tries = TABLE[state, caches][call], 1
+                expected, first = TABLE[state, caches][call], ""
                 seen = self._calls.make(call, person)
                 if seen.line != expected:
-                    tries += 1
+                    first = f"{seen.line} ({seen.seconds * 1000:.0f} ms)"
                     time.sleep(AGAIN_SECONDS)
                     seen = self._calls.make(call, person)
-                yield Cell(self._name, state, shown, caches, call, expected, seen.line, seen.seconds, tries)
+                yield Cell(self._name, state, shown, caches, call, expected, seen.line, seen.seconds, first)
 
     def _noticed(self, stores: Sequence[str]) -> bool:
         health = self._system.get("/health/status")[1]
