@@ -14,7 +14,7 @@ from bench.outage.families import ADMIN_KEY
 from memoryos.v1 import memory_service_pb2 as pb
 from memoryos.v1 import memory_service_pb2_grpc as pb_grpc
 from tests.system import System
-from tests.upstream import UpstreamProcess
+from tests.upstream import UpstreamProcess, completion
 
 RECENT = "My locker at the heron gate has the number 7341."
 RULE = "Answer in short sentences."
@@ -128,8 +128,11 @@ class Calls:
         tiers = _injected(json.loads(asked[-1]["body"])) if asked else "no request"
         return f"{_line(status, answer, got)} injected={tiers} remembered={got.get('X-MemoryOS-Remembered')}"
 
-    def timed_chat(self, person: Person, memory: str) -> float:
-        """The seconds of one chat, with nothing else counted."""
+    def timed_chat(self, person: Person, memory: str, thinks: float = 0.0) -> float:
+        """The seconds of one chat, with nothing else counted; the provider thinks for so many of them."""
+        if thinks:
+            reply = {"before": [{"sleep": thinks}], "body": [completion("7341").decode()]}
+            self._upstream.will(reply)
         body = {"model": "fake-1", "messages": [{"role": "user", "content": QUESTION}]}
         headers = {**person.headers, **({"X-MemoryOS-Memory": memory} if memory else {})}
         began = time.perf_counter()
@@ -155,24 +158,25 @@ class Calls:
         return f"{_line(status, answer, got)} {'+'.join(name for name, value in brought if value) or 'nothing'}"
 
     def _retrieve_grpc(self, person: Person) -> str:
-        metadata = [(name.lower(), value) for name, value in person.headers.items()]
+        metadata = tuple((name.lower(), value) for name, value in person.headers.items())
         with grpc.insecure_channel(self._system.grpc) as channel:
             call = pb_grpc.MemoryServiceStub(channel).RetrieveMemory.with_call
             try:
                 answer, got = call(pb.RetrieveMemoryRequest(query=QUESTION), metadata=metadata, timeout=20)
-            except grpc.RpcError as error:
+            except grpc.RpcError as failed:
+                error: Any = failed  # it is the call, too
                 marked = dict(error.initial_metadata() or ()).get("memoryos-status")
                 code = error.code()
                 said = "503 store_unavailable" if code is grpc.StatusCode.UNAVAILABLE else code.name
                 return f"{said} {marked}" if marked else said
-        marked = dict(got.initial_metadata()).get("memoryos-status")
+        marked = dict(got.initial_metadata() or ()).get("memoryos-status")
         brought = (
             ("short_term", answer.short_term),
             ("episodes", answer.episodes),
             ("long_term", answer.long_term.profile or answer.long_term.knowledge),
         )
         parts = "+".join(name for name, value in brought if value) or "nothing"
-        return f"200 {marked} {parts}" if marked else f"200 {parts}"
+        return f"200 {marked!s} {parts}" if marked else f"200 {parts}"
 
     def _found(self, verb: str, path: str, body: Any, person: Person) -> str:
         status, answer, got = self._system.call(verb, path, body, person.headers)

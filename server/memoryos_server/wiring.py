@@ -115,7 +115,7 @@ async def open_memory(
     """Starts memory, with its background work, on a stack."""
     words = Words()
     analysis = Analysis(words.stem, words.fold)
-    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis)
+    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis, away=lambda: vectors.breaker.is_open)
     upstream = None
     if settings.upstream.base_url:
         upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered, spans=spans))
@@ -195,6 +195,7 @@ def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts:
         # An open one is not waited for anyway.
         doubtful=lambda: any(breaker.is_doubtful and not breaker.is_open for breaker in breakers),
         keeps=lambda: not memory.redis.client.breaker.is_open,
+        away=lambda: all(breaker.is_open for breaker in breakers),
     )
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -210,9 +211,18 @@ class Faults:
         ending = rpc_status.to_status(answer)
         if call.degraded:
             # Behind it, too: of a stream that fails at once, gRPC's client may see the end before the initial metadata.
-            ending = ending._replace(trailing_metadata=(*ending.trailing_metadata, DEGRADED_HEADER))
+            ending = _Ending(ending.code, ending.details, (*ending.trailing_metadata, DEGRADED_HEADER))
         with left_is_cancelled():
             await call.context.abort_with_status(ending)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending(grpc.Status):
+    """How a call ends, as gRPC takes it."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 class Admission:

@@ -211,8 +211,8 @@ class Breaker:
         """The store does not take connections."""
         if self._parts:
             return
-        self._tried_at = self.clock()
         self._refuses = True
+        self._tried_at = self.clock()
         self._to_open()
 
     def _waited(self, call: Call) -> bool:
@@ -259,8 +259,9 @@ class Breaker:
         if self._open:
             return
         self._open = True
+        self._tried_at = self.clock()
         if self._doubted_at is None:
-            self._doubted_at = self.clock()
+            self._doubted_at = self._tried_at
         for call in list(self._calls):
             # Refused: those under way find out by themselves, and may be answered all the same.
             if not (call.probe or call.own or self._refuses):

@@ -24,11 +24,13 @@ class Gathered:
         recalled: What was said, or None if it was not asked for or did not come.
         noted: The typed memories, or None if there are none or they did not come.
         degraded: Something did not come, or may be missing in what came.
+        late: Something did not come in time, so that all of the time was spent.
     """
 
     recalled: Recollection | None = None
     noted: Noted | None = None
     degraded: bool = False
+    late: bool = False
 
     @property
     def nothing(self) -> bool:
@@ -62,9 +64,10 @@ class Gathering:
         said = asyncio.ensure_future(self._memory.recall(tenant_id, owner, query, limit=self._limit)) if query else None
         noted = asyncio.ensure_future(self._notes.for_chat(tenant_id, owner, query)) if self._notes else None
         asked = [task for task in (said, noted) if task is not None]
+        late: set[asyncio.Future[Any]] = set()
         try:
             if asked:
-                await asyncio.wait(asked, timeout=seconds)
+                _, late = await asyncio.wait(asked, timeout=seconds)
         finally:
             for task in asked:
                 task.cancel()
@@ -72,7 +75,7 @@ class Gathering:
         first, second = _came(said), _came(noted)
         missing = (said is not None and first is None) or (noted is not None and second is None)
         degraded = missing or any(part is not None and part.degraded for part in (first, second))
-        return Gathered(first, second, degraded)
+        return Gathered(first, second, degraded, bool(late))
 
     async def demand(self, tenant_id: str, owner: str, query: str) -> Gathered:
         """As `gather`, for who cannot do without what was said: waits for it.

@@ -111,15 +111,21 @@ class Remembering:
         self._deadline = deadline_seconds
         self._under_way: set[asyncio.Task[bool]] = set()
 
-    async def remember(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
-        """Whether the turns are known to be kept. After the deadline the attempt goes on, unwaited for."""
+    async def remember(self, what: Remembered, turns: Sequence[NewTurn], *, hasty: bool = False) -> bool:
+        """Whether the turns are known to be kept. After the deadline the attempt goes on, unwaited for.
+
+        Args:
+            what: How they are kept.
+            turns: What was said.
+            hasty: The chat has spent its time on memory already: a moment must do.
+        """
         if not turns:
             return False
-        kept = await self._handed(what, turns)
+        kept = await self._handed(what, turns, 0.1 * self._deadline if hasty else self._deadline)
         self._told(kept)
         return kept
 
-    async def _handed(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
+    async def _handed(self, what: Remembered, turns: Sequence[NewTurn], seconds: float) -> bool:
         if len(self._under_way) >= MAX_UNDER_WAY:
             _log.warning("turn not remembered: too many are waiting for the store")
             return False
@@ -128,7 +134,7 @@ class Remembering:
         task.add_done_callback(self._under_way.discard)
         # A store that seems to hang has had its time when memory was asked; what it makes of the turn comes later.
         # `wait` leaves the task alone when it is cancelled itself.
-        done, _ = await asyncio.wait({task}, timeout=0 if self._doubtful() else self._deadline)
+        done, _ = await asyncio.wait({task}, timeout=0 if self._doubtful() else seconds)
         return bool(done) and task.result()
 
     async def drain(self, seconds: float) -> None:

@@ -74,6 +74,7 @@ class _Prepared:
     keep: Remembered | None
     report: MemoryReport
     memory_off: bool
+    late: bool = False
 
 
 class ChatService:
@@ -87,6 +88,7 @@ class ChatService:
         remembered: Told of every completed turn whether it is known to be kept.
         doubtful: Whether a store seems to hang: then nobody waits until a turn is known to be kept.
         keeps: Whether turns can be kept at present, as far as that is known without asking.
+        away: Whether no store answers at all: then a chat passes through at once.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -101,6 +103,7 @@ class ChatService:
         remembered: Callable[[bool], None] = lambda kept: None,
         doubtful: Callable[[], bool] = lambda: False,
         keeps: Callable[[], bool] = lambda: True,
+        away: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -108,6 +111,7 @@ class ChatService:
         self._llm = llm
         self._options = options
         self._keeps = keeps
+        self._away = away
         self._now = now
         self._blocks = Blocks(clock)
         self._sessions = Sessions(options.session_idle_seconds, clock)
@@ -212,7 +216,8 @@ class ChatService:
         """The report after an answer; the turn is handed to memory if the answer ends it."""
         remembered = False
         if ends and ready.keep is not None:
-            remembered = await self._remembering.remember(ready.keep, turns_of(ready.keep, content, self._now()))
+            turns = turns_of(ready.keep, content, self._now())
+            remembered = await self._remembering.remember(ready.keep, turns, hasty=ready.late)
         return settled(ready.report, remembered, ends=ends)
 
     async def _source(self, ready: _Prepared) -> AsyncGenerator[bytes, None]:
@@ -240,7 +245,7 @@ class ChatService:
         built_in = body.model == RECALL_MODEL
         if not built_in:
             await self._check_model(body.model)
-        block, quoted, degraded = Block(), None, False
+        block, quoted, degraded, late = Block(), None, False, False
         if built_in:
             if reads and owner:
                 quoted, degraded = await self._quote(who.tenant_id, owner, body, kept=writes)
@@ -248,7 +253,7 @@ class ChatService:
                 quoted = _quote_nothing(body)
             block = Block("", quoted.items, sum(estimate_tokens(item.content) for item in quoted.items))
         elif reads and owner:
-            block, degraded = await self._block(who.tenant_id, owner, body)
+            block, degraded, late = await self._block(who.tenant_id, owner, body)
         keep = None
         if writes and owner and body.question is not None:
             keep = plan(
@@ -270,14 +275,16 @@ class ChatService:
             degraded=degraded,
         )
         text = body.with_system_message(block.text) if block.text else body.text
-        return _Prepared(body, text, quoted, keep, report, mode is MemoryMode.OFF)
+        return _Prepared(body, text, quoted, keep, report, mode is MemoryMode.OFF, late)
 
-    async def _block(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool]:
-        """The block for a request, and whether memory, or a part of it, did not answer in time."""
+    async def _block(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool, bool]:
+        """The block for a request; whether memory, or a part of it, did not answer; and whether it took all of its time."""
         if body.question is None or self._options.inject_tokens <= 0:
-            return Block(), False
+            return Block(), False, False
         if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
-            return known, False
+            return known, False, False
+        if self._away():
+            return Block(), True, False
         query = _query(body.question_text)
         try:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
@@ -286,15 +293,15 @@ class ChatService:
                 with in_a_hurry():
                     found = await self._gathering.gather(tenant_id, owner, query, patience)
                 if found.nothing:
-                    return Block(), found.degraded
+                    return Block(), found.degraded, found.late
                 # In a thread: long texts take long to compare, and other chats are streaming meanwhile.
                 block = await asyncio.to_thread(_rendered, query, found, body, self._options.inject_tokens)
         except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
             _log.warning("chat goes on without memory: %s", type(error).__name__)
-            return Block(), True
+            return Block(), True, isinstance(error, TimeoutError)
         self._blocks.put(tenant_id, owner, body.conversation, block)
         found.used(block.items)
-        return block, found.degraded
+        return block, found.degraded, found.late
 
     async def _quote(self, tenant_id: str, owner: str, body: ChatBody, *, kept: bool) -> tuple[Quoted, bool]:
         """What the built-in model quotes, and whether something may be missing."""

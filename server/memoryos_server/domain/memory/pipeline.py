@@ -316,6 +316,9 @@ class Pipeline:
 
     async def _index(self, subject: Subject, entries: Sequence[Entry], repeated: Sequence[str]) -> bool:
         """Makes accepted turns searchable at once; whether that could not be done."""
+        if self._down():
+            self._fall_behind()
+            return True
         try:
             if entries:
                 await self._indexing.inline(entries)

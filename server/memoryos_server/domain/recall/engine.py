@@ -102,6 +102,7 @@ class RecallEngine:
         analysis: Words; used by several threads.
         weights: What the parts of a score are worth.
         calibration: How scores become probabilities.
+        away: Whether the searchable side is known to be down: then no question is given a meaning in vain.
     """
 
     def __init__(
@@ -111,8 +112,11 @@ class RecallEngine:
         analysis: Analysis,
         weights: Weights | None = None,
         calibration: Calibration | None = None,
+        *,
+        away: Callable[[], bool] = lambda: False,
     ) -> None:
         """Keeps its collaborators."""
+        self._away = away
         self._vectors = vectors
         self._embedder = embedder
         self._analysis = analysis
@@ -150,6 +154,8 @@ class RecallEngine:
 
     async def _meaning(self, question: str) -> Mapping[str, Sequence[float]]:
         """A question's vectors; none while the model is away or refuses it: words answer then."""
+        if self._away():
+            return {}
         try:
             (dense,) = await self._embedder.embed([question])
         except Fault as fault:
