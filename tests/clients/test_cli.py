@@ -113,7 +113,8 @@ def test_warning_when_a_name_only_looks_like_a_setting_then_it_goes_to_standard_
 
 def test_output_when_its_reader_leaves_then_there_is_no_trace(run: Run, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "memoryos.cli", "settings", "--json"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MEMORYOS_")}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path, env=bare)
     assert process.stdout is not None
     assert process.stderr is not None
     process.stdout.close()

@@ -42,7 +42,8 @@ KINDS = {
     "json",
     "json part",
 }
-PAGE_KINDS = {"sh run", "toml settings", "json", "json part"}
+PAGE_KINDS = {"sh run", "sh live", "toml settings", "json", "json part"}
+"""`sh live` needs stores of the reader's own, and is not run."""
 ANSWERS = (
     ("coffee?", "black"),
     ("Where does Eva live?", "Porto"),

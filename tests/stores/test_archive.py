@@ -161,11 +161,8 @@ async def test_retention_when_it_died_between_archive_and_store_then_no_event_is
     assert await again.verify() == 30
 
 
-async def streams(store: RedisStore):  # type: ignore[no-untyped-def]  # names of keys
-    cursor = 0
-    while True:
-        cursor, names = await store.client.run("SCAN", cursor, "MATCH", "*:audit")
+async def streams(store: RedisStore) -> AsyncIterator[bytes]:
+    async for names in store.client.names():
         for name in names:
-            yield name
-        if not int(cursor):
-            return
+            if name.endswith(b":audit"):
+                yield name

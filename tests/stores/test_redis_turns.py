@@ -188,6 +188,7 @@ async def test_accept_when_the_answer_is_lost_then_answers_as_if_it_were_not(
         lose(2)
         with pytest.raises(BackendDown):
             await store.turns.accept(ann, [said(ann, "e3")])
+        await store.ping()
         assert (await store.turns.accept(ann, [said(ann, "e3")]))[0].duplicate
         assert await store.queue.depth() == 4
 

@@ -101,6 +101,7 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
         for user in ("ann", "bob", "cat", "dan"):
             await _use(store, user)
         assert await store.queue.depth() == 8
+        assert await store.queue.open_by_tenant() == {"acme": 8}
         for user in ("ann", "bob", "cat", "dan"):
             await _end(store, user)
         assert await store.queue.depth() == 4

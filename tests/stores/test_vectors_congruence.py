@@ -152,7 +152,7 @@ async def test_families_when_they_hold_the_same_then_they_answer_the_same(
                         ]
                         assert_same(*no_part)
                     for name in one.keys() & two.keys():
-                        assert replace(one[name], scores={}) == replace(two[name], scores={})
+                        assert replace(one[name], scores={}, session="") == replace(two[name], scores={}, session="")
                     asked = [
                         RecordQuery(kind, chance.terms(6), chance.dense(), limit, type, as_of)
                         for kind, type, as_of in (

