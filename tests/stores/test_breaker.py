@@ -121,7 +121,7 @@ async def test_open_when_nobody_probes_then_one_call_finds_out_now_and_then(brea
     assert not breaker.is_open
 
 
-async def test_open_when_connections_are_refused_then_at_once_and_closed_soon_after_the_store_is_back(
+async def test_open_when_connections_are_refused_then_at_once_and_closed_by_the_first_call_once_the_store_is_back(
     breaker: Breaker,
 ) -> None:
     async def refused() -> None:
@@ -131,11 +131,19 @@ async def test_open_when_connections_are_refused_then_at_once_and_closed_soon_af
 
     await took(refused(), ConnectionRefusedError)
     assert breaker.is_open
-    with pytest.raises(BackendDown, match="it refuses"):
+    await took(refused(), ConnectionRefusedError)
+    with in_a_hurry(), pytest.raises(BackendDown, match="it refuses"):
         await answered(breaker)
-    await asyncio.sleep(0.15)
     await answered(breaker)
     assert not breaker.is_open
+
+
+async def test_open_when_refused_connections_begin_to_hang_then_calls_wait_briefly_and_then_not_at_all(
+    breaker: Breaker,
+) -> None:
+    breaker.refused()
+    assert await took(silent(breaker), TimeoutError) < TRIAL_SECONDS * 2
+    assert await took(silent(breaker), BackendDown) < 0.05
 
 
 async def test_refused_when_the_store_has_parts_then_nothing_opens() -> None:

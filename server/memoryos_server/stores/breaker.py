@@ -7,7 +7,8 @@ answer takes. Three states:
 - doubtful: nothing came for `DOUBT_SECONDS` though something is owed. Who is in a hurry goes without; everybody else waits,
   because disks stall and engines tidy up. Whoever follows the breaker is told, to look at once;
 - open: still nothing after `OPEN_SECONDS`, though it was asked again meanwhile, or it refuses connections. Calls fail at
-  once, those under way too. A probe, or where nobody probes one call now and then, is let through: any answer closes it.
+  once, those under way too. A probe, or where nobody probes one call now and then, is let through; so is whoever is in no
+  hurry while connections are refused, for as long as that is what happens. Any answer closes it.
 """
 
 from __future__ import annotations
@@ -35,9 +36,6 @@ BUSY_SECONDS = 3.0
 
 TRIAL_SECONDS = 0.3
 """How long a call waits that finds out whether the store is back; and how far apart such calls are where nobody probes."""
-
-REFUSED_SECONDS = 0.1
-"""How far apart such calls are while connections are refused, which costs them nothing."""
 
 _ASKED_AGAIN = 0.25
 _PROBED = 3.0
@@ -174,9 +172,10 @@ class Breaker:
             raise BackendDown(self._said[self._refuses])
         if not self._open:
             return False
-        since = call.began - self._tried_at
+        if self._refuses:
+            return True  # which costs nothing while it does, and finds it back at once
         nobody_probes = call.began - self._probed_at > _PROBED
-        due = (self._refuses and since >= REFUSED_SECONDS) or (nobody_probes and since >= TRIAL_SECONDS)
+        due = nobody_probes and call.began - self._tried_at >= TRIAL_SECONDS
         if not due or any(other.trial for other in self._calls):
             raise BackendDown(self._said[self._refuses])
         return True
