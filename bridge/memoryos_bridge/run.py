@@ -21,6 +21,9 @@ from memoryos_bridge.heads import Heads
 
 _LAST_WORDS_SECONDS = 2
 
+_FIRST_WORDS_SECONDS = 0.3
+"""How long a client that was just let in has to send its request once nobody else is."""
+
 
 class _Server(uvicorn.Server):
     """Ends what is still under way when the grace is over as an error that clients understand, not as a cut connection."""
@@ -32,6 +35,10 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops taking connections and waits for those that are there."""
+        # At a stop the HTTP server drops connections without a request. A client that has connected is not to be one of them.
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_FIRST_WORDS_SECONDS)
         ending = asyncio.create_task(self._end_calls())
         try:
             await super().shutdown(sockets)
