@@ -89,7 +89,8 @@ def unlike(ours: list[Any], theirs: list[Any]) -> list[Any]:
                     pairs.append(({**one, "score": 0}, {**two, "score": 0}))
         for one, two in pairs:
             if one != two:
-                return [one, two]
+                both = isinstance(one, dict) and isinstance(two, dict)
+                return [(key, one[key], two[key]) for key in one if one[key] != two[key]] if both else [one, two]
     return []
 
 

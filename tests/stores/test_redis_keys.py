@@ -117,6 +117,7 @@ async def test_find_when_the_store_is_down_then_the_cached_work_and_others_are_u
         await store.keys.revoke(KEY)
     valkey.start()
     await store.ping()
+    await store.ping()
     assert await store.keys.find(KEY)
     assert await store.keys.find(KEY + "x") is None
 

@@ -151,6 +151,9 @@ async def test_families_when_they_hold_the_same_then_they_answer_the_same(
                             for f in (one, two)
                         ]
                         assert_same(*no_part)
+                    # Each family has names of its own for sessions, but the same turns are of one.
+                    sessions = {(one[name].session, two[name].session) for name in one.keys() & two.keys()}
+                    assert len(dict(sessions)) == len({other for _, other in sessions}) == len(sessions)
                     for name in one.keys() & two.keys():
                         assert replace(one[name], scores={}, session="") == replace(two[name], scores={}, session="")
                     asked = [

@@ -134,6 +134,8 @@ class RpcServer:
             # Clients may keep idle connections alive, and a client that is gone is noticed within a minute and a half.
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 2_000),
+            # After a busy moment several pings are read at once: whoever sent them in time must not lose his connection.
+            ("grpc.http2.max_ping_strikes", 0),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 20_000),
             # Clients come again now and then, so that a server that was added gets its share; calls under way end first.

@@ -85,7 +85,7 @@ async def served(scratch: Path, socket_dir: Path) -> AsyncIterator[Client]:
         await child.start()
         yield client
     except ChildFailedError as error:
-        raise BackendDown("A copy of the store could not be started") from error
+        raise BackendDown(f"A copy of the store could not be started: {error}") from error
     finally:
         await client.aclose()
         await child.stop()
