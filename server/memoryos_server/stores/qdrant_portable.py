@@ -2,8 +2,8 @@
 
 A collection is called here as the engine's shard: `main`, or `dense-<hash>`, whose hash is the same on both sides. A
 server's collections of vectors also say which version of a record the vectors are of, so that no server writes over
-newer ones; the engine, which one process has for itself, needs none. It is added on the way in, and left out on the
-way back.
+newer ones; the engine, which one process has for itself, needs none. And episodes there have their rows as one text.
+Both are added on the way in, and left out on the way back.
 """
 
 from __future__ import annotations
@@ -175,8 +175,7 @@ def _pieces(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 def _row(one: Any, *, main: bool) -> Row:
     payload = {field: forms.plain(value) for field, value in one.payload.items()}
-    if not main:
-        payload.pop("v", None)
+    payload.pop(forms.ROW if main else "v", None)
     indices: list[int] = []
     values: list[float] = []
     dense: dict[str, bytes] = {}
