@@ -77,7 +77,7 @@ async def test_calls_when_nothing_comes_for_long_then_those_under_way_end_and_ot
     await asyncio.sleep(0.3)
     again = asyncio.create_task(took(silent(breaker, 30.0), TimeoutError))
     long.cancel()
-    assert OPEN_SECONDS * 0.8 < await under_way < 2.0
+    assert OPEN_SECONDS * 0.8 < await under_way < OPEN_SECONDS + 1
     await again
     assert breaker.is_open
     assert await took(silent(breaker), BackendDown) < 0.05

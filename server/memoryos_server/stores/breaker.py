@@ -28,8 +28,8 @@ from memoryos_server.domain.core.patience import hurried
 DOUBT_SECONDS = 0.12
 """Silence after which who is in a hurry waits no longer: less than a chat has for its memory."""
 
-OPEN_SECONDS = 1.0
-"""Silence after which nobody waits."""
+OPEN_SECONDS = 2.0
+"""Silence after which nobody waits: a disk that others keep busy may well stall for one."""
 
 BUSY_SECONDS = 3.0
 """The same while something is under way that takes long by its nature, behind which others may have to wait."""
