@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memoryos_server.domain.ports import Candidate, Candidates
@@ -185,6 +185,7 @@ def test_rank_when_only_the_best_are_wanted_then_they_are_the_first_of_all(found
 
 
 @given(_candidates())
+@example([candidate(1, lexical=1.0, groups=(0.0, 2.225073858507203e-309))])
 def test_measure_when_given_anything_then_shares_stay_within_bounds(found: list[Candidate]) -> None:
     for one in ranked(found):
         assert 0 <= one.reach <= 1

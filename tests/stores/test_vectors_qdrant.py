@@ -24,6 +24,7 @@ from qdrant_client import grpc as q
 
 from memoryos_server.domain.core.faults import BackendDown, Exists
 from memoryos_server.domain.ports import IndexedRecord, Record, RecordFilter, SearchQuery
+from memoryos_server.stores.breaker import OPEN_SECONDS
 from memoryos_server.stores.qdrant_link import KeyRefused, QdrantLink
 from memoryos_server.stores.qdrant_probe import probe
 from memoryos_server.stores.qdrant_schema import SCHEMA, SchemaDiffers
@@ -262,20 +263,21 @@ async def test_writes_when_the_server_is_killed_then_what_was_acknowledged_is_th
         assert took == {await vectors.flush()}
 
 
-async def test_call_when_the_server_hangs_then_it_is_down_in_time_and_later_calls_wait_less(own: QdrantServer) -> None:
+async def test_call_when_the_server_hangs_then_it_is_down_in_time_and_later_calls_do_not_wait(own: QdrantServer) -> None:
     ann, said = subject(), turn()
     async with QdrantVectors(Place.of(own.url), Keys(), DENSE, deadline=1.0) as vectors:
         await vectors.insert(ann, [indexed(said)])
         own.send(signal.SIGSTOP)
         try:
             waits = []
-            for _ in range(3):
+            for _ in range(4):
                 began = time.monotonic()
                 with pytest.raises(BackendDown, match="does not answer in time"):
                     await vectors.get(ann, [said.id])
                 waits.append(time.monotonic() - began)
             assert 0.9 < waits[0] < 1.6
-            assert max(waits[1:]) < 0.6
+            assert sum(waits) < OPEN_SECONDS + 1.0
+            assert waits[-1] < 0.1
         finally:
             own.send(signal.SIGCONT)
         await asyncio.sleep(0.5)

@@ -152,7 +152,8 @@ def measure(candidates: Candidates, question: Question, dense: Collection[str]) 
             assistant,
         ]
     )
-    reach = np.minimum(1.0, have / whole) if whole else np.zeros(len(pool))
+    # The lesser first: what is divided by next to nothing has no bound.
+    reach = np.minimum(have, whole) / whole if whole else np.zeros(len(pool))
     return Measured(pool.ids[kept], pool.seq[kept], pool.at[kept], values[:, kept], cosines[kept], reach[kept])
 
 
