@@ -263,7 +263,7 @@ async def test_writes_when_the_server_is_killed_then_what_was_acknowledged_is_th
         assert took == {await vectors.flush()}
 
 
-async def test_call_when_the_server_hangs_then_it_is_down_in_time_and_later_calls_do_not_wait(own: QdrantServer) -> None:
+async def test_call_when_the_server_hangs_then_it_is_down_in_time_and_later_ones_at_once(own: QdrantServer) -> None:
     ann, said = subject(), turn()
     async with QdrantVectors(Place.of(own.url), Keys(), DENSE, deadline=1.0) as vectors:
         await vectors.insert(ann, [indexed(said)])
