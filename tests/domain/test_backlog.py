@@ -7,11 +7,12 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from memoryos_server.domain.core.faults import BackendDown, TooMany
+from memoryos_server.domain.core.faults import BackendDown, Exists, TooMany
 from memoryos_server.domain.memory.backlog import RETRY_SECONDS, Backlog
 from memoryos_server.domain.memory.counts import Uncounted
 from memoryos_server.domain.memory.pipeline import Pipeline
@@ -76,6 +77,29 @@ async def test_accept_when_too_much_waits_then_refused_and_nothing_accepted_is_l
             return (await fill(opened, await opened.subject("ben"), 1))[1] is None
 
         await until(room)
+
+
+async def test_accept_when_there_is_no_room_then_a_repeat_is_told_that_it_was_kept(tmp_path: Path) -> None:
+    gate, counts = asyncio.Event(), Refusals()
+    async with bounded(tmp_path, gate, counts, most=5, most_of_tenant=5) as opened:
+        ann = await opened.subject("ann")
+        kept, fault = await fill(opened, ann, 40)
+        assert fault is not None
+        refused = len(counts.limits)
+        again = [turn(ann, content) for content in kept]
+        for part in ([again[0]], again):
+            accepted, _ = await opened.pipeline.accept(ann, part, None)
+            assert [(a.memory_id, a.duplicate) for a in accepted] == [(one.id, True) for one in part]
+        assert len(counts.limits) == refused
+        with pytest.raises(TooMany):
+            await opened.pipeline.accept(ann, [again[0], turn(ann, "new")], None)  # all or nothing
+        with pytest.raises(Exists):
+            await opened.pipeline.accept(ann, [replace(again[0], content="other")], None)
+        assert len(counts.limits) == refused + 1
+        assert await opened.redis.queue.depth() == len(kept)
+        gate.set()
+        await until(lambda: len(opened.digest.said) == len(kept))
+        assert opened.digest.of("ann") == kept
 
 
 async def test_accept_when_one_tenant_has_its_share_then_others_are_let_in(tmp_path: Path) -> None:

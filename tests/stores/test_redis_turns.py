@@ -43,6 +43,19 @@ async def test_accept_when_repeated_then_duplicate_and_nothing_is_written(store:
     assert await store.queue.depth() == 1
 
 
+async def test_accept_when_only_repeats_may_come_then_anything_new_keeps_all_of_it_out(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    old, new = said(ann, "e1"), said(ann, "e2", "other")
+    await store.turns.accept(ann, [old])
+    before = await store.queue.depth(), await store.turns.accepted(ann), await store.turns.recent(ann, 20)
+    assert await store.turns.accept(ann, [old, old], repeats_only=True) == [Acceptance(old.id, True, "")] * 2
+    for turns in ([new], [old, new], [new, old]):
+        assert await store.turns.accept(ann, turns, repeats_only=True) == []
+    assert (await store.queue.depth(), await store.turns.accepted(ann), await store.turns.recent(ann, 20)) == before
+    assert await store.turns.state(ann, "e2") is None
+    assert not (await store.turns.accept(ann, [new]))[0].duplicate
+
+
 @pytest.mark.parametrize("change", ["content", "role", "session_id", "name"])
 async def test_accept_when_the_event_had_other_content_then_conflict_and_nothing_is_written(
     store: RedisStore, change: str

@@ -40,8 +40,8 @@ _ACCEPT = Script(
     + redis_sessions.LUA
     + """
     -- KEYS subject record, recent, queue, audit, sessions, sessions by activity, marks of today, yesterday, tomorrow.
-    -- ARGV epoch, subject id, nonce, marks' life (s), turns kept as recent, their life (s), audit event or '', who,
-    --      then per turn: mark, fingerprint, memory id, sealed turn, session field, sealed session, time (ms).
+    -- ARGV epoch, subject id, nonce, marks' life (s; 0: nothing new is kept), turns kept as recent, their life (s),
+    --      audit event or '', who, then per turn: mark, fingerprint, memory id, sealed turn, session field, sealed session, time (ms).
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return {'stale'} end
     local nonce, seen, fresh, out = ARGV[3], {}, {}, {'ok'}
     for i = 9, #ARGV, 7 do
@@ -59,6 +59,7 @@ _ACCEPT = Script(
       seen[mark] = print
     end
     if #fresh == 0 then return out end
+    if ARGV[4] == '0' then return {'new'} end
     local last = redis.call('HINCRBY', KEYS[1], 'seq', #fresh)
     local sessions, order = {}, {}
     for n, i in ipairs(fresh) do
@@ -122,13 +123,13 @@ class RedisTurns:
         self._now = now
 
     async def accept(
-        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None = None
+        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None = None, *, repeats_only: bool = False
     ) -> list[Acceptance]:
         """Keeps turns in one atomic, durable write: idempotency mark + turn + queue entry + session + audit event.
 
         All or nothing over `turns`, in order. A turn whose event_id is remembered (24 h at least) is a duplicate and
         writes nothing; what must agree is role, content, session and name, not the time. The audit event is written if
-        any turn is.
+        any turn is. With `repeats_only` nothing is written at all: if any turn is new the answer is empty.
 
         Raises:
             Exists: reason `event_id_conflict`; an event_id is remembered with other content. Nothing was written.
@@ -143,7 +144,7 @@ class RedisTurns:
             subject.epoch,
             subject.id,
             os.urandom(_NONCE),
-            redis_marks.LIFE,
+            0 if repeats_only else redis_marks.LIFE,
             self._keep,
             self._ttl,
             *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
@@ -160,6 +161,8 @@ class RedisTurns:
         if verdict == b"stale":
             self._subjects.forget(subject.id)
             raise Stale("The user's data was erased meanwhile")
+        if verdict == b"new":
+            return []
         if verdict == b"conflict":
             raise Exists(
                 "event_id was used before with other content",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from typing import NoReturn
 
 from memoryos_server.domain.core.faults import Fault, TooMany
 from memoryos_server.domain.memory.counts import Counts, Uncounted
@@ -19,6 +20,10 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 2.0
 """When a refused caller should come again."""
 
+_MESSAGES = {
+    "backlog": "Too much accepted work waits to be done",
+    "tenant_backlog": "Too much accepted work of this tenant waits to be done",
+}
 _LOOK_SECONDS = 1.0
 _TENANTS_SECONDS = 5.0
 
@@ -62,14 +67,32 @@ class Backlog:
         Raises:
             TooMany: Too much waits already. Nothing was accepted.
         """
-        if self._most and self._total + entries > self._most and self._total:
-            self._refuse("backlog", "Too much accepted work waits to be done")
-        waits = self._of[tenant_id] if self._by_tenant else 0
-        if self._most_of_tenant and waits + entries > self._most_of_tenant and waits:
-            self._refuse("tenant_backlog", "Too much accepted work of this tenant waits to be done")
+        if limit := self.full(tenant_id, entries):
+            self.refuse(limit)
         self._total += entries
         if self._by_tenant:
             self._of[tenant_id] += entries
+
+    def full(self, tenant_id: str, entries: int = 1) -> str:
+        """The bound at which there is no room for so much more: `backlog` or `tenant_backlog`; "" if there is room."""
+        if self._most and self._total + entries > self._most and self._total:
+            return "backlog"
+        waits = self._of[tenant_id] if self._by_tenant else 0
+        if self._most_of_tenant and waits + entries > self._most_of_tenant and waits:
+            return "tenant_backlog"
+        return ""
+
+    def refuse(self, limit: str) -> NoReturn:
+        """Says that there is no room.
+
+        Args:
+            limit: What `full` said.
+
+        Raises:
+            TooMany: Always.
+        """
+        self._counts.refused(limit)
+        raise TooMany(_MESSAGES[limit], retry_after=RETRY_SECONDS, metadata={"limit": limit})
 
     def give_back(self, tenant_id: str, entries: int = 1) -> None:
         """Says that what was let in does not wait: the store did not accept it, or had it already."""
@@ -104,7 +127,3 @@ class Backlog:
             except Exception:
                 log.exception("the backlog could not be counted")
             await asyncio.sleep(self._look_seconds)
-
-    def _refuse(self, limit: str, message: str) -> None:
-        self._counts.refused(limit)
-        raise TooMany(message, retry_after=RETRY_SECONDS, metadata={"limit": limit})

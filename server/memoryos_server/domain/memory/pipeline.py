@@ -179,10 +179,12 @@ class Pipeline:
         Raises:
             Exists: An event_id is known with other content.
             BackendDown: The turns could not be kept.
-            TooMany: There is no room for them now. Nothing was kept.
+            TooMany: There is no room for them now, and not all were kept before. Nothing was kept.
         """
-        self._backlog.admit(subject.tenant_id, len(turns))
-        work = asyncio.create_task(self._accept(subject, turns, audit))
+        # Repeats take no room: they are told what became of them even when there is none.
+        if not (limit := self._backlog.full(subject.tenant_id, len(turns))):
+            self._backlog.admit(subject.tenant_id, len(turns))
+        work = asyncio.create_task(self._accept(subject, turns, audit, limit))
         tasks = self._pending.setdefault(subject.id, set())
         done: asyncio.Task[None] = asyncio.create_task(_settled(work))
         tasks.add(done)
@@ -284,16 +286,21 @@ class Pipeline:
             self._pending.pop(subject_id, None)
 
     async def _accept(
-        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None
+        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None, limit: str
     ) -> tuple[list[Acceptance], bool]:
         reach("accept.before")
-        try:
-            accepted = await self._turns.accept(subject, turns, audit)
-        except Fault:
-            self._backlog.give_back(subject.tenant_id, len(turns))
-            raise
+        if limit:
+            accepted = await self._turns.accept(subject, turns, audit, repeats_only=True)
+            if not accepted and turns:
+                self._backlog.refuse(limit)
+        else:
+            try:
+                accepted = await self._turns.accept(subject, turns, audit)
+            except Fault:
+                self._backlog.give_back(subject.tenant_id, len(turns))
+                raise
+            self._backlog.give_back(subject.tenant_id, sum(a.duplicate for a in accepted))
         reach("accept.after")
-        self._backlog.give_back(subject.tenant_id, sum(a.duplicate for a in accepted))
         entries = [
             Entry(a.entry, subject, replace(turn, seq=a.seq))
             for a, turn in zip(accepted, turns, strict=True)

@@ -131,11 +131,12 @@ class Turns(Protocol):
     """The acceptance of turns, and the newest of them (short-term memory)."""
 
     async def accept(
-        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None = None
+        self, subject: Subject, turns: Sequence[Turn], audit: AuditEvent | None = None, *, repeats_only: bool = False
     ) -> list[Acceptance]:
         """Keeps turns in one atomic, durable write: idempotency mark + turn + queue entry + audit event.
 
         All or nothing over `turns`. In order. A turn whose event_id is remembered is a duplicate and writes nothing.
+        With `repeats_only` nothing is written at all: if any turn is new the answer is empty.
 
         Raises:
             Exists: reason `event_id_conflict`; an event_id is remembered with other content. Nothing was written.
