@@ -47,10 +47,10 @@ async def bounded(home: Path, gate: asyncio.Event, counts: Refusals, **limits: i
         yield opened
 
 
-async def fill(opened: Opened, subject: Subject, count: int) -> tuple[list[str], TooMany | None]:
-    """Has turns accepted one by one; those that were, and the first refusal."""
+async def fill(opened: Opened, subject: Subject, count: int, first: int = 0) -> tuple[list[str], TooMany | None]:
+    """Has turns accepted one by one, numbered from the first; those that were, and the first refusal."""
     kept = []
-    for number in range(count):
+    for number in range(first, first + count):
         try:
             await opened.pipeline.accept(subject, [turn(subject, f"{subject.user_id} {number}")], None)
         except TooMany as fault:
@@ -111,7 +111,7 @@ async def test_accept_when_one_tenant_has_its_share_then_others_are_let_in(tmp_p
         assert (len(kept), fault) == (4, None)
         await asyncio.sleep(0.3)
         assert await opened.redis.queue.open_by_tenant() == {"loud": 12}
-        kept, fault = await fill(opened, loud[0], 1)
+        _, fault = await fill(opened, loud[0], 1, first=4)
         assert fault is not None
         assert fault.metadata["limit"] == "tenant_backlog"
         quiet = await opened.redis.subjects.open("quiet", "ann")
