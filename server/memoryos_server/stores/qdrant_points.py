@@ -76,15 +76,24 @@ class QdrantPoints:
 
     async def call(self, method: Any, request: Any, *, deadline: float | None = None) -> Any:
         """As `QdrantLink.call`, on collections that were looked at."""
+        await self._usable()
         try:
-            await self.look()
             return await self.link.call(method, request, deadline=deadline)
         except NoCollection:
             self._looked = False  # it is made again with the next call
             raise
+
+    async def _usable(self) -> None:
+        """As `look`, for a call: whoever asked is told that the store is down, and the log why.
+
+        Raises:
+            BackendDown: The server does not answer, or the collections are not what they should be.
+        """
+        try:
+            await self.look()
         except SchemaDiffers as error:
             _log.error("the vector store cannot be used: %s", error)
-            raise BackendDown("The vector store cannot be used") from error
+            raise BackendDown("The vector store cannot be used as it is; the server's log says why") from error
 
     async def read(self, ids: Iterable[str], *fields: str, collection: str = "") -> dict[str, dict[str, Any]]:
         """Id -> these fields of its payload, for those points that exist."""
@@ -183,7 +192,7 @@ class QdrantPoints:
 
     async def denses(self) -> list[str]:
         """Every collection of vectors. Asked each time: another replica may have made one for another model."""
-        await self.look()
+        await self._usable()
         return await self.schema.denses(self.link)
 
     async def done(self, method: Any, request: Any) -> None:
