@@ -10,11 +10,14 @@ import pytest
 import structlog
 
 from memoryos.settings import SettingsError, load
+from memoryos_server import app
+from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.opening import VectorsUnusable, open_vectors
 from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.stores.vectors_qdrant import QdrantVectors
 from tests.stores.embedded_fixtures import Keys
 from tests.stores.qdrant_fixtures import QdrantServer, fresh_prefix
+from tests.system import free_port
 
 
 class NoModel:
@@ -64,3 +67,24 @@ async def test_vectors_when_the_client_is_not_installed_then_it_says_how_to_get_
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(VectorsUnusable, match=r"pip install 'memoryos\[qdrant\]'"):
         await opened(tmp_path, url="http://127.0.0.1:1")
+
+
+async def test_stores_when_one_is_lost_while_they_are_used_then_that_is_no_failed_start(tmp_path: Path) -> None:
+    env = {"MEMORYOS_DATA_DIR": str(tmp_path / "data"), "MEMORYOS_SECURITY__KEY_DIR": str(tmp_path / "keys")}
+    lost = BackendDown("The store is not reachable")
+    with pytest.raises(BackendDown) as told:
+        async with app.open_operator(load(env).settings):
+            raise lost
+    assert told.value is lost
+
+
+async def test_stores_when_a_live_one_is_not_there_then_the_start_fails_and_names_it(tmp_path: Path) -> None:
+    port = free_port()
+    env = {
+        "MEMORYOS_DATA_DIR": str(tmp_path / "data"),
+        "MEMORYOS_REDIS__URL": f"redis://127.0.0.1:{port}",
+        "MEMORYOS_SECURITY__MASTER_KEY": "ab" * 32,
+    }
+    with pytest.raises(app.StartError, match=f"127.0.0.1:{port}"):
+        async with app.open_operator(load(env).settings):
+            pytest.fail("it was opened")
