@@ -9,27 +9,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from memoryos_server.domain.core.faults import BackendDown, Exists
-from memoryos_server.domain.ports import Record, Subject, Turn
+from memoryos_server.domain.ports import Subject
 from memoryos_server.stores.breaker import Breaker, probing
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
 from memoryos_server.stores.points import dense, names, sparse
 from memoryos_server.stores.scope import Scope
 from memoryos_server.stores.sealing import Sealers
-from memoryos_server.stores.traffic import Stored, open_stored
+from memoryos_server.stores.traffic import Stored, stored
+from memoryos_server.stores.upkeep import DEADLINE_SECONDS, Upkeep
 
 _log = logging.getLogger(__name__)
 
-DEADLINE_SECONDS = 5.0
 FLUSH_SECONDS = 60.0
 # A walk looks at many points in one request.
 _WALK_SECONDS = 30.0
 
 
-class EdgeUpkeep:
+class EdgeUpkeep(Upkeep):
     """The connection to the vector process, and its upkeep. `EdgeVectors` is what else one asks of it.
 
     Args:
@@ -42,18 +41,9 @@ class EdgeUpkeep:
     def __init__(
         self, socket: Path, sealers: Sealers, *, deadline: float = DEADLINE_SECONDS, analysis: int = 1
     ) -> None:
+        super().__init__(sealers, analysis)
         self._client = EdgeClient(socket)
-        self._sealers = sealers
         self._deadline = deadline
-        self._analysis = analysis
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -131,16 +121,6 @@ class EdgeUpkeep:
         """
         return await self._walk("stale", after_id, limit, analysis)
 
-    async def opened(self, subject: Subject, stored: Stored) -> Turn | Record:
-        """What a point holds; a record without its history.
-
-        Raises:
-            SealBroken: It does not open with the subject's key.
-            Stale: The subject's epoch is over.
-            BackendDown: The key is not cached and the store does not answer.
-        """
-        return open_stored(stored, await self._sealers.sealer(subject))
-
     async def add_dense(
         self,
         subject: Subject,
@@ -198,9 +178,7 @@ class EdgeUpkeep:
             rows, after_id = await self._call(
                 operation, *arguments, after_id, limit - len(found), deadline=_WALK_SECONDS
             )
-            for memory_id, corpus, sealed, version in rows:
-                subject_id, _, kind = corpus.partition("/")
-                found.append(Stored(subject_id, kind, memory_id, version, sealed))
+            found += [stored(memory_id, corpus, version, sealed) for memory_id, corpus, sealed, version in rows]
             if not after_id:
                 break
         return found

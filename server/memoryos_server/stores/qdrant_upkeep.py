@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from qdrant_client import grpc as q
 
-from memoryos_server.domain.ports import Record, Subject, Turn
+from memoryos_server.domain.ports import Subject
 from memoryos_server.stores import qdrant_forms as forms
 from memoryos_server.stores.breaker import Breaker, probing
 from memoryos_server.stores.points import dense, names, sparse
@@ -22,9 +21,9 @@ from memoryos_server.stores.qdrant_points import QdrantPoints, grouped
 from memoryos_server.stores.qdrant_schema import Schema
 from memoryos_server.stores.scope import Scope
 from memoryos_server.stores.sealing import Sealers
-from memoryos_server.stores.traffic import Stored, open_stored
+from memoryos_server.stores.traffic import Stored, stored
+from memoryos_server.stores.upkeep import DEADLINE_SECONDS, Upkeep
 
-DEADLINE_SECONDS = 5.0
 INCARNATION = 1
 """What every write and flush gives. A server answers a write once it is in its log, from which it reads after a crash:
 no restart of it takes a write that was acknowledged, so there is nothing to tell apart and nothing to repeat."""
@@ -32,7 +31,7 @@ no restart of it takes a write that was acknowledged, so there is nothing to tel
 _WALK = 2_000
 
 
-class QdrantUpkeep:
+class QdrantUpkeep(Upkeep):
     """The connection to a Qdrant server, and its upkeep. `QdrantVectors` is what else one asks of it.
 
     Args:
@@ -56,19 +55,10 @@ class QdrantUpkeep:
         deadline: float = DEADLINE_SECONDS,
         analysis: int = 1,
     ) -> None:
+        super().__init__(sealers, analysis)
         self._link = QdrantLink(place, deadline=deadline)
         self._schema = Schema(prefix, sizes, fingerprint)
         self._points = QdrantPoints(self._link, self._schema)
-        self._sealers = sealers
-        self._analysis = analysis
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -152,16 +142,6 @@ class QdrantUpkeep:
             _stored(one.id.uuid, {field: forms.plain(value) for field, value in one.payload.items()})
             for one in found.result
         ]
-
-    async def opened(self, subject: Subject, stored: Stored) -> Turn | Record:
-        """What a point holds; a record without its history.
-
-        Raises:
-            SealBroken: It does not open with the subject's key.
-            Stale: The subject's epoch is over.
-            BackendDown: The key is not cached and the store does not answer.
-        """
-        return open_stored(stored, await self._sealers.sealer(subject))
 
     async def add_dense(
         self,
@@ -263,8 +243,7 @@ async def _none() -> int:
 
 
 def _stored(memory_id: str, fields: Mapping[str, Any]) -> Stored:
-    subject_id, _, kind = fields["s"].partition("/")
-    return Stored(subject_id, kind, memory_id, fields.get("v", 0), fields["t"])
+    return stored(memory_id, fields["s"], fields.get("v", 0), fields["t"])
 
 
 def _at_most(ids: Sequence[str], version: int) -> Any:

@@ -79,6 +79,12 @@ def is_uuid(text: str) -> bool:
         return False
 
 
+def stored(memory_id: str, corpus: str, version: int, sealed: str) -> Stored:
+    """A point that lacks something, of the corpus that the engine names."""
+    subject_id, _, kind = corpus.partition("/")
+    return Stored(subject_id, kind, memory_id, version, sealed)
+
+
 def open_stored(stored: Stored, sealer: Sealer) -> Turn | Record:
     """What a point holds; a record without its history.
 
