@@ -11,8 +11,9 @@ from fastapi import FastAPI
 
 import memoryos
 from memoryos import schema
+from memoryos.addresses import split_address
 from memoryos.schema import Method
-from memoryos.settings import Settings, SettingsError, split_address
+from memoryos.settings import Settings, SettingsError
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_bridge import docs, logs, openai
 from memoryos_bridge.admission import Admission

@@ -7,7 +7,8 @@ key.
 
 from __future__ import annotations
 
-from memoryos.settings import Settings, is_loopback, split_address
+from memoryos.addresses import is_loopback, split_address
+from memoryos.settings import Settings
 from memoryos_bridge.errors import BridgeError
 from memoryos_bridge.exchange import Exchange
 from memoryos_bridge.remote import Remote

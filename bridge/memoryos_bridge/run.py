@@ -12,7 +12,8 @@ import grpc
 import uvicorn
 from fastapi import FastAPI
 
-from memoryos.settings import Settings, SettingsError, is_loopback, split_address
+from memoryos.addresses import is_loopback, split_address
+from memoryos.settings import Settings, SettingsError
 from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target

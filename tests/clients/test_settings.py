@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from memoryos.settings import SettingsError, is_loopback, known, load, split_address
+from memoryos.addresses import is_loopback, split_address
+from memoryos.settings import SettingsError, known, load
 
 HOME = {"HOME": "/home/ann"}
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from memoryos import settings
-from memoryos.settings import split_address
+from memoryos.addresses import split_address
 from memoryos_server.stores.qdrant_schema import LEAST_VERSION
 from scripts.generate import ROOT
 from tests.deploy_support import DEPLOY, manifests, matches, of_kind

@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 
-from memoryos.settings import split_address
+from memoryos.configuration import SettingsError
+
+
+def split_address(address: str, name: str) -> tuple[str, int]:
+    """Host and port of `host:port`; the host of `[::1]:80` is `::1`.
+
+    Raises:
+        SettingsError: It has no such form; the message names the setting.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise SettingsError(f"{name}: {address!r} is not host:port")
+    return host.strip("[]"), int(port)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a listener on `host`."""
+    if host == "localhost" or host.startswith("unix:"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: where it leads is not ours to say
+        return False
 
 
 def reachable(address: str, name: str) -> tuple[str, int]:

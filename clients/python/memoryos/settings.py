@@ -3,58 +3,28 @@
 Server and bridge run as processes of their own but are configured together (one file, one environment), so their
 settings stand in one place; this also lets a misspelt name be told from one that belongs to the other process. One name
 three ways: TOML `auth.enabled`, environment `MEMORYOS_AUTH__ENABLED`, flag `--auth-enabled`. Flags win over the
-environment, the environment over the file. Secrets have no flag; `<NAME>_FILE` reads one from a file.
+environment, the environment over the file. Secrets have no flag; `<NAME>_FILE` reads one from a file. How they are read is
+`configuration`'s.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import tomllib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
-PREFIX = "MEMORYOS_"
-
-_MOST = 2**31 - 1
-"""The largest number a setting may be: beyond it some store or system call would refuse it later, half-way."""
+# With `as`: whoever uses settings finds these here.
+from memoryos.configuration import PREFIX as PREFIX
+from memoryos.configuration import Setting as Setting
+from memoryos.configuration import SettingsError as SettingsError
+from memoryos.configuration import build, declared, home, read, setting
 
 CLIENT_KEY = "MEMORYOS_API_KEY"
 """Where clients find their API key if they are given none. It is no setting of a server."""
 
 _OTHERS = frozenset({"MEMORYOS_CONFIG", "MEMORYOS_FAULT_POINT", CLIENT_KEY})
-
-_BOOLS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-
-
-class SettingsError(ValueError):
-    """A setting is unknown or malformed; the message names it."""
-
-
-def setting(
-    default: Any, doc: str, *, unit: str = "", choices: Sequence[str] = (), secret: bool = False, **also: str
-) -> Any:
-    """A dataclass field that is a setting.
-
-    Args:
-        default: The default, or a function that makes it from the environment.
-        doc: What it is for, in one sentence.
-        unit: The unit or form of the value.
-        choices: The allowed values, if they are few.
-        secret: It is never printed and has no flag.
-        also: `env`: another environment variable that sets it, if the setting's own is absent.
-    """
-    meta = {"doc": doc, "unit": unit, "choices": tuple(choices), "secret": secret, "env": also.get("env", "")}
-    if callable(default):
-        return field(default="", repr=not secret, metadata=meta | {"make": default})
-    return field(default=default, repr=not secret, metadata=meta)
-
-
-def _home(env: Mapping[str, str], variable: str, fallback: str) -> Path:
-    base = env.get(variable)
-    return Path(base) if base else Path(env.get("HOME") or os.path.expanduser("~")) / fallback
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +163,7 @@ class EmbeddingSettings:
     )
     threads: int = setting(1, "Threads of one embedding run.", unit="threads")
     cache_dir: str = setting(
-        lambda env: str(_home(env, "XDG_CACHE_HOME", ".cache") / "memoryos"),
+        lambda env: str(home(env, "XDG_CACHE_HOME", ".cache") / "memoryos"),
         "Where the model is kept once it is built; it holds nothing of any user and may be deleted.",
         unit="directory",
     )
@@ -232,7 +202,7 @@ class SecuritySettings:
         secret=True,
     )
     key_dir: str = setting(
-        lambda env: str(_home(env, "XDG_CONFIG_HOME", ".config") / "memoryos" / "keys"),
+        lambda env: str(home(env, "XDG_CONFIG_HOME", ".config") / "memoryos" / "keys"),
         "Where the master key of embedded stores is kept; must be outside the data directory.",
         unit="directory",
     )
@@ -309,7 +279,7 @@ class Settings:
     """Everything that can be set."""
 
     data_dir: str = setting(
-        lambda env: str(_home(env, "XDG_DATA_HOME", ".local/share") / "memoryos"),
+        lambda env: str(home(env, "XDG_DATA_HOME", ".local/share") / "memoryos"),
         "Where the embedded stores keep their data.",
         unit="directory",
     )
@@ -327,41 +297,6 @@ class Settings:
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting, for documentation, flags and `memoryos settings`.
-
-    Attributes:
-        name: Dotted, as in TOML.
-        kind: The Python type of the value.
-        default: The default, as text.
-        doc: What it is for.
-        unit: The unit or form.
-        choices: The allowed values, or empty.
-        secret: Never printed; no flag.
-        also: Another environment variable that sets it, or "".
-    """
-
-    name: str
-    kind: Any
-    default: Any
-    doc: str
-    unit: str
-    choices: tuple[str, ...]
-    secret: bool
-    also: str
-
-    @property
-    def env(self) -> str:
-        """The environment variable."""
-        return PREFIX + self.name.replace(".", "__").upper()
-
-    @property
-    def flag(self) -> str:
-        """The command-line flag, or "" for a secret."""
-        return "" if self.secret else "--" + self.name.replace(".", "-").replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,68 +325,7 @@ def value_of(settings: Settings, name: str) -> Any:
 def known(environ: Mapping[str, str] | None = None) -> list[Setting]:
     """Every setting, in the order of this module."""
     env = os.environ if environ is None else environ
-    return _walk(Settings, "", env)
-
-
-def _walk(cls: type, prefix: str, env: Mapping[str, str]) -> list[Setting]:
-    found: list[Setting] = []
-    hints = get_type_hints(cls)
-    for f in fields(cls):
-        kind = hints[f.name]
-        if is_dataclass(kind):
-            found += _walk(kind, f"{prefix}{f.name}.", env)  # type: ignore[arg-type]  # a dataclass type, by the line above
-            continue
-        make: Callable[[Mapping[str, str]], str] | None = f.metadata.get("make")
-        default = make(env) if make else (f.default if f.default is not MISSING else None)
-        meta = f.metadata
-        found.append(
-            Setting(
-                prefix + f.name, kind, default, meta["doc"], meta["unit"], meta["choices"], meta["secret"], meta["env"]
-            )
-        )
-    return found
-
-
-def _parse(item: Setting, value: Any, source: str) -> Any:
-    """The value in the setting's type.
-
-    Raises:
-        SettingsError: It cannot be read; the message names setting and source, never a secret's value.
-    """
-    shown = "its value" if item.secret else repr(value)
-    try:
-        if item.kind is bool:
-            if isinstance(value, bool):
-                return value
-            return _BOOLS[str(value).strip().lower()]
-        if item.kind in (int, float):
-            if isinstance(value, bool) or (item.kind is int and isinstance(value, float)):
-                raise ValueError
-            number = item.kind(value)
-            if not 0 <= number <= _MOST:  # neither inf nor nan
-                raise ValueError
-            return number
-        if item.kind == tuple[str, ...]:
-            parts = value.split(",") if isinstance(value, str) else value
-            return tuple(str(p).strip() for p in parts if str(p).strip())
-        if not isinstance(value, str):
-            raise TypeError
-    except (ValueError, TypeError, KeyError):
-        kind = getattr(item.kind, "__name__", "list")
-        raise SettingsError(f"{item.name} ({source}): {shown} is not a {item.unit or kind}") from None
-    if item.choices and value not in item.choices:
-        raise SettingsError(f"{item.name} ({source}): {shown} is not one of {', '.join(item.choices)}")
-    return value
-
-
-def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+    return declared(Settings, env)
 
 
 def load(
@@ -468,89 +342,8 @@ def load(
         SettingsError: A name is unknown or a value malformed.
     """
     env = dict(os.environ if environ is None else environ)
-    flags = flags or {}
-    items = {item.name: item for item in known(env)}
     path = config or env.get("MEMORYOS_CONFIG")
     if path is None and Path("memoryos.toml").is_file():
         path = "memoryos.toml"
-    table: dict[str, Any] = {}
-    if path:
-        try:
-            table = _flatten(tomllib.loads(Path(path).read_text("utf-8")))
-        except OSError as error:
-            raise SettingsError(f"cannot read the settings file {path}: {error.strerror}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"the settings file {path} is not TOML: {error}") from None
-    for name in table:
-        if name not in items:
-            raise SettingsError(f"unknown setting {name} in {path}")
-    by_env = {item.env: item for item in items.values()}
-    warnings = []
-    for name in env:
-        if not name.startswith(PREFIX) or name in by_env or name in _OTHERS:
-            continue
-        plain = name.removesuffix("_FILE")
-        if plain in by_env and by_env[plain].secret:
-            continue
-        if "__" in name:
-            raise SettingsError(f"unknown setting {name}; `memoryos settings` lists them")
-        warnings.append(f"{name} is not a setting; `memoryos settings` lists them")
-    values: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    for item in items.values():
-        raw, source = _pick(item, env, flags, table, path)
-        values[item.name] = _parse(item, raw, source)
-        sources[item.name] = source
-    return Loaded(_build(Settings, "", values), sources, tuple(warnings))
-
-
-def _pick(
-    item: Setting, env: Mapping[str, str], flags: Mapping[str, str], table: Mapping[str, Any], path: Any
-) -> tuple[Any, str]:
-    if item.name in flags:
-        return flags[item.name], f"flag {item.flag}"
-    for name in (item.env, item.also):
-        if name and name in env:
-            return env[name], f"environment {name}"
-        if name and item.secret and env.get(f"{name}_FILE"):
-            source = env[f"{name}_FILE"]
-            try:
-                return Path(source).read_text("utf-8").strip(), f"environment {name}_FILE"
-            except OSError as error:
-                raise SettingsError(f"{item.name}: cannot read {source}: {error.strerror}") from None
-            except UnicodeDecodeError:
-                raise SettingsError(f"{item.name}: {source} is not UTF-8") from None
-    if item.name in table:
-        return table[item.name], f"file {path}"
-    return item.default, "default"
-
-
-def _build(cls: type, prefix: str, values: Mapping[str, Any]) -> Any:
-    made = {}
-    hints = get_type_hints(cls)
-    for f in fields(cls):
-        kind = hints[f.name]
-        made[f.name] = _build(kind, f"{prefix}{f.name}.", values) if is_dataclass(kind) else values[prefix + f.name]  # type: ignore[arg-type]
-    return cls(**made)
-
-
-def split_address(address: str, name: str) -> tuple[str, int]:
-    """Host and port of `host:port`; the host of `[::1]:80` is `::1`.
-
-    Raises:
-        SettingsError: It has no such form; the message names the setting.
-    """
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise SettingsError(f"{name}: {address!r} is not host:port")
-    return host.strip("[]"), int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host == "localhost" or host.startswith("unix:"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: where it leads is not ours to say
-        return False
+    values, sources, warnings = read(known(env), env, flags or {}, path, others=_OTHERS)
+    return Loaded(build(Settings, values), sources, warnings)

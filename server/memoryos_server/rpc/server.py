@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from memoryos.addresses import is_loopback, split_address
 from memoryos.schema import Method, SchemaError
-from memoryos.settings import ServerSettings, SettingsError, is_loopback, split_address
+from memoryos.settings import ServerSettings, SettingsError
 from memoryos_server.rpc import grpc_health
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.state import Serving

@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from memoryos.settings import is_loopback
+from memoryos.addresses import is_loopback
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.qdrant_link import KeyRefused, Place, QdrantLink, QdrantRefused
 from memoryos_server.stores.qdrant_schema import Schema, SchemaDiffers
