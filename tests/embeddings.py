@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 DIMENSION = 16
+POISON = "unembeddable"
+"""A word that the fixtures of journeys have it refuse."""
 
 
 class _Server(ThreadingHTTPServer):

@@ -7,12 +7,15 @@ import itertools
 import json
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tests.live_stores import LiveStores, standalone
 from tests.system import System
+
+ENDS = {"stored", "merged", "skipped"}
+"""How work on an event may end."""
 
 
 class Replicas:
@@ -47,6 +50,25 @@ class Replicas:
         for system in self.systems:
             system.kill(group=True)
         self.stores.remove()
+
+    def session(self, user_id: str) -> list[str]:
+        """The event ids of all turns in a user's session `s`, in their order, read page by page."""
+        found: list[str] = []
+        token = ""
+        while True:
+            path = f"/v1/memory/sessions/s?user_id={user_id}&page_size=100&page_token={token}"
+            status, page = self.call("GET", path)
+            assert status == 200, page
+            found += [turn["event_id"] for turn in page.get("turns", ())]
+            token = page.get("next_page_token", "")
+            if not token:
+                return found
+
+    def check_ended(self, user_id: str, event_ids: Sequence[str]) -> None:
+        """Sees that all work on these events has ended well."""
+        for name in event_ids:
+            status, answer = self.call("GET", f"/v1/memory/events/{name}?user_id={user_id}")
+            assert (status, answer.get("state") in ENDS) == (200, True), answer
 
     def call(
         self, verb: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None, *, timeout: float = 30

@@ -12,10 +12,12 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+_Found = TypeVar("_Found")
 
 FAMILY = "MEMORYOS_TEST_STORES"
 """Which stores a system gets that names none: `live-cluster`, else the embedded ones (`pytest --stores`)."""
@@ -31,6 +33,15 @@ def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
+
+
+def until(what: Callable[[], _Found], seconds: float = 60) -> _Found:
+    """What a condition gives once it holds; fails if it does not in time."""
+    end = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+    return found
 
 
 class Stores(Protocol):

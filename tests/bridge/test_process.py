@@ -15,12 +15,7 @@ import httpx
 from tests.bridge.chat_server import ANSWER, run_chat_server
 from tests.bridge.conftest import until
 from tests.scratch.serve import serve_scratch
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+from tests.system import free_port
 
 
 @asynccontextmanager

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 
 from memoryos import AsyncClient, Client, errors, memories, queueing, segments, sessions
-from tests.embeddings import EmbeddingServer
-from tests.system import System
-
-POISON = "unembeddable"
+from tests.embeddings import POISON, EmbeddingServer
+from tests.system import System, until
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +27,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, embeddings: EmbeddingServer
         made.stop()
     finally:
         made.kill(group=True)
-
-
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 @pytest.mark.timeout(180)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.embeddings import POISON, EmbeddingServer
 from tests.system import System
 
 
@@ -13,6 +14,14 @@ def system(tmp_path: Path) -> Iterator[System]:
     """A whole system of its own, auth off."""
     with System(tmp_path) as running:
         yield running
+
+
+@pytest.fixture
+def embeddings() -> Iterator[EmbeddingServer]:
+    """A provider of embeddings that refuses `POISON`."""
+    with EmbeddingServer() as server:
+        server.refuses.add(POISON)
+        yield server
 
 
 @pytest.fixture(scope="session")

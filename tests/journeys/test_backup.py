@@ -13,7 +13,6 @@ import tarfile
 import threading
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import pytest
 from redis import Redis
 
 from memoryos_server.stores.embedded import running_dir
-from tests.system import System
+from tests.system import System, until
 
 WORDS = ("tea", "wine", "milk", "juice", "water")
 
@@ -42,13 +41,6 @@ def found(system: System, user: str, number: int) -> list[dict[str, Any]]:
 
 def backup(system: System, to: Path, *flags: str) -> dict[str, Any]:
     return dict(json.loads(system.cli("backup", "--to", str(to), "--json", *flags).stdout))
-
-
-def until(condition: Callable[[], bool], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def valkey(system: System) -> Redis:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.system import System
+from tests.system import System, until
 
 _SIZE = 400 * 1024 * 1024
 _LEFT = 300_000
@@ -49,13 +49,6 @@ def add(system: System, number: int) -> tuple[int, Any]:
     body = {"user_id": "ann", "role": "user", "content": content, "event_id": f"e{number}"}
     status, answer, _ = system.post("/v1/memory/add", body)
     return status, answer
-
-
-def until(what: Any, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
 
 
 def every_one_is_there(system: System, acknowledged: list[int]) -> bool:

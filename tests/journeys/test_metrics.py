@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.embeddings import EmbeddingServer
+from tests.embeddings import POISON, EmbeddingServer
 from tests.system import System
-
-POISON = "unembeddable"
 
 
 def until(what: Callable[[], bool], tell: Callable[[], object], seconds: float = 60) -> None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from redis import Redis
 
-from tests.embeddings import EmbeddingServer
+from tests.embeddings import POISON, EmbeddingServer
 from tests.journeys.move_support import (
     USERS,
     answers,
@@ -28,17 +27,8 @@ from tests.journeys.move_support import (
     words,
 )
 from tests.stores.qdrant_fixtures import QdrantServer
-from tests.system import System
+from tests.system import System, until
 from tests.valkeys import TcpValkey, ValkeyCluster
-
-POISON = "unembeddable"
-
-
-@pytest.fixture
-def embeddings() -> Iterator[EmbeddingServer]:
-    with EmbeddingServer() as server:
-        server.refuses.add(POISON)
-        yield server
 
 
 @pytest.fixture
@@ -74,14 +64,6 @@ def key_file(system: System) -> str:
     """Where the embedded store's master key lies."""
     (path,) = system.home.rglob("*.key")
     return str(path)
-
-
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def ask(system: System, path: str, body: Any = None, user: str = "") -> Any:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.embeddings import EmbeddingServer
-from tests.system import System
+from tests.system import System, until
 
 HTTP = {"MEMORYOS_EMBEDDING__PROVIDER": "http", "MEMORYOS_EMBEDDING__MODEL": "tiny"}
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about in time"
-        time.sleep(0.05)
 
 
 def found(system: System, query: str) -> list[str]:

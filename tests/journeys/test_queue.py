@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.embeddings import EmbeddingServer
-from tests.system import System
-
-POISON = "unembeddable"
-
-
-@pytest.fixture
-def embeddings() -> Iterator[EmbeddingServer]:
-    with EmbeddingServer() as server:
-        server.refuses.add(POISON)
-        yield server
+from tests.embeddings import POISON, EmbeddingServer
+from tests.system import System, until
 
 
 @pytest.fixture
 def system(tmp_path: Path, embeddings: EmbeddingServer) -> Iterator[System]:
     with System(tmp_path, {**embeddings.env, "MEMORYOS_MEMORY__FLUSH_INTERVAL_SECONDS": "0.1"}) as running:
         yield running
-
-
-def until(what: Callable[[], Any], seconds: float = 60) -> Any:
-    end = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
-    return found
 
 
 def add(system: System, content: str, event: str, user: str = "ann") -> Any:

@@ -32,7 +32,6 @@ DOCUMENTED = {
 }
 """The errors that an outage may show, with their codes; besides them only a connection that a killed bridge cut."""
 
-ENDS = {"stored", "merged", "skipped"}
 USERS = 8
 GROWTH_MIB_A_MINUTE = 4.0
 """How fast a process may grow, as the slope over the second half of its life; only lives of two minutes and more count."""
@@ -238,22 +237,11 @@ def _check(replicas: Replicas, load: Load) -> None:
     wait_for(lambda: replicas.stores.open_entries() == 0, 180, "the end of all work")
     for user, accepted in load.accepted.items():
         assert accepted
-        found: list[str] = []
-        token = ""
-        while True:
-            path = f"/v1/memory/sessions/s?user_id=u{user}&page_size=100&page_token={token}"
-            status, page = replicas.call("GET", path)
-            assert status == 200, page
-            found += [turn["event_id"] for turn in page.get("turns", ())]
-            token = page.get("next_page_token", "")
-            if not token:
-                break
+        found = replicas.session(f"u{user}")
         # The last one may have been accepted without the client having heard of it.
         assert found[: len(accepted)] == accepted, (user, [e for e in accepted if e not in found][:5])
         assert len(found) <= len(accepted) + 1
-        for name in found:
-            status, answer = replicas.call("GET", f"/v1/memory/events/{name}?user_id=u{user}")
-            assert (status, answer.get("state") in ENDS) == (200, True), answer
+        replicas.check_ended(f"u{user}", found)
         kept: set[str] = set()
         number = 0
         while True:

