@@ -134,7 +134,10 @@ class Vectors(Protocol):
         """
 
     async def put(self, subject: Subject, records: Sequence[IndexedRecord]) -> int:
-        """Adds records, or replaces those whose version is not higher; all become visible at once. Gives the incarnation."""
+        """Adds records, or replaces those whose version is not higher. Gives the incarnation.
+
+        Each becomes visible as a whole; all of them at once only where the engine can do that, else in pieces of many.
+        """
 
     async def find(self, subject: Subject, queries: Sequence[RecordQuery]) -> list[list[RecordHit]]:
         """For each query, the union of what its legs find among the subject's records, in no order."""
