@@ -71,9 +71,9 @@ class InUse(StartError):
     """Another process owns the data directory."""
 
 
-def operator_socket(settings: Settings) -> Path:
+def operator_dir(settings: Settings) -> Path:
     """Where a running server takes commands of its operator."""
-    return running_dir(Path(settings.data_dir)) / "operator.sock"
+    return running_dir(Path(settings.data_dir))
 
 
 def main(loaded: Loaded) -> None:
@@ -182,9 +182,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     # Live stores have backups of their own, taken where they run.
     backups = Backups(embedded, redis, memory.pipeline.held, retention.still) if _all_embedded(settings) else None
     commands = Operator(key_service, redis.audit, letters, House(backups, retention, redis.audit))
-    socket = operator_socket(settings)
-    private_dir(socket.parent)  # no embedded store may have made it
-    await stack.enter_async_context(operator.serve(commands, socket))
+    directory = operator_dir(settings)
+    private_dir(directory)  # no embedded store may have made it
+    await stack.enter_async_context(operator.serve(commands, directory))
     await stack.enter_async_context(
         RpcServer(
             settings.server,

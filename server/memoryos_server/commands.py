@@ -49,11 +49,11 @@ async def ask(
 
     for _ in range(20):
         try:
-            async with aclosing(operator.call(app.operator_socket(loaded.settings), command, arguments)) as answers:
+            async with aclosing(operator.call(app.operator_dir(loaded.settings), command, arguments)) as answers:
                 async for item in answers:
                     yield item
             return
-        except (FileNotFoundError, ConnectionRefusedError):
+        except ConnectionRefusedError:
             pass
         try:
             async with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import AsyncGenerator, Mapping
@@ -62,6 +63,8 @@ def _follow(steps: AsyncGenerator[dict[str, Any], None], args: argparse.Namespac
 
     async def run() -> Mapping[str, Any]:
         last: Mapping[str, Any] = {}
+        if task := asyncio.current_task():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         async with aclosing(steps) as followed:
             async for last in followed:
                 if not last.get("done"):
@@ -70,10 +73,10 @@ def _follow(steps: AsyncGenerator[dict[str, Any], None], args: argparse.Namespac
 
     try:
         done = asyncio.run(run())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError) as ended:
         bar.end()
         print("memoryos: interrupted", file=sys.stderr)
-        return 130
+        return 128 + (signal.SIGINT if isinstance(ended, KeyboardInterrupt) else signal.SIGTERM)
     except (Fault, SettingsError, app.StartError, *refusals) as error:
         bar.end()
         print(f"memoryos: {error}", file=sys.stderr)

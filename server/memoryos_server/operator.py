@@ -1,8 +1,9 @@
 """Commands on the stores, the same with the server running and stopped.
 
 A running server answers on a unix socket that only its owner can reach; a command that finds nobody there takes the data
-directory's lock and starts the stores itself. One JSON object a line each way; an answer that is a list comes as one line
-per item, closed by `{"end": true}`.
+directory's lock and starts the stores itself. Each server has a socket of its own, for of those whose stores are all live
+several may have one data directory; they answer alike. One JSON object a line each way; an answer that is a list comes as
+one line per item, closed by `{"end": true}`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import contextlib
 import json
 import logging
 import os
+import secrets
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
@@ -35,7 +38,14 @@ from memoryos_server.stores.retention import Retention
 log = logging.getLogger(__name__)
 
 _HOLDS = {"backup": 60.0}
-"""Commands that hold something up for the whole server -> for how long a reader may read nothing, seconds."""
+"""Commands that hold something up for the whole server, also its stop, and may be cut off anywhere -> for how long a reader
+may read nothing, seconds."""
+
+_STOP_SECONDS = 1.0
+"""How long a stop waits for other commands."""
+
+_END_SECONDS = 5.0
+"""How long what was cut off may take to tidy up."""
 
 ACTOR = "operator"
 """Who audit events name for a change made on the machine itself."""
@@ -162,15 +172,23 @@ def _event(event: AuditEvent) -> dict[str, Any]:
 
 
 @contextlib.asynccontextmanager
-async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
-    """Answers commands on `socket`, which only the owner can open, while the context lasts."""
+async def serve(operator: Operator, directory: Path) -> AsyncIterator[None]:
+    """Answers commands on a socket in `directory`, which only the owner can enter, while the context lasts.
+
+    Commands under way at its end are told so: those that hold up the server at once, others after a moment.
+    """
+    under_way: dict[asyncio.Task[Any], str] = {}
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         patience: float | None = None
+        if (task := asyncio.current_task()) is None:
+            raise RuntimeError("it is answered by a task")
+        under_way[task] = ""
         try:
             request = json.loads(await reader.readline())
             # Closed at once when nobody listens any more: what a command holds, it holds for the whole server.
             patience = _HOLDS.get(request["command"])
+            under_way[task] = request["command"]
             async with aclosing(operator.run(request["command"], request["arguments"])) as items:
                 async for item in items:
                     writer.write(json.dumps({"item": item}).encode() + b"\n")
@@ -183,38 +201,92 @@ async def serve(operator: Operator, socket: Path) -> AsyncIterator[None]:
             writer.write(b'{"error": "malformed command", "param": null}\n')
         except ConnectionError:
             pass  # nobody listens any more
+        except asyncio.CancelledError:
+            what = under_way[task] or "command"
+            error = f"the server stops: the {what} was interrupted" + (", and leaves nothing" if patience else "")
+            writer.write(json.dumps({"error": error, "param": None}).encode() + b"\n")
+            raise
         except Exception:
             log.exception("a command failed")
             writer.write(b'{"error": "the command failed; the server\'s log says why", "param": null}\n')
         finally:
+            del under_way[task]
             with contextlib.suppress(ConnectionError, TimeoutError):
                 async with asyncio.timeout(patience):
                     await writer.drain()
             writer.close()
 
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(socket)
-    before = os.umask(0o177)
-    try:
-        server = await asyncio.start_unix_server(answer, str(socket))
-    finally:
-        os.umask(before)
+    _forget_dead(directory)
+    path = directory / f"operator-{secrets.token_hex(4)}.sock"
+    server = await asyncio.start_unix_server(answer, sock=_listening(path))
     try:
         yield
     finally:
         server.close()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(socket)
+        path.unlink(missing_ok=True)
+        await _interrupt(under_way)
 
 
-async def call(socket: Path, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
-    """The running server's answer to a command, item by item.
+async def _interrupt(under_way: Mapping[asyncio.Task[Any], str]) -> None:
+    """Ends the commands under way."""
+    tasks = list(under_way)
+    if brief := [task for task, command in under_way.items() if command and command not in _HOLDS]:
+        for task in under_way.keys() - brief:
+            task.cancel()
+        await asyncio.wait(brief, timeout=_STOP_SECONDS)
+    for task in under_way:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=_END_SECONDS)
+
+
+def _listening(path: Path) -> socket.socket:
+    """A socket that only the owner can reach. It has its name once it listens, so that it never looks dead."""
+    fresh = path.with_suffix(".new")
+    made = socket.socket(socket.AF_UNIX)
+    before = os.umask(0o177)
+    try:
+        made.bind(str(fresh))
+        made.listen()
+        fresh.rename(path)
+    except BaseException:
+        made.close()
+        raise
+    finally:
+        os.umask(before)
+    return made
+
+
+def _forget_dead(directory: Path) -> None:
+    """Removes the sockets of servers that were killed."""
+    for path in _sockets(directory):
+        with socket.socket(socket.AF_UNIX) as line, contextlib.suppress(OSError):
+            line.setblocking(False)
+            try:
+                line.connect(str(path))
+            except ConnectionRefusedError:
+                path.unlink()
+
+
+def _sockets(directory: Path) -> list[Path]:
+    return sorted(directory.glob("operator*.sock"))
+
+
+async def _connect(directory: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    for path in _sockets(directory):
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            return await asyncio.open_unix_connection(str(path))
+    raise ConnectionRefusedError
+
+
+async def call(directory: Path, command: str, arguments: Mapping[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    """A running server's answer to a command, item by item.
 
     Raises:
-        ConnectionRefusedError, FileNotFoundError: No server runs there.
+        ConnectionRefusedError: No server runs there.
         Fault: The command failed, or the server ended before it had answered.
     """
-    reader, writer = await asyncio.open_unix_connection(str(socket))
+    reader, writer = await _connect(directory)
     try:
         writer.write(json.dumps({"command": command, "arguments": dict(arguments)}).encode() + b"\n")
         await writer.drain()

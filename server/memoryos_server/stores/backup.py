@@ -8,13 +8,14 @@ ended in between, or keep what nobody knows of.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from memoryos_server.stores.backup_file import BackupError, BackupReader, BackupWriter
 from memoryos_server.stores.embedded import SCRATCH, EmbeddedStores
@@ -32,6 +33,7 @@ CONTENT, KEYRING = "content backup", "keyring backup"
 
 KEYRING_NAME = "keyring.tar"
 _STEP = 4096
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,17 +100,21 @@ class Backups:
                             async for step in self._points(out):
                                 yield step
                             await dumped(self.redis.client, self.stores.data_dir / "valkey", scratch)
-                        await asyncio.to_thread(self._archives, out)
+                        await _whole(self._archives, out)
                     copy = await stack.enter_async_context(served(scratch, self.stores.redis_socket.parent))
                     async for step in _content(copy, out):
                         yield step
                 ring = stack.enter_context(BackupWriter(keyring))
                 await _keyring(copy, ring)
-                if not keyring_only:
-                    manifest = await asyncio.to_thread(out.finish, {"kind": CONTENT, **facts})
-                    done |= {"content": str(content), "bytes": content.stat().st_size, "counts": manifest["rows"]}
-                # Last: with content that was never completed the keyring of before is as good.
-                await asyncio.to_thread(ring.finish, {"kind": KEYRING, **facts})
+
+                def finish() -> None:
+                    if not keyring_only:
+                        manifest = out.finish({"kind": CONTENT, **facts})
+                        done.update(content=str(content), bytes=content.stat().st_size, counts=manifest["rows"])
+                    # Last: with content that was never completed the keyring of before is as good.
+                    ring.finish({"kind": KEYRING, **facts})
+
+                await _whole(finish)
         except OSError as error:
             raise BackupError(f"the backup cannot be written to {to}: {error.strerror or error}") from error
         yield done
@@ -125,7 +131,7 @@ class Backups:
                 out.add(f"collections/{name}", [[name, sizes]], 100)
                 async for rows in points.read(name):
                     size = sum(len(row[1].get("t", "")) + 14 * len(row[2]) + 1600 * len(row[4]) for row in rows)
-                    await asyncio.to_thread(out.add, f"points/{name}", rows, size)
+                    await _whole(out.add, f"points/{name}", rows, size)
                     done += len(rows)
                     yield {"stage": "points", "at": done, "of": max(total, done)}
 
@@ -147,9 +153,9 @@ async def _content(copy: Client, out: BackupWriter) -> AsyncGenerator[dict[str, 
 async def _write(out: BackupWriter, pieces: list[Piece]) -> None:
     rows = [piece.row() for piece in pieces]
     epochs = [list(found) for piece in pieces if (found := epoch_in(piece))]
-    await asyncio.to_thread(out.add, "keys", rows, sum(map(_size, pieces)))
+    await _whole(out.add, "keys", rows, sum(map(_size, pieces)))
     if epochs:
-        await asyncio.to_thread(out.add, "epochs", epochs, 50 * len(epochs))
+        await _whole(out.add, "epochs", epochs, 50 * len(epochs))
 
 
 async def _keyring(copy: Client, out: BackupWriter) -> None:
@@ -158,7 +164,18 @@ async def _keyring(copy: Client, out: BackupWriter) -> None:
     for number in range(PARTITIONS):
         async for persons in people(copy, Partition(number)):
             if persons:
-                await asyncio.to_thread(out.add, "people", [one.row() for one in persons], 250 * len(persons))
+                await _whole(out.add, "people", [one.row() for one in persons], 250 * len(persons))
+
+
+async def _whole(work: Callable[..., _T], *arguments: Any) -> _T:
+    """Runs it in a thread and sees it end, also when it is cancelled: what it writes to is closed only then."""
+    running = asyncio.ensure_future(asyncio.to_thread(work, *arguments))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):
+            await running
+        raise
 
 
 def _size(piece: Piece) -> int:

@@ -49,11 +49,15 @@ Part = Literal["valkey", "vectors"]
 
 PARTS: tuple[Part, ...] = ("valkey", "vectors")
 
+RESTORING = ".restoring"
+"""Where in a data directory a backup is being restored that is to fill it; until it is gone the rest is incomplete."""
+
 SCRATCH = "snapshot.tmp"
 """Where in a data directory a snapshot of Valkey lies while it is read."""
 
 # The kernel's limit of a socket's path, its ending zero included: 108 on Linux, 104 elsewhere.
 _SOCKET_PATH_MOST = 103
+_LONGEST_SOCKET = "operator-01234567.sock"
 
 
 class DataDirectoryInUseError(Exception):
@@ -80,7 +84,7 @@ def runtime_dir(data_dir: Path) -> Path:
     leaf = f"memoryos-{os.geteuid()}-{name}"
     bases = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir()]
     for base in bases:
-        if base and os.path.isdir(base) and len(os.fsencode(f"{base}/{leaf}/vectors.sock")) <= _SOCKET_PATH_MOST:
+        if base and os.path.isdir(base) and len(os.fsencode(f"{base}/{leaf}/{_LONGEST_SOCKET}")) <= _SOCKET_PATH_MOST:
             return Path(base) / leaf
     return Path("/tmp") / leaf  # noqa: S108  # the directory's owner and mode are checked before it is used
 
@@ -269,6 +273,10 @@ class EmbeddedStores:
         try:
             await lock.take(self._patience)
             lock.write({})
+            if (self._data_dir / RESTORING).exists():
+                raise FileExistsError(
+                    f"a restore into the data directory {self._data_dir} was cut off: run `memoryos restore` again"
+                )
             private_dir(self._runtime)
             for directory in PARTS if self._with_valkey else ("vectors",):
                 (self._data_dir / directory).mkdir(mode=0o700, exist_ok=True)

@@ -23,6 +23,7 @@ from memoryos_server.stores.redis_client import Client, socket_url
 
 _FILE = "dump.rdb"
 _SECONDS = 3600.0
+_CANCEL_SECONDS = 2.0
 
 
 async def dumped(client: Client, valkey_dir: Path, scratch: Path) -> None:
@@ -36,8 +37,22 @@ async def dumped(client: Client, valkey_dir: Path, scratch: Path) -> None:
     Raises:
         BackendDown: The store cannot write it, or does not answer.
     """
-    await asyncio.to_thread(_empty, valkey_dir, scratch)
-    await _begin(client)
+    try:
+        await asyncio.to_thread(_empty, valkey_dir, scratch)
+        await _begin(client)
+        await _written(client, valkey_dir)
+        (valkey_dir / _FILE).rename(scratch / _FILE)
+    except BaseException:
+        # It would hold what may be erased later.
+        with contextlib.suppress(Fault, RedisError, TimeoutError):
+            async with asyncio.timeout(_CANCEL_SECONDS):
+                await _cancelled(client)
+        (valkey_dir / _FILE).unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+async def _written(client: Client, valkey_dir: Path) -> None:
     idle = 0
     async with asyncio.timeout(_SECONDS):
         while True:
@@ -49,7 +64,16 @@ async def dumped(client: Client, valkey_dir: Path, scratch: Path) -> None:
             if idle > 100 and status != "ok":
                 raise BackendDown("The store could not write a snapshot: is the disk full?")
             await asyncio.sleep(0.02)
-    (valkey_dir / _FILE).rename(scratch / _FILE)
+
+
+async def _cancelled(client: Client) -> None:
+    """Has the store give up the snapshot that it writes or is about to write."""
+    with contextlib.suppress(RedisError):  # there is none
+        await client.run("BGSAVE", "CANCEL")
+    while True:
+        if not int((await client.run("INFO", "persistence"))["rdb_bgsave_in_progress"]):
+            return
+        await asyncio.sleep(0.02)
 
 
 @contextlib.asynccontextmanager
