@@ -116,25 +116,39 @@ def test_restore_when_two_go_into_one_new_directory_then_one_is_whole_and_the_ot
     assert found(system, "ann", 3)
 
 
+def stopped_midway(
+    system: System, kept: Path, directory: Path, *, there: bool = False
+) -> tuple[subprocess.Popen[str], Path]:
+    """A restore that stands still in the middle of it (SIGSTOP), and where to; `there`: into a directory that is there."""
+    for attempt in range(20):
+        target = directory / f"target{attempt}"
+        if there:
+            target.mkdir()
+        filled = target / RESTORING if there else directory / f".{target.name}.restoring"
+        restoring = asking(system, "restore", "--from", str(kept), "--data-dir", str(target))
+        while restoring.poll() is None and not (filled / "valkey").is_dir():
+            time.sleep(0.01)
+        restoring.send_signal(signal.SIGSTOP)
+        if filled.is_dir():
+            return restoring, target
+        restoring.send_signal(signal.SIGCONT)  # it was faster than this test
+        restoring.communicate(timeout=60)
+    pytest.fail("no restore was slow enough")
+
+
 def test_restore_when_another_is_at_work_then_refuses_and_leaves_it_alone(
     system: System, kept: Path, tmp_path: Path
 ) -> None:
-    target, aside = tmp_path / "target", tmp_path / ".target.restoring"
-    first = asking(system, "restore", "--from", str(kept), "--data-dir", str(target))
-    until(lambda: aside.is_dir() and any(aside.iterdir()), 30)
-    first.send_signal(signal.SIGSTOP)
+    first, target = stopped_midway(system, kept, tmp_path)
     try:
-        assert aside.is_dir()
-        second = asking(system, "restore", "--from", str(kept), "--data-dir", str(target), "--force")
-        said = second.communicate(timeout=60)[1]
+        second = system.cli("restore", "--from", str(kept), "--data-dir", str(target), "--force", check=False)
     finally:
         first.send_signal(signal.SIGCONT)
-    assert (second.returncode, said.strip()) == (
+    assert (second.returncode, second.stderr.strip()) == (
         1,
         f"memoryos: another restore into {target} is under way: wait until it has ended",
     )
-    assert first.communicate(timeout=60)[1] == ""
-    assert first.returncode == 0
+    assert (first.communicate(timeout=60)[1], first.returncode) == ("", 0)
     system.env["MEMORYOS_DATA_DIR"] = str(target)
     system.start()
     assert found(system, "ann", 3)
@@ -182,16 +196,24 @@ def test_restore_when_the_directory_is_there_and_empty_then_it_stays_the_same_on
     assert found(system, "ann", 3)
 
 
+def test_restore_when_one_into_an_empty_directory_is_at_work_then_refuses_and_leaves_it_alone(
+    system: System, kept: Path, tmp_path: Path
+) -> None:
+    first, target = stopped_midway(system, kept, tmp_path, there=True)
+    try:
+        second = system.cli("restore", "--from", str(kept), "--data-dir", str(target), "--force", check=False)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert (second.returncode, f"the data directory {target} is in use" in second.stderr) == (1, True)
+    assert (first.communicate(timeout=60)[1], first.returncode) == ("", 0)
+
+
 def test_restore_when_one_into_an_empty_directory_was_killed_then_no_server_starts_and_another_completes_it(
     system: System, kept: Path, tmp_path: Path
 ) -> None:
-    target = tmp_path / "target"
-    target.mkdir()
-    first = asking(system, "restore", "--from", str(kept), "--data-dir", str(target))
-    until(lambda: (target / RESTORING / "valkey").is_dir(), 30)
+    first, target = stopped_midway(system, kept, tmp_path, there=True)
     first.kill()
     first.communicate()
-    assert (target / RESTORING).is_dir()
     (target / "valkey").mkdir()  # as it would be, had it been killed at the very end
     system.env["MEMORYOS_DATA_DIR"] = str(target)
     refused = system.cli("keys", "list", check=False)
@@ -202,17 +224,14 @@ def test_restore_when_one_into_an_empty_directory_was_killed_then_no_server_star
     assert found(system, "ann", 3)
 
 
-def test_restore_when_it_is_told_to_end_then_leaves_the_empty_directory_empty(
-    system: System, kept: Path, tmp_path: Path
+@pytest.mark.parametrize("there", [False, True])
+def test_restore_when_it_is_told_to_end_then_it_leaves_nothing(
+    system: System, kept: Path, tmp_path: Path, there: bool
 ) -> None:
-    for attempt in range(20):
-        target = tmp_path / f"target{attempt}"
-        target.mkdir()
-        ending = asking(system, "restore", "--from", str(kept), "--data-dir", str(target))
-        until(lambda: (target / RESTORING).is_dir() or ending.poll() is not None, 30)  # noqa: B023  # of this round
-        ending.send_signal(signal.SIGTERM)
-        said = ending.communicate(timeout=60)[1]
-        if ending.returncode:
-            break
+    ending, target = stopped_midway(system, kept, tmp_path, there=there)
+    ending.send_signal(signal.SIGTERM)
+    ending.send_signal(signal.SIGCONT)
+    said = ending.communicate(timeout=60)[1]
     assert (ending.returncode, said.strip()) == (143, "memoryos: interrupted")
-    assert {one.name for one in target.iterdir()} <= {"lock"}
+    assert [one.name for one in target.iterdir() if one.name != "lock"] == [] if there else not target.exists()
+    assert not list(tmp_path.glob(f".{target.name}*"))
