@@ -203,7 +203,9 @@ async def serve(operator: Operator, directory: Path) -> AsyncIterator[None]:
             pass  # nobody listens any more
         except asyncio.CancelledError:
             what = under_way[task] or "command"
-            error = f"the server stops: the {what} was interrupted" + (", and leaves nothing" if patience else "")
+            error = f"the server stops: the {what} was interrupted" + (
+                ", and leaves nothing incomplete" if patience else ""
+            )
             writer.write(json.dumps({"error": error, "param": None}).encode() + b"\n")
             raise
         except Exception:

@@ -64,7 +64,7 @@ def test_server_when_it_is_stopped_in_a_backup_then_the_backup_says_so_and_leave
     said = backing.communicate(timeout=30)[1]
     assert (backing.returncode, said.strip()) == (
         1,
-        "memoryos: the server stops: the backup was interrupted, and leaves nothing",
+        "memoryos: the server stops: the backup was interrupted, and leaves nothing incomplete",
     )
     assert took < 9, "it waited for the backup as long as a stop may"
     assert not list((tmp_path / "kept").iterdir())
