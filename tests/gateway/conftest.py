@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +30,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, provider_port: int) -> Ite
     settings = {
         "OPENAI_BASE_URL": f"http://127.0.0.1:{provider_port}/v1",
         "OPENAI_API_KEY": "provider-key",
+        "MEMORYOS_UPSTREAM__CONNECT_TIMEOUT_SECONDS": "1",
         "MEMORYOS_UPSTREAM__FIRST_BYTE_TIMEOUT_SECONDS": str(SILENCE_SECONDS),
         "MEMORYOS_UPSTREAM__IDLE_TIMEOUT_SECONDS": str(SILENCE_SECONDS),
         # What is tested here is what memory does, not what it leaves out on a busy machine.
@@ -42,6 +45,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, provider_port: int) -> Ite
 async def upstream(provider_port: int) -> AsyncIterator[Upstream]:
     async with Upstream(None, provider_port) as running:
         yield running
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Waits until a condition holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110  # what is waited for happens in other processes
+            await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -71,7 +81,7 @@ class Client:
     async def post(self, path: str, body: Any, **headers: str) -> Answered:
         given = {"Content-Type": "application/json"} | {k.replace("_", "-"): v for k, v in headers.items()}
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
-        async with self.session.post(self.url + path, data=data, headers=given) as answer:
+        async with self.session.post(self.url + path, data=io.BytesIO(data), headers=given) as answer:
             return Answered(answer.status, {k.lower(): v for k, v in answer.headers.items()}, await answer.read())
 
     async def chat(self, body: Any, *, user: str = "", **headers: str) -> Answered:
