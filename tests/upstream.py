@@ -145,13 +145,16 @@ class Upstream:
         received: Every chat request, in order.
         models: What `/models` lists; None: 404.
         script: Replies for the next chat requests; when empty, the last user message is echoed.
+        by_model: Replies for the next chat requests that name a model; they come before those of the script.
         lists: How often `/models` was asked for.
+        connections: How many connections there were.
     """
 
     def __init__(self, models: Sequence[str] | None = MODELS, port: int = 0) -> None:
         self.received: list[Received] = []
         self.models = models
         self.script: deque[Reply] = deque()
+        self.by_model: dict[str, deque[Reply]] = {}
         self.lists = 0
         self.connections = 0
         self._port = port
@@ -176,9 +179,19 @@ class Upstream:
     def base_url(self) -> str:
         return f"http://127.0.0.1:{self._port}/v1"
 
-    def will(self, *replies: Reply) -> None:
-        """Appends to the script."""
-        self.script.extend(replies)
+    @property
+    def open(self) -> int:
+        """How many connections there are at present."""
+        return len(self._tasks)
+
+    def will(self, *replies: Reply, model: str | None = None) -> None:
+        """Appends to the script, or to that of one model, so that several calls may be under way."""
+        (self.script if model is None else self.by_model.setdefault(model, deque())).extend(replies)
+
+    def _next(self, request: Received) -> Reply:
+        body = request.json
+        own = self.by_model.get(body.get("model"))
+        return own.popleft() if own else self.script.popleft() if self.script else _echo(body)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -209,7 +222,7 @@ class Upstream:
             reply = self._control(path, body)
         else:
             self.received.append(request)
-            reply = self.script.popleft() if self.script else _echo(request.json)
+            reply = self._next(request)
         answering = asyncio.create_task(self._answer(reply, writer))
         leaving = asyncio.create_task(reader.read(1))
         try:

@@ -5,10 +5,13 @@ The body goes to the server as it came, and the provider's bytes go to the clien
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from contextlib import aclosing
+from typing import Any
 
 import grpc
+import orjson
 
 from memoryos.schema import Method
 from memoryos.v1 import chat_service_pb2 as chat
@@ -50,12 +53,7 @@ class ChatRoute:
         metadata = self._forwarding.metadata(exchange)
         body = await exchange.body(self._create.max_body_bytes)
         check_json(exchange)
-        value = loads(body)
-        if type(value) is not dict:
-            raise invalid("The body must be an object")
-        stream = value.get("stream")
-        if stream is not None and type(stream) is not bool:
-            raise invalid("stream must be true or false", "stream")
+        stream = _streamed(body)
         request = chat.ChatRequest(body_json=body.decode("utf-8"), memory=_mode(exchange))
         session = _text(exchange, "x-memoryos-session-id", "X-MemoryOS-Session-ID")
         if session is not None:
@@ -109,6 +107,32 @@ class ChatRoute:
             if not exchange.started:
                 raise internal()
             await exchange.write(b"", last=True)
+
+
+def _streamed(body: bytes) -> bool:
+    """Whether a body asks for a stream. What it holds otherwise is the server's concern, and the provider's.
+
+    Raises:
+        BridgeError: It is no JSON object, or `stream` is no truth value (400).
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        value = _leniently(body)
+    if type(value) is not dict:
+        raise invalid("The body must be an object")
+    stream = value.get("stream")
+    if stream is not None and type(stream) is not bool:
+        raise invalid("stream must be true or false", "stream")
+    return stream is True
+
+
+def _leniently(body: bytes) -> Any:
+    # JavaScript writes half of a character that it cut as an escape; a number may be too large for a double.
+    try:
+        return json.loads(body.decode("utf-8"), parse_int=float)
+    except (ValueError, RecursionError):
+        return loads(body)
 
 
 def _break(tail: bytes) -> bytes:

@@ -511,7 +511,7 @@ async def test_stream_when_closed_by_the_reader_then_upstream_is_closed_and_noth
 
 
 async def test_stream_when_silent_after_finish_then_ends_cleanly(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memoryos_server.domain.chat.service.LINGER_AFTER_FINISH_SECONDS", 0.1)
+    monkeypatch.setattr("memoryos_server.domain.chat.passing.LINGER_AFTER_FINISH_SECONDS", 0.1)
     gate = Gate()
     frames = sse(delta("a"), delta(None, "stop"), done=False)
     chat.upstream.will(Reply(body=[*frames, gate], content_type="text/event-stream"))

@@ -65,7 +65,7 @@ def test_tee_when_answer_ends_then_has_text_finish_and_usage() -> None:
     other = {"choices": [{"index": 1, "delta": {"content": "no"}, "finish_reason": "length"}]}
     stream = b"".join(sse({"choices": []}, delta("He"), other, delta("llo"), delta(None, "stop"), usage))
     pieces = [p for i in range(0, len(stream), 7) for p in tee.feed(stream[i : i + 7])]
-    assert (tee.content, tee.finish_reason, tee.usage, tee.done) == ("Hello", "stop", {"total_tokens": 3}, True)
+    assert (tee.content, tee.finished, tee.usage, tee.done) == ("Hello", True, {"total_tokens": 3}, True)
     assert "".join(p.content for p in pieces) == "Hello"
     assert json.loads(pieces[1].chunk_json) == delta("He")
 
@@ -77,7 +77,7 @@ def test_tee_when_event_is_odd_then_passes_it_over(odd: bytes) -> None:
     tee = Tee()
     tee.feed(odd)
     tee.feed(b"".join(sse(delta("fine"), delta(None, "stop"))))
-    assert (tee.content, tee.finish_reason, tee.broken) == ("fine", "stop", False)
+    assert (tee.content, tee.finished, tee.broken) == ("fine", True, False)
 
 
 def test_tee_when_error_event_then_keeps_its_message() -> None:

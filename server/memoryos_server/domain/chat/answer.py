@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 
 from memoryos_server.domain.chat.model import MemoryReport
+from memoryos_server.domain.core.faults import Upstream
 
 NOT_AN_END = frozenset({"tool_calls", "function_call"})
 """Finish reasons after which the turn goes on."""
@@ -35,12 +36,21 @@ def settled(report: MemoryReport, remembered: bool, *, ends: bool) -> MemoryRepo
 
 
 def parsed(body: bytes) -> dict[str, object]:
-    """The answer as an object; empty if it is none."""
+    """The answer as an object; empty if it is one that cannot be read.
+
+    Raises:
+        Upstream: It is no JSON object; the end of a connection may have cut it.
+    """
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        # The client gets the bytes themselves, whatever stands for a character or a number here.
+        value = json.loads(body.decode("utf-8-sig", "replace"), parse_int=float)
+    except RecursionError:
         return {}
-    return value if isinstance(value, dict) else {}
+    except ValueError:
+        raise Upstream("The provider's answer is not whole, or not JSON") from None
+    if not isinstance(value, dict):
+        raise Upstream("The provider's answer is no JSON object")
+    return value
 
 
 def spliced(body: bytes, value: dict[str, object], report: MemoryReport) -> bytes:

@@ -1,8 +1,9 @@
 """The block of memories that is put into a request.
 
 The block is one system message: a line that opens it, what it is, one JSON object per memory, a line that closes it. A
-memory is data: it is one JSON line, so that no line break in it can begin another item, and whatever in it looks like our
-delimiter loses its angle brackets.
+memory is data: it is one JSON line, so that no line break in it can begin another item, and the only angle brackets in the
+block are those of our delimiter. Others, and characters that nobody sees, are written as JSON escapes: no text can forge the
+delimiter or a model's own marks of who speaks (`<|im_start|>`), and none can hide what it says.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ CACHE_SECONDS = 600.0
 CACHE_SIZE = 1024
 
 _BLANKS = re.compile(r"\s+")
-_BRACKETS = {"<": "‹", ">": "›", "＜": "‹", "＞": "›", "﹤": "‹", "﹥": "›"}
+_BRACKETS = frozenset("<>＜＞﹤﹥")
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Unicode's categories of controls, format characters (joiners, direction marks, tags), private use, line separators."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ def render(items: Iterable[RecalledItem], present: Iterable[str], budget: int) -
 
 
 def without_blocks(text: str) -> str:
-    """The text without memory blocks that somebody echoed, so that memory does not feed on itself."""
+    """The text without memory blocks that somebody echoed, also one that is cut off, so that memory does not feed on itself."""
     # Not a pattern with `.*?`: on many openings without an end it would take the square of the text's length.
     kept: list[str] = []
     at = 0
@@ -184,7 +187,8 @@ def without_blocks(text: str) -> str:
         kept.append(text[at:start])
         blank = _BLANKS.match(text, end + len(CLOSE))
         at = blank.end() if blank else end + len(CLOSE)
-    return "".join((*kept, text[at:]))
+    cut = text.find(f"{OPEN}\n{PREAMBLE[:40]}", at)
+    return "".join((*kept, text[at:] if cut < 0 else text[at:cut]))
 
 
 def ends_of(text: str) -> str:
@@ -208,9 +212,9 @@ def _line(item: RecalledItem, content: str, *, cut: bool) -> str:
         **({"role": item.role} if item.role else {}),
         **({"at": item.timestamp.strftime("%Y-%m-%dT%H:%MZ")} if item.timestamp else {}),
         **({"outdated": True} if item.outdated else {}),
-        "text": _defused(content),
+        "text": content.encode("utf-8", "replace").decode(),  # a lone surrogate could not be sent
     }
-    return json.dumps(value | {"cut": True} if cut else value, ensure_ascii=False)
+    return _defused(json.dumps(value | {"cut": True} if cut else value, ensure_ascii=False))
 
 
 def _fit(item: RecalledItem, left: int) -> str | None:
@@ -235,14 +239,20 @@ def _chars(tokens: int) -> int:
     return max(0, 4 * tokens)
 
 
-def _defused(text: str) -> str:
-    """The text, unable to open or close a block: with the delimiter's name in it in any guise, it loses its brackets."""
-    text = text.encode("utf-8", "replace").decode()  # a lone surrogate could not be sent
-    text = "".join(f"\\u{ord(c):04x}" if c in "\u2028\u2029\u0085" else c for c in text)
-    plain = "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum())
-    if "memoryos" not in plain:
-        return text
-    return "".join(_BRACKETS.get(c, c) for c in text)
+def _defused(line: str) -> str:
+    """The JSON text, the same value, with escapes for whatever could be taken for an end of the block or cannot be seen."""
+    if line.isascii() and line.isprintable() and "<" not in line and ">" not in line:
+        return line
+    return "".join(_escaped(c) if _is_risky(c) else c for c in line)
+
+
+def _is_risky(char: str) -> bool:
+    # Of the variation selectors, those beyond the first sixteen have carried hidden text; no emoji needs them.
+    return char in _BRACKETS or unicodedata.category(char) in _UNSEEN or "\U000e0100" <= char <= "\U000e01ef"
+
+
+def _escaped(char: str) -> str:
+    return json.dumps(char)[1:-1] if ord(char) > 0x7F else f"\\u{ord(char):04x}"
 
 
 class Blocks:
@@ -276,13 +286,8 @@ class Blocks:
         ):
             self._kept.popitem(last=False)
 
-    def forget(self, tenant_id: str, user_id: str) -> None:
-        """Drops every block of a user: an erasure leaves nothing here."""
-        for key in [k for k in self._kept if k[:2] == (tenant_id, user_id)]:
-            del self._kept[key]
-
     def forget_if(self, whose: Callable[[str, str], bool]) -> None:
-        """Drops the blocks of every tenant and user for whom `whose` is true."""
+        """Drops the blocks of every tenant and user for whom `whose` is true: an erasure leaves nothing here."""
         for key in [k for k in self._kept if whose(k[0], k[1])]:
             del self._kept[key]
 

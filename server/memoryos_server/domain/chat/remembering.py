@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from memoryos_server.domain.chat.context import split_long, without_blocks
@@ -17,6 +18,9 @@ from memoryos_server.domain.core.ids import derived_uuid, uuid7
 from memoryos_server.domain.core.text import MAX_TEXT
 
 MAX_SESSIONS = 10_000
+REPEAT_SECONDS = 600.0
+"""So long after a request the same one is the same turn, asked for again."""
+
 MAX_UNDER_WAY = 1000
 """Turns that wait for a slow store at once; further ones are said not to be remembered."""
 
@@ -35,6 +39,7 @@ class Remembered:
         question: The user's text, without echoed blocks; may be blank.
         asked_at: When the request came.
         answers: Whether the answer is remembered too.
+        first_stands: Of several answers under one event id the first is kept; else all that differ.
     """
 
     tenant_id: str
@@ -44,6 +49,7 @@ class Remembered:
     question: str
     asked_at: datetime
     answers: bool
+    first_stands: bool = False
 
 
 def plan(
@@ -53,19 +59,21 @@ def plan(
     question: str,
     *,
     idempotency_key: str | None,
+    event_id: Callable[[], str],
     asked_at: datetime,
     answers: bool,
 ) -> Remembered | None:
     """What to remember of a turn; None if there is nothing.
 
     With an idempotency key the event id follows from the key and the question: a repeat is a duplicate, and whatever the
-    provider answers the second time, the first answer stands.
+    provider answers the second time, the first answer stands. Without one, `event_id` gives it.
     """
     question = _clean(question)
     if not question.strip() and not answers:
         return None
-    event_id = uuid7() if idempotency_key is None else derived_uuid("chat", idempotency_key, question)
-    return Remembered(tenant_id, user_id, event_id, session_id, question, asked_at, answers)
+    keyed = idempotency_key is not None
+    made = derived_uuid("chat", idempotency_key, question) if idempotency_key is not None else event_id()
+    return Remembered(tenant_id, user_id, made, session_id, question, asked_at, answers, keyed)
 
 
 def turns_of(what: Remembered, answer: str, answered_at: datetime) -> list[NewTurn]:
@@ -93,6 +101,13 @@ def _pieces(what: Remembered, role: str, text: str, event_id: str, said_at: date
         for number, piece in enumerate(split_long(text, MAX_TEXT), 1)
         if piece.strip()
     ]
+
+
+def _another(turn: NewTurn) -> NewTurn:
+    """The turn as it is kept beside a different answer to the same question; the same answer again is a duplicate."""
+    if turn.role != "assistant" or turn.event_id is None:
+        return turn
+    return replace(turn, event_id=derived_uuid("another", turn.event_id, turn.content))
 
 
 class Remembering:
@@ -146,9 +161,11 @@ class Remembering:
 
     async def _keep(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
         try:
-            await self._memory.remember(what.tenant_id, what.user_id, turns)
-        except Exists:
-            return True
+            try:
+                await self._memory.remember(what.tenant_id, what.user_id, turns)
+            except Exists:
+                if not what.first_stands:
+                    await self._memory.remember(what.tenant_id, what.user_id, [_another(turn) for turn in turns])
         except Fault as fault:
             _log.warning("turn not remembered: %s", fault.reason)
             return False
@@ -175,3 +192,42 @@ class Sessions:
         if len(self._last) > MAX_SESSIONS:
             self._last.popitem(last=False)
         return session
+
+
+class Repeats:
+    """Which turn of each session came last. Bounded; in this process only.
+
+    The same request is the same turn: an answer is asked for again, an earlier message was edited, a tool loop goes on.
+    Whoever says the same once more is told from that by what is sent along: the first time stands among the earlier
+    messages. Where nothing is sent along the two cannot be told apart; then the text, which is known, is kept once, and
+    every answer that differs.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._last: OrderedDict[tuple[str, str, str], tuple[bytes, str, float]] = OrderedDict()
+
+    def event_id(self, tenant_id: str, user_id: str, session_id: str, question: str, before: int) -> str:
+        """The id of the turn: a new one, or that of the session's last turn if it is the same.
+
+        Args:
+            tenant_id: The tenant.
+            user_id: Whose memory it is.
+            session_id: The conversation.
+            question: The user's message as JSON text.
+            before: How many earlier messages of the request say the same.
+        """
+        key, now = (tenant_id, user_id, session_id), self._clock()
+        digest = hashlib.blake2b(f"{before}:{question}".encode(), digest_size=16).digest()
+        kept = self._last.pop(key, None)
+        same = kept is not None and kept[0] == digest and now - kept[2] < REPEAT_SECONDS
+        event_id = kept[1] if kept is not None and same else uuid7()
+        self._last[key] = (digest, event_id, now)
+        if len(self._last) > MAX_SESSIONS:
+            self._last.popitem(last=False)
+        return event_id
+
+    def forget_if(self, whose: Callable[[str, str], bool]) -> None:
+        """Drops what is kept of every tenant and user for whom `whose` is true."""
+        for key in [k for k in self._last if whose(k[0], k[1])]:
+            del self._last[key]

@@ -49,6 +49,23 @@ class ChatBody:
         return "" if self.question is None else text_of(self.messages[self.question].get("content"))
 
     @property
+    def choices(self) -> int:
+        """How many answers it asks for."""
+        number = self.params.get("n")
+        return number if isinstance(number, int) and number > 1 else 1
+
+    @property
+    def question_json(self) -> str:
+        """The JSON text of the last user message; "" if there is none."""
+        return "" if self.question is None else self.text[slice(*self.spans[self.question])]
+
+    @property
+    def asked_before(self) -> int:
+        """How many earlier user messages say just what the last one says."""
+        asked = [self.text[a:b] for m, (a, b) in zip(self.messages, self.spans, strict=True) if m["role"] == "user"]
+        return asked[:-1].count(asked[-1]) if asked else 0
+
+    @property
     def conversation(self) -> str:
         """The JSON text up to and including the last user message; "" if there is none."""
         return "" if self.question is None else self.text[self.spans[0][0] : self.spans[self.question][1]]

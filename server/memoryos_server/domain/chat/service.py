@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,9 +38,10 @@ from memoryos_server.domain.chat.model import (
     Notes,
     RecalledItem,
 )
-from memoryos_server.domain.chat.remembering import Remembered, Remembering, Sessions, plan, turns_of
+from memoryos_server.domain.chat.passing import Held, closing, following
+from memoryos_server.domain.chat.remembering import Remembered, Remembering, Repeats, Sessions, plan, turns_of
 from memoryos_server.domain.chat.request import ChatBody, parse_body
-from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, text_of
+from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, said_of, text_of
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Invalid, Upstream
 from memoryos_server.domain.core.ids import uuid7
@@ -54,9 +55,6 @@ RECALL_LIMIT = 30
 
 BUILTIN_RECALL_SECONDS = 5.0
 """How long the built-in model waits for memory, which is all it has."""
-
-LINGER_AFTER_FINISH_SECONDS = 5.0
-LINGER_AFTER_DONE_SECONDS = 1.0
 
 ChatEvent = ChatStarted | ChatBytes | Piece | ChatFinished
 """Streams begin with ChatStarted and, if they complete, end with ChatFinished."""
@@ -115,6 +113,7 @@ class ChatService:
         self._now = now
         self._blocks = Blocks(clock)
         self._sessions = Sessions(options.session_idle_seconds, clock)
+        self._repeats = Repeats(clock)
         self._remembering = Remembering(memory, options.remember_deadline_seconds, remembered, doubtful)
 
     async def drain(self, seconds: float) -> None:
@@ -123,11 +122,12 @@ class ChatService:
 
     def forget(self, tenant_id: str, user_id: str) -> None:
         """Drops what is kept here of a user's memories; for an erasure."""
-        self._blocks.forget(tenant_id, user_id)
+        self.forget_if(lambda *whose: whose == (tenant_id, user_id))
 
     def forget_if(self, whose: Callable[[str, str], bool]) -> None:
         """As `forget`, for every tenant and user for whom `whose` is true."""
         self._blocks.forget_if(whose)
+        self._repeats.forget_if(whose)
 
     async def models(self) -> list[ModelInfo]:
         """The models that can be named: the built-in one, then the provider's as far as it lists them."""
@@ -159,7 +159,7 @@ class ChatService:
         value = parsed(answer.body)
         choice = first_choice(value)
         message = choice.get("message")
-        content = text_of(message.get("content")) if isinstance(message, dict) else ""
+        content = said_of(message) if isinstance(message, dict) else ""
         finish = choice.get("finish_reason")
         reason = finish if isinstance(finish, str) else ""
         report = await self._settled(ready, content, ends=bool(choice) and not goes_on(reason, message))
@@ -170,7 +170,8 @@ class ChatService:
         """The answer as it comes. What may fail before the first byte fails before the first event.
 
         Closing the stream closes the provider's connection at once, and nothing is remembered. Otherwise the turn is
-        handed to memory before the last frame is given. `[DONE]` is given only if the provider sent it.
+        handed to memory before the last frame is given. `[DONE]` is given only if the provider sent it and every choice
+        had come to its end.
 
         Args:
             who: Who calls.
@@ -182,34 +183,47 @@ class ChatService:
             Upstream: Midway: the provider broke off, or ended without completing its answer.
         """
         ready = await self._prepare(who, request, stream=True)
-        tee = Tee()
+        tee = Tee(ready.body.choices)
+        held = Held(tee)
+        report: MemoryReport | None = None
         async with aclosing(self._source(ready)) as source:
             chunk = await anext(source, None)
             yield ChatStarted(ready.report)
-            offset, held, report = 0, False, ready.report
             while chunk is not None:
                 pieces = tee.feed(chunk)
-                cut = len(chunk) if held or tee.done_at is None else max(0, tee.done_at - offset)
-                for event in _events(pieces, chunk[:cut], raw):
+                held.add(chunk)
+                for event in _events(pieces, held.due(), raw):
                     yield event
-                if not held and tee.done:
-                    held = True
-                    report = await self._finished(ready, tee)
-                    if raw:
-                        yield ChatBytes(chunk[cut:])
-                if tee.error and not raw:
-                    raise Upstream(tee.error)
-                offset += len(chunk)
-                chunk = await _next(source, tee)
-        for event in _events(tee.finish(), b"", raw):
-            yield event
-        if not held:
-            if not (tee.complete or tee.broken or tee.error):
-                raise Upstream("The provider's answer ended before it was complete")
-            report = await self._finished(ready, tee)
+                if not raw:
+                    _check_readable(tee)
+                if report is None and tee.done:
+                    report = await self._ended(ready, tee)
+                    if not (tee.complete or tee.blind):
+                        break
+                    held.release()
+                    for event in _events([], held.due(), raw):
+                        yield event
+                chunk = await following(source, tee)
+        if report is None:
+            for event in _events(tee.finish(), held.due(), raw):
+                yield event
+            if not raw:
+                _check_readable(tee)
+            report = await self._ended(ready, tee)
+            if tee.complete or tee.blind:
+                held.release()
+            for event in _events([], held.due(), raw):
+                yield event
         yield ChatFinished(report)
 
-    async def _finished(self, ready: _Prepared, tee: Tee) -> MemoryReport:
+    async def _ended(self, ready: _Prepared, tee: Tee) -> MemoryReport:
+        """The report of a stream that brings nothing more.
+
+        Raises:
+            Upstream: The answer is not whole, and the provider did not say so itself.
+        """
+        if not (tee.complete or tee.blind or tee.error):
+            raise Upstream("The provider's answer ended before it was complete")
         return await self._settled(ready, tee.content, ends=not (tee.error or tee.broken or tee.goes_on))
 
     async def _settled(self, ready: _Prepared, content: str, *, ends: bool) -> MemoryReport:
@@ -227,7 +241,7 @@ class ChatService:
             for frame in builtin.as_sse(ready.quoted.text, self._rendering(ready.body), include_usage=usage):
                 yield frame
             return
-        async with aclosing(_generator(self._provider().stream(ready.text.encode()))) as chunks:
+        async with aclosing(closing(self._provider().stream(ready.text.encode()))) as chunks:
             async for chunk in chunks:
                 yield chunk
 
@@ -256,12 +270,16 @@ class ChatService:
             block, degraded, late = await self._block(who.tenant_id, owner, body)
         keep = None
         if writes and owner and body.question is not None:
+            session = request.session_id or self._sessions.current(who.tenant_id, owner)
             keep = plan(
                 who.tenant_id,
                 owner,
-                request.session_id or self._sessions.current(who.tenant_id, owner),
+                session,
                 body.question_text,
                 idempotency_key=request.idempotency_key,
+                event_id=lambda: self._repeats.event_id(
+                    who.tenant_id, owner, session, body.question_json, body.asked_before
+                ),
                 asked_at=asked_at,
                 answers=not built_in,
             )
@@ -283,6 +301,13 @@ class ChatService:
             return Block(), False, False
         if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
             return known, False, False
+        block, degraded, late = await self._recalled(tenant_id, owner, body)
+        # An empty one too: a tool loop that began without memories goes on without, or the provider's cache would miss.
+        self._blocks.put(tenant_id, owner, body.conversation, block)
+        return block, degraded, late
+
+    async def _recalled(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool, bool]:
+        """As `_block`, newly made."""
         if self._away():
             return Block(), True, False
         query = _query(body.question_text)
@@ -299,7 +324,6 @@ class ChatService:
         except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
             _log.warning("chat goes on without memory: %s", type(error).__name__)
             return Block(), True, isinstance(error, TimeoutError)
-        self._blocks.put(tenant_id, owner, body.conversation, block)
         found.used(block.items)
         return block, found.degraded, found.late
 
@@ -404,30 +428,13 @@ def _events(pieces: list[Piece], data: bytes, raw: bool) -> list[ChatEvent]:
     return list(pieces)
 
 
-async def _next(source: AsyncGenerator[bytes, None], tee: Tee) -> bytes | None:
-    """The next bytes, or None at the end. An answer that has said its last word is not waited for long."""
-    linger = None
-    if tee.done:
-        linger = LINGER_AFTER_DONE_SECONDS
-    elif tee.finish_reason:
-        linger = LINGER_AFTER_FINISH_SECONDS
-    try:
-        async with asyncio.timeout(linger):
-            return await anext(source, None)
-    except TimeoutError:
-        return None
-    except (Upstream, DeadlineExceeded):
-        if tee.done:  # the answer is whole; how the connection ends is nobody's concern
-            return None
-        raise
+def _check_readable(tee: Tee) -> None:
+    """For a stream of pieces, which can show neither an error event nor what could not be read.
 
-
-async def _generator(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
-    """The chunks, closing their source when closed."""
-    try:
-        async for chunk in chunks:
-            yield chunk
-    finally:
-        close = getattr(chunks, "aclose", None)
-        if close is not None:
-            await close()
+    Raises:
+        Upstream: There was one of these.
+    """
+    if tee.error:
+        raise Upstream(tee.error)
+    if tee.overflowed:
+        raise Upstream("An event of the provider's answer is too long to be read")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from memoryos_server.domain.chat.answer import goes_on
 
-MAX_EVENT_BYTES = 4 * 1024 * 1024
-"""The longest event that is read; a longer one is passed over."""
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""The longest event that is read, such as a picture in one delta; a longer one is passed over."""
 
 MAX_CONTENT_CHARS = 4_000_000
 """The longest answer that is collected."""
@@ -40,11 +41,13 @@ class SseSplitter:
 
     Attributes:
         overflowed: An event was longer than the bound and was passed over.
+        whole_to: Offset in the stream up to which it holds whole events, and comments between them.
         done_at: Offset in the stream of the line `data: [DONE]`, known as soon as that line ends; None before.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.overflowed = False
+        self.whole_to = 0
         self.done_at: int | None = None
         self._max = max_event_bytes
         self._line = bytearray()
@@ -55,6 +58,7 @@ class SseSplitter:
         self._data: list[bytes] = []
         self._size = 0
         self._event_start = 0
+        self._begun = False
         self._skipping = False
         self._spoiled = False
 
@@ -67,11 +71,15 @@ class SseSplitter:
             if chunk[0] == 0x0A:
                 position = 1
                 self._line_start = self._offset + 1
+                if self.whole_to == self._offset:
+                    self.whole_to += 1
         for match in _END_OF_LINE.finditer(chunk, position):
             self._append(chunk[position : match.start()])
             position = match.end()
             self._end_line(events)
             self._line_start = self._offset + position
+            if not self._begun:
+                self.whole_to = self._line_start
         if position < len(chunk):
             self._append(chunk[position:])
         self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
@@ -99,6 +107,7 @@ class SseSplitter:
         if self._skipping:
             self._skipping = False
             self._first_line = False
+            self._begun = True
             return
         line = bytes(self._line)
         self._line.clear()
@@ -109,6 +118,7 @@ class SseSplitter:
             self._dispatch(events)
             return
         name, _, value = line.partition(b":")
+        self._begun = self._begun or bool(name)
         if name != b"data":
             return
         value = value.removeprefix(b" ")
@@ -124,6 +134,7 @@ class SseSplitter:
             events.append(SseEvent(b"\n".join(self._data), self._event_start))
         self._data.clear()
         self._size = 0
+        self._begun = False
         self._spoiled = False
 
 
@@ -143,24 +154,28 @@ class Piece:
 
 
 class Tee:
-    """Collects what memory needs from an answer that streams by.
+    """Collects what memory needs from an answer that streams by, and tells whether it came to its end.
+
+    Args:
+        choices: How many choices were asked for.
 
     Attributes:
-        finish_reason: Choice 0's, "" while unknown.
         usage: The last `usage` object seen, or None.
         goes_on: The turn goes on after this answer.
-        done: `[DONE]` was seen.
         error: The message of an error event inside the stream, or None.
-        broken: The copy could not be read to its end; nothing here says anything about the answer.
+        broken: The copy of the text is not whole: nothing is to be remembered of it.
+        blind: The stream cannot be read any further; nothing here says anything about what follows.
     """
 
-    def __init__(self) -> None:
-        self.finish_reason = ""
+    def __init__(self, choices: int = 1) -> None:
         self.goes_on = False
         self.usage: dict[str, object] | None = None
         self.error: str | None = None
         self.broken = False
+        self.blind = False
         self._splitter = SseSplitter()
+        self._choices = choices
+        self._ended: dict[int, bool] = {}
         self._content: list[str] = []
         self._size = 0
 
@@ -175,33 +190,46 @@ class Tee:
         return self._splitter.done_at
 
     @property
+    def whole_to(self) -> int:
+        """Offset in the stream up to which it holds whole events."""
+        return self._splitter.whole_to
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether an event was too long to be read."""
+        return self._splitter.overflowed
+
+    @property
     def content(self) -> str:
         """Choice 0's text so far."""
         return "".join(self._content)
 
     @property
+    def finished(self) -> bool:
+        """Whether every choice that was asked for has its finish reason."""
+        return len(self._ended) >= self._choices and all(self._ended.values())
+
+    @property
     def complete(self) -> bool:
-        """Whether the answer came to its end, as far as can be told."""
-        return self.done or bool(self.finish_reason)
+        """Whether the answer came to its end, as far as can be told: `[DONE]` alone does not say it.
+
+        Some providers give fewer choices than were asked for. A finish reason may stand in an event that was too long.
+        """
+        return self.finished or (self.done and (self.overflowed or (bool(self._ended) and all(self._ended.values()))))
 
     def feed(self, chunk: bytes) -> list[Piece]:
         """The chunks of the answer that end in `chunk`. Never raises; what cannot be read is passed over."""
-        if self.broken:
-            return []
-        try:
-            return self._read(self._splitter.feed(chunk))
-        except Exception:  # the client's bytes must flow whatever this copy is made of
-            self.broken = True
-            return []
+        return [] if self.blind else self._guarded(lambda: self._splitter.feed(chunk))
 
     def finish(self) -> list[Piece]:
         """The chunk that the end of the stream cut off before its blank line, if there is one. Never raises."""
-        if self.broken:
-            return []
+        return [] if self.blind else self._guarded(self._splitter.finish)
+
+    def _guarded(self, split: Callable[[], list[SseEvent]]) -> list[Piece]:
         try:
-            return self._read(self._splitter.finish())
-        except Exception:  # as in `feed`
-            self.broken = True
+            return self._read(split())
+        except Exception:  # the client's bytes must flow whatever this copy is made of
+            self.broken = self.blind = True
             return []
 
     def _read(self, events: list[SseEvent]) -> list[Piece]:
@@ -212,7 +240,7 @@ class Tee:
             if event.data.strip() == b"[DONE]":
                 continue
             try:
-                text = event.data.decode()
+                text = event.data.decode("utf-8", "replace")
                 value = json.loads(text)
             except (ValueError, RecursionError):
                 continue
@@ -227,12 +255,12 @@ class Tee:
         usage = value.get("usage")
         if isinstance(usage, dict):
             self.usage = usage
+        self._note_ends(value.get("choices"))
         choice = first_choice(value)
         delta = choice.get("delta")
-        content = text_of(delta.get("content")) if isinstance(delta, dict) else ""
+        content = said_of(delta) if isinstance(delta, dict) else ""
         finish = choice.get("finish_reason")
         reason = finish if isinstance(finish, str) else ""
-        self.finish_reason = reason or self.finish_reason
         self.goes_on = self.goes_on or goes_on(reason, delta)
         self._size += len(content)
         if self._size > MAX_CONTENT_CHARS:
@@ -240,6 +268,13 @@ class Tee:
         elif content:
             self._content.append(content)
         return Piece(content, reason, text)
+
+    def _note_ends(self, choices: object) -> None:
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict):
+                index = choice.get("index", 0)
+                number = index if isinstance(index, int) else 0
+                self._ended[number] = bool(choice.get("finish_reason")) or self._ended.get(number, False)
 
 
 def first_choice(value: dict[str, object]) -> dict[str, object]:
@@ -260,6 +295,15 @@ def text_of(content: object) -> str:
         texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type", "text") == "text"]
         return "\n".join(t for t in texts if isinstance(t, str))
     return ""
+
+
+def said_of(message: dict[str, object]) -> str:
+    """The text of an answer's message or delta: its content, or else what it says aloud."""
+    text = text_of(message.get("content"))
+    audio = message.get("audio")
+    if not text and isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
+        return str(audio["transcript"])
+    return text
 
 
 def message_of(error: object) -> str:

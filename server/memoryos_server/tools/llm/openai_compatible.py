@@ -37,6 +37,7 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 
 _REJECTED = frozenset({400, 404, 413, 422, 429})
+_NO_STREAM = frozenset({"application/json", "text/html"})
 _CUT = (aiohttp.ClientError, ConnectionError, OSError)
 
 
@@ -134,7 +135,7 @@ class OpenAiCompatible:
             pieces, size = [first], len(first)
             while True:
                 async with asyncio.timeout(self._options.idle_timeout_seconds):
-                    piece = await response.content.readany()
+                    piece = await _some(response)
                 if not piece:
                     break
                 pieces.append(piece)
@@ -169,7 +170,7 @@ class OpenAiCompatible:
             while True:
                 since = clock()
                 async with asyncio.timeout(self._options.idle_timeout_seconds - waited):
-                    piece = await response.content.readany()
+                    piece = await _some(response)
                 if not piece:
                     return
                 waited = 0.0 if events.feed(piece) or events.overflowed else waited + clock() - since
@@ -289,9 +290,9 @@ class OpenAiCompatible:
                 )
                 if response.status != 200:
                     return await self._refusal(response)
-                if stream and response.content_type == "application/json":
+                if stream and response.content_type in _NO_STREAM:
                     raise Upstream("The provider does not stream")
-                first = await response.content.readany()
+                first = await _some(response)
                 if not first:
                     return _Retry(Upstream("The provider's answer is empty"))
                 begun = True
@@ -388,10 +389,17 @@ def _hang_up(response: aiohttp.ClientResponse) -> None:
     response.close()
 
 
+async def _some(response: aiohttp.ClientResponse) -> bytes:
+    """The next bytes, b"" at the end. What came before a connection broke is given first, which aiohttp would keep."""
+    content = response.content
+    left = content._read_nowait(-1) if content.exception() is not None else b""
+    return left or await content.readany()
+
+
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     """The body, or its first `most` bytes and a little more."""
     body = bytearray()
-    while len(body) <= most and (piece := await response.content.readany()):
+    while len(body) <= most and (piece := await _some(response)):
         body += piece
     return bytes(body)
 
