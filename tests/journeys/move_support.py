@@ -19,7 +19,9 @@ from memoryos_server.stores.scope import MIGRATION
 from tests.system import System
 
 USERS = 12
-"""So many that everybody has fewer turns than a leg of a search finds: else engines choose among equals at its end."""
+"""The least number of users."""
+TURNS = 180
+"""The most of one user: fewer than a leg of a search finds, else engines choose among equals at its end."""
 SYLLABLES = ("ba", "ke", "li", "mo", "nu", "pra", "sto", "vel", "dri", "zan", "fo", "gu", "hem", "jor", "tis", "wol")
 
 
@@ -32,6 +34,11 @@ def words(number: int) -> list[str]:
     return ["".join(picked.choices(SYLLABLES, k=3)) for _ in range(8)]
 
 
+def owner(number: int, episodes: int) -> str:
+    """Whose turn it is."""
+    return f"u{number % max(USERS, -(-episodes // TURNS))}"
+
+
 def fill(system: System, episodes: int) -> None:
     talk = system.home / "talk.jsonl"
     with talk.open("w") as out:
@@ -41,7 +48,7 @@ def fill(system: System, episodes: int) -> None:
                 "role": "user",
                 "content": content,
                 "session_id": f"s{number // 40}",
-                "user_id": f"u{number % USERS}",
+                "user_id": owner(number, episodes),
             }
             out.write(json.dumps(line) + "\n")
     done = subprocess.run(
@@ -59,7 +66,7 @@ def answers(system: System, episodes: int) -> list[Any]:
     for turn in range(200):
         number = turn * 7919 % episodes
         query = f"{' '.join(words(number)[2:5])}?"
-        body = {"user_id": f"u{number % USERS}", "query": query, "limit": 6}
+        body = {"user_id": owner(number, episodes), "query": query, "limit": 6}
         status, answer, _ = system.post("/v1/memory/retrieve", body)
         assert status == 200, answer
         assert answer["episodes"]
