@@ -22,6 +22,7 @@ from memoryos.settings import Loaded, Settings, SettingsError
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server import operator, wiring
 from memoryos_server.domain.admin.keys import KeyService
+from memoryos_server.domain.chat.embeddings import EmbeddingService
 from memoryos_server.domain.core import faultpoints
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.memory.deadletters import DeadLetters
@@ -32,6 +33,7 @@ from memoryos_server.operator import House, Operator
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.auth import Auth
+from memoryos_server.rpc.embedding_servicer import EmbeddingServicer
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.interceptors import standard
 from memoryos_server.rpc.memory_metrics import MemoryMetrics, QueueWatch
@@ -194,6 +196,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
             servicers={
                 "memoryos.v1.SystemService": SystemServicer(
                     serving=health, metrics=metrics, auth_enabled=settings.auth.enabled
+                ),
+                "memoryos.v1.EmbeddingService": EmbeddingServicer(
+                    EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status())
                 ),
                 **wiring.servicers(settings, memory, chat, letters),
             },

@@ -561,6 +561,7 @@ ADDED = frozenset(
         ("POST", "/v1/admin/queue/requeue"),
         ("POST", "/v1/admin/queue/{id}/requeue"),
         ("DELETE", "/v1/admin/queue/{id}"),
+        ("POST", "/v1/embeddings"),
     }
 )
 """Routes that are served and not documented there."""

@@ -255,6 +255,38 @@ async def test_idempotency_key_when_repeated_then_remembered_once_and_first_answ
     assert ("user", "another") in chat.memory.said()
 
 
+async def test_repeat_when_ten_minutes_are_over_or_it_was_forgotten_then_it_is_another_turn(chat: Chat) -> None:
+    async def asked() -> str:
+        return str((await ask(chat, body("q"), session_id="s")).memory.event_id)
+
+    first = await asked()
+    chat.clock.now += 599
+    assert await asked() == first
+    chat.clock.now += 599  # since the last time
+    assert await asked() == first
+    chat.service.forget("default", "someone-else")
+    assert await asked() == first
+    chat.clock.now += 601
+    second = await asked()
+    assert second != first
+    chat.service.forget("default", "default_user")
+    assert len({first, second, await asked()}) == 3
+    assert chat.memory.said() == [("user", "q"), ("assistant", "You said: q")] * 3
+
+
+async def test_tool_loop_when_memory_failed_at_its_beginning_then_none_is_injected_later(chat: Chat) -> None:
+    chat.memory.say("I live in Basel")
+    chat.memory.failure = BackendDown("down")
+    first = [{"role": "user", "content": "weather where I live?"}]
+    await ask(chat, body(messages=first))
+    chat.memory.failure = None
+    loop = [*first, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "sun"}]
+    await ask(chat, body(messages=loop))
+    assert chat.upstream.received[1].json["messages"] == loop
+    await ask(chat, body(messages=first))
+    assert OPEN in chat.upstream.received[2].json["messages"][0]["content"]
+
+
 async def test_memory_mode_when_read_or_write_then_only_that(chat: Chat) -> None:
     chat.memory.say("tea is good")
     read = await ask(chat, body("tea?"), memory=MemoryMode.READ)

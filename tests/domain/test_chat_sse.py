@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from memoryos_server.domain.chat.passing import MOST_HELD_BYTES, Held
 from memoryos_server.domain.chat.sse import SseSplitter, Tee
 from tests.upstream import delta, sse
 
@@ -93,3 +94,55 @@ def test_tee_when_fed_garbage_then_never_raises(chunks: list[bytes]) -> None:
     for chunk in chunks:
         tee.feed(chunk)
     tee.finish()
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 10_000), max_size=20))
+def test_splitter_when_cut_anywhere_then_whole_events_lie_before_whole_to(cuts: list[int]) -> None:
+    splitter = SseSplitter()
+    at, seen = 0, 0
+    for piece in split(HOSTILE, cuts):
+        seen += len(splitter.feed(piece))
+        at += len(piece)
+        assert splitter.whole_to <= at
+        # What lies before holds the events that were given, and nothing of the next.
+        alone = SseSplitter()
+        assert len(alone.feed(HOSTILE[: splitter.whole_to])) == seen
+        assert alone.finish() == []
+    assert splitter.whole_to == len(HOSTILE)
+
+
+def test_held_when_an_event_is_long_then_it_goes_before_it_is_whole() -> None:
+    tee = Tee()
+    held = Held(tee)
+    first, long = b"data: {}\n\n", b"data: " + b"x" * MOST_HELD_BYTES
+    given_on = []
+    for chunk in (first + long[:10], long[10:], b"\n", b"\ndata: [DO", b"NE]\n\n"):
+        tee.feed(chunk)
+        held.add(chunk)
+        given_on.append(held.due())
+    assert given_on == [first, long, b"\n", b"\n", b""]
+    held.release()
+    assert held.due() == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("choices", "frames", "finished", "complete"),
+    [
+        (1, [delta("a")], False, False),
+        (1, [delta("a"), delta(None, "stop")], True, True),
+        (2, [delta("a"), delta(None, "stop")], False, True),
+        (2, [{"choices": [{"index": 1, "finish_reason": "stop"}]}, delta("a")], False, False),
+        (2, [{"choices": [{"index": 1, "finish_reason": "stop"}]}, delta("a", "stop")], True, True),
+        (1, [{"choices": [{"delta": {}, "finish_reason": "stop"}]}], True, True),
+        (1, [{"choices": []}], False, False),
+    ],
+)
+def test_tee_when_choices_end_then_done_only_says_that_there_are_no_more(
+    choices: int, frames: list[object], finished: bool, complete: bool
+) -> None:
+    tee = Tee(choices)
+    tee.feed(b"".join(sse(*frames, done=False)))
+    assert (tee.finished, tee.complete) == (finished, finished)
+    tee.feed(b"data: [DONE]\n\n")
+    assert (tee.finished, tee.complete) == (finished, complete)

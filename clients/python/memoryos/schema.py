@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from memoryos.v1 import (
     chat_service_pb2,
+    embedding_service_pb2,
     memories_service_pb2,
     memory_service_pb2,
     options_pb2,
@@ -34,6 +35,7 @@ FILES: tuple[FileDescriptor, ...] = (
     memories_service_pb2.DESCRIPTOR,
     segment_service_pb2.DESCRIPTOR,
     queue_service_pb2.DESCRIPTOR,
+    embedding_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 
