@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from tests.system import System, free_port
-from tests.upstream import Upstream
+from tests.upstream import Reply, Upstream
 
 SILENCE_SECONDS = 3.0
 """How long the system waits for a first byte, and between two data events."""
@@ -88,6 +88,39 @@ class Client:
         """A chat; without a user memory is off."""
         who = {"X_User_ID": user} if user else {"X_MemoryOS_Memory": "off"}
         return await self.post("/v1/chat/completions", body, **(who | headers))
+
+    async def recalling(
+        self, upstream: Upstream, body: Any, *, user: str, reply: Reply | None = None, **headers: str
+    ) -> Answered:
+        """A chat with all of the user's memory; one that a busy machine kept from it is forgotten and repeated."""
+        for _ in range(100):
+            if reply is not None:
+                upstream.will(reply)
+            answer = await self.chat(body, user=user, **headers)
+            if "x-memoryos-status" not in answer.headers:
+                return answer
+            upstream.received.pop()
+            await asyncio.sleep(0.1)
+        raise AssertionError("memory does not answer")
+
+    async def kept(self, user: str, event_id: str) -> None:
+        """Waits until a turn is kept, which a busy machine may do behind the answer."""
+        async with asyncio.timeout(20):
+            while True:
+                url = f"{self.url}/v1/memory/events/{event_id}"
+                async with self.session.get(url, headers={"X-User-ID": user}) as answer:
+                    if answer.status == 200:
+                        return
+                await asyncio.sleep(0.02)
+
+    async def keeps(self, user: str, *said: tuple[str, str]) -> None:
+        """Checks what is remembered of a user, oldest first, once all of it is kept."""
+        for _ in range(100):
+            found = await self.said(user)
+            if len(found) >= len(said):
+                break
+            await asyncio.sleep(0.1)
+        assert found == list(said)
 
     async def said(self, user: str) -> list[tuple[str, str]]:
         """(role, content) of what is remembered of a user, oldest first."""

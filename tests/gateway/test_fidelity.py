@@ -93,8 +93,9 @@ async def sent(client: Client, upstream: Upstream, text: str, *, memory: bool) -
         await client.post(
             "/v1/memory/add", {"user_id": "tea", "role": "user", "content": "I like tea", "event_id": "tea"}
         )
-    mode = {"user": "tea", "X_MemoryOS_Memory": "read"} if memory else {}
-    answer = await client.chat(text.encode(), **mode)
+        answer = await client.recalling(upstream, text.encode(), user="tea", X_MemoryOS_Memory="read")
+    else:
+        answer = await client.chat(text.encode())
     assert answer.status == 200, answer.body
     assert (answer.headers["x-memoryos-memories"] != "0") == memory
     return upstream.received[-1].body.decode()
@@ -185,4 +186,4 @@ async def test_answer_when_any_json_then_every_byte_arrives_and_one_member_more(
 async def test_answer_when_it_is_spoken_then_its_words_are_remembered(client: Client, upstream: Upstream) -> None:
     upstream.will(Reply(body=[ANSWERS["audio"]]))
     await client.chat(f'{{"model":"m","messages":[{USER}]}}'.encode(), user="listener")
-    assert await client.said("listener") == [("user", "Which drink do I like?"), ("assistant", "Hi")]
+    await client.keeps("listener", ("user", "Which drink do I like?"), ("assistant", "Hi"))

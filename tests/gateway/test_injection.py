@@ -86,7 +86,7 @@ async def test_stored_text_when_hostile_then_it_stays_data_in_a_whole_block(
     assert added.status == 200, added.body
     for question in ("Which tea do I drink?", "我喝什么茶？"):
         sent = [{"role": "system", "content": "Be kind"}, {"role": "user", "content": question}]
-        answer = await client.chat({"model": "m", "messages": sent}, user=who, X_MemoryOS_Memory="read")
+        answer = await client.recalling(upstream, {"model": "m", "messages": sent}, user=who, X_MemoryOS_Memory="read")
         assert answer.status == 200, answer.body
         got = upstream.received[-1].json["messages"]
         (block,) = blocks_of(got)
@@ -103,8 +103,10 @@ async def test_stored_texts_when_all_are_hostile_then_one_whole_block(client: Cl
     turns = [{"user_id": "besieged", "role": "user", "content": attack} for attack in ATTACKS]
     for turn in turns:
         assert (await client.post("/v1/memory/add", turn)).status == 200
-    await client.chat(
-        {"model": "m", "messages": [{"role": "user", "content": "Which tea do I drink? obey 茶"}]}, user="besieged"
+    await client.recalling(
+        upstream,
+        {"model": "m", "messages": [{"role": "user", "content": "Which tea do I drink? obey 茶"}]},
+        user="besieged",
     )
     (block,) = blocks_of(upstream.received[-1].json["messages"])
     check_block(block, set())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.gateway.conftest import Answered, Client
-from tests.upstream import Received, Upstream, json_reply, stream_reply
+from tests.upstream import Received, Reply, Upstream, json_reply, stream_reply
 
 OPEN = b"<memoryos-context>"
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
@@ -41,16 +41,27 @@ async def remember(client: Client, who: str, *texts: str) -> None:
         assert added.status == 200, added.body
 
 
-async def talk(client: Client, who: str, messages: list[dict[str, Any]], **more: Any) -> Answered:
+async def talk(
+    client: Client,
+    upstream: Upstream,
+    who: str,
+    messages: list[dict[str, Any]],
+    reply: Reply | None = None,
+    **more: Any,
+) -> Answered:
+    """A turn, or a step of one, with all of memory; what is to be kept of it is kept when this returns."""
     headers = {name: value for name, value in more.items() if name.startswith("X_") or name == "Idempotency_Key"}
     body = {"model": "m", "messages": messages} | {k: v for k, v in more.items() if k not in headers}
-    answer = await client.chat(body, user=who, **headers)
+    answer = await client.recalling(upstream, body, user=who, reply=reply, **headers)
     assert answer.status == 200, answer.body
+    stepped = answer.headers["content-type"] == "application/json" and not text_of(answer)
+    if not stepped:
+        await client.kept(who, answer.headers["x-memoryos-event-id"])
     return answer
 
 
 def text_of(answer: Answered) -> str:
-    return str(answer.json["choices"][0]["message"]["content"])
+    return str(answer.json["choices"][0]["message"]["content"] or "")
 
 
 def before_last_user_message(request: Received) -> bytes:
@@ -72,8 +83,8 @@ async def test_prompt_cache_when_a_conversation_has_ten_turns_then_each_request_
     for number, question in enumerate(QUESTIONS):
         messages.append(user(question))
         said = f"Answer {number}, which is long enough to count"
-        upstream.will(stream_reply(said) if stream else json_reply(said))
-        await talk(client, who, messages, stream=stream)
+        reply = stream_reply(said) if stream else json_reply(said)
+        await talk(client, upstream, who, messages, reply, stream=stream)
         messages.append(assistant(said))
     requests = upstream.received
     assert len(requests) == len(QUESTIONS)
@@ -98,12 +109,12 @@ async def test_tool_loop_when_memory_changes_meanwhile_then_what_went_out_stays_
     if knows:
         await remember(client, who, "I live in Basel")
     messages = [{"role": "system", "content": "Be brief"}, user("How is the weather where I live?")]
-    upstream.will(*[json_reply(None, "tool_calls", tool_calls=[CALL])] * 3, json_reply("Sunny"))
+    calls = json_reply(None, "tool_calls", tool_calls=[CALL])
     events = set()
     for step in range(4):
-        answer = await talk(client, who, messages)
+        answer = await talk(client, upstream, who, messages, calls if step < 3 else json_reply("Sunny"))
         events.add(answer.headers.get("x-memoryos-event-id", ""))
-        assert answer.headers["x-memoryos-remembered"] == ("true" if step == 3 else "false")
+        assert step == 3 or answer.headers["x-memoryos-remembered"] == "false"
         if step == 0:
             await remember(client, who, "The weather where I live in Bern is mild")
         messages += [
@@ -113,8 +124,9 @@ async def test_tool_loop_when_memory_changes_meanwhile_then_what_went_out_stays_
     assert all((OPEN in request.body) == knows for request in upstream.received)
     for earlier, later in pairwise(upstream.received):
         assert later.body.startswith(earlier.body.removesuffix(b"]}"))
-    kept = [turn for turn in await client.said(who) if "live in B" not in turn[1]]
-    assert kept == [("user", "How is the weather where I live?"), ("assistant", "Sunny")]
+    told = [("user", "I live in Basel")] if knows else []
+    told += [("user", "The weather where I live in Bern is mild")]
+    await client.keeps(who, *told, ("user", "How is the weather where I live?"), ("assistant", "Sunny"))
     assert len(events - {""}) == 1
 
 
@@ -122,15 +134,20 @@ async def test_regeneration_when_the_answer_is_the_same_or_another_then_the_ques
     client: Client, upstream: Upstream
 ) -> None:
     history = [user("I have a dog"), assistant("Nice"), user("What shall I feed it?")]
-    upstream.will(json_reply("Nice"), *[json_reply(text) for text in ("Meat", "Meat", "Bones", "Bones", "Meat")])
-    first = await talk(client, "again", history[:1])
-    ids = {(await talk(client, "again", history)).headers["x-memoryos-event-id"] for _ in range(5)}
-    assert len(ids) == 1
-    assert ids != {first.headers["x-memoryos-event-id"]}
-    assert await client.said("again") == [
+    first = await talk(client, upstream, "again", history[:1], json_reply("Nice"))
+    said = [
         ("user", "I have a dog"), ("assistant", "Nice"), ("user", "What shall I feed it?"), ("assistant", "Meat"),
         ("assistant", "Bones"),
     ]  # fmt: skip
+    ids = set()
+    for number, text in enumerate(("Meat", "Meat", "Bones", "Bones", "Meat")):
+        again = await talk(client, upstream, "again", history, json_reply(text))
+        ids.add(again.headers["x-memoryos-event-id"])
+        if number in (0, 2):
+            await client.keeps("again", *said[: 4 if number == 0 else 5])
+    assert len(ids) == 1
+    assert ids != {first.headers["x-memoryos-event-id"]}
+    await client.keeps("again", *said)
     state = await client.session.get(f"{client.url}/v1/memory/events/{ids.pop()}", headers={"X-User-ID": "again"})
     assert state.status == 200
     assert (await state.json())["state"] in ("accepted", "stored")
@@ -138,32 +155,32 @@ async def test_regeneration_when_the_answer_is_the_same_or_another_then_the_ques
 
 async def test_history_when_it_is_edited_then_nothing_is_kept_twice(client: Client, upstream: Upstream) -> None:
     first, answer, last = user("I live in Basel"), assistant("Fine"), user("Where do I live?")
-    upstream.will(*[json_reply("There")] * 6)
-    await talk(client, "editor", [first])
-    await talk(client, "editor", [first, answer, last])
+    there = json_reply("There")
+    await talk(client, upstream, "editor", [first], there)
+    await talk(client, upstream, "editor", [first, answer, last], there)
     for history in (
         [first, assistant("Edited by the client"), last],
         [user("I live in Bern"), answer, last],
         [{"role": "system", "content": "A summary of what was said"}, last],
         [{"role": "system", "content": "s"}, first, answer, assistant("More"), last],
     ):
-        await talk(client, "editor", history)
-    assert await client.said("editor") == [
+        await talk(client, upstream, "editor", history, there)
+    await client.keeps(
+        "editor",
         ("user", "I live in Basel"), ("assistant", "There"), ("user", "Where do I live?"), ("assistant", "There"),
-    ]  # fmt: skip
+    )  # fmt: skip
 
 
 async def test_same_words_when_said_anew_then_kept_anew(client: Client, upstream: Upstream) -> None:
     messages: list[dict[str, Any]] = []
     for number in range(3):
         messages.append(user("Go on"))
-        upstream.will(json_reply(f"Part {number}"))
-        messages.append(assistant(text_of(await talk(client, "reader", messages))))
-    assert await client.said("reader") == [(m["role"], m["content"]) for m in messages]
-    upstream.will(json_reply("a"), json_reply("b"), json_reply("c"), json_reply("d"))
+        answer = await talk(client, upstream, "reader", messages, json_reply(f"Part {number}"))
+        messages.append(assistant(text_of(answer)))
+    await client.keeps("reader", *((m["role"], m["content"]) for m in messages))
     for city in ("Bern", "Basel", "Bern"):  # without any history
-        await talk(client, "mover", [user(f"I moved to {city}")])
-    await talk(client, "mover", [user("I moved to Bern")], X_MemoryOS_Session_ID="another")
+        await talk(client, upstream, "mover", [user(f"I moved to {city}")])
+    await talk(client, upstream, "mover", [user("I moved to Bern")], X_MemoryOS_Session_ID="another")
     said = [content for role, content in await client.said("mover") if role == "user"]
     assert said == ["I moved to Bern", "I moved to Basel", "I moved to Bern", "I moved to Bern"]
 
@@ -174,17 +191,16 @@ async def test_idempotency_key_when_repeated_then_the_provider_is_asked_and_the_
 ) -> None:
     who = f"keyed-{stream}"
     one, two = (stream_reply("one"), stream_reply("two")) if stream else (json_reply("one"), json_reply("two"))
-    upstream.will(one, json_reply("else"), two)
     asked = [user("Pick a number")]
-    first = await talk(client, who, asked, stream=stream, Idempotency_Key="k1")
-    await talk(client, who, [user("Something else")], Idempotency_Key="k2")
-    second = await talk(client, who, asked, stream=stream, Idempotency_Key="k1")
+    first = await talk(client, upstream, who, asked, one, stream=stream, Idempotency_Key="k1")
+    await talk(client, upstream, who, [user("Something else")], Idempotency_Key="k2")
+    second = await talk(client, upstream, who, asked, two, stream=stream, Idempotency_Key="k1")
     assert first.headers["x-memoryos-event-id"] == second.headers["x-memoryos-event-id"]
     assert len(upstream.received) == 3
-    said = await client.said(who)
-    assert said.count(("user", "Pick a number")) == 1
-    assert said[:2] == [("user", "Pick a number"), ("assistant", "one")]
-    assert len(said) == 4
+    await client.keeps(
+        who, ("user", "Pick a number"), ("assistant", "one"),
+        ("user", "Something else"), ("assistant", "You said: Something else"),
+    )  # fmt: skip
 
 
 async def test_ingestion_when_prompts_and_blocks_are_sent_or_echoed_then_only_words_are_kept(
@@ -197,22 +213,23 @@ async def test_ingestion_when_prompts_and_blocks_are_sent_or_echoed_then_only_wo
         {"role": "system", "content": "SECRET-SYSTEM"}, {"role": "developer", "content": "SECRET-DEVELOPER"},
         user("An earlier question"), assistant("An earlier answer"), user(question),
     ]  # fmt: skip
-    await talk(client, who, messages)
+    await talk(client, upstream, who, messages)
     block = next(m["content"] for m in upstream.received[-1].json["messages"] if "<memoryos" in m["content"])
     assert "I like green tea" in block
-    upstream.will(json_reply(f"{block}\nGreen"), json_reply(f"Sure: {block[:-30]}", "length"))
-    await talk(client, who, [user("Repeat all of it")])
-    await talk(client, who, [user(f"{block} And more?")])
-    assert await client.said(who) == [
+    await talk(client, upstream, who, [user("Repeat all of it")], json_reply(f"{block}\nGreen"))
+    cut = json_reply(f"Sure: {block[:-30]}", "length")
+    await talk(client, upstream, who, [user(f"{block} And more?")], cut)
+    await client.keeps(
+        who,
         ("user", "I like green tea"), ("user", question), ("assistant", f"You said: {question}"),
         ("user", "Repeat all of it"), ("assistant", "Green"), ("user", "And more?"), ("assistant", "Sure: "),
-    ]  # fmt: skip
+    )  # fmt: skip
     for word in ("SECRET", "earlier", "memoryos-context"):
         found = await client.post("/v1/memory/retrieve", {"user_id": who, "query": word, "limit": 50})
         assert all(word not in episode["content"] for episode in found.json["episodes"])
 
 
 async def test_chats_when_the_same_is_asked_at_once_then_it_is_kept_once(client: Client, upstream: Upstream) -> None:
-    await asyncio.gather(*(talk(client, "twins", [user("Hello there")]) for _ in range(8)))
+    await asyncio.gather(*(talk(client, upstream, "twins", [user("Hello there")]) for _ in range(8)))
     assert len(upstream.received) == 8
-    assert await client.said("twins") == [("user", "Hello there"), ("assistant", "You said: Hello there")]
+    await client.keeps("twins", ("user", "Hello there"), ("assistant", "You said: Hello there"))
