@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -12,8 +13,8 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -29,10 +30,15 @@ CACHE = Path(
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
+    """A port of 127.0.0.1 that nobody listens on, now and between the lives of who will.
+
+    It is none of those that the kernel gives to outgoing connections (from 32768 up, elsewhere from 49152).
+    """
+    while True:
+        port = random.randrange(10_000, 32_768)  # noqa: S311  # guards nothing
+        with socket.socket() as s, suppress(OSError):
+            s.bind(("127.0.0.1", port))
+            return port
 
 
 def until(what: Callable[[], _Found], seconds: float = 60) -> _Found:
@@ -42,6 +48,19 @@ def until(what: Callable[[], _Found], seconds: float = 60) -> _Found:
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.05)
     return found
+
+
+def _kill_group(leader: int, others: Collection[int]) -> None:
+    """Kills a process group, and returns once `others` of it have closed their files."""
+    os.killpg(leader, signal.SIGKILL)
+    until(lambda: not any(map(_is_running, others)))
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 class Stores(Protocol):
@@ -227,7 +246,7 @@ class System:
         for process in (self.bridge, self.server) if bridge else (self.server,):
             if process is not None and process.poll() is None:
                 if group:
-                    os.killpg(process.pid, signal.SIGKILL)
+                    _kill_group(process.pid, self.children().values() if process is self.server else ())
                 else:
                     process.kill()
                 process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from memoryos.settings import SettingsError
+from memoryos_server.domain.core import faultpoints
 from memoryos_server.domain.core.faults import Fault
 
 _WIDTH = 24
@@ -137,6 +139,7 @@ def _migrate(args: argparse.Namespace) -> int:
     from memoryos_server.stores.migrate import migrate, survey
 
     settings = args.loaded.settings
+    faultpoints.arm(os.environ.get(faultpoints.ENVIRONMENT, ""))
 
     async def steps() -> AsyncGenerator[dict[str, Any], None]:
         async with (

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from redis import Redis
-from redis.exceptions import RedisError
 
+from memoryos_server.domain.core.faultpoints import ENVIRONMENT
 from memoryos_server.stores.embedded import runtime_dir
-from memoryos_server.stores.scope import MIGRATION
 from tests.system import System
 
 USERS = 12
@@ -111,53 +110,25 @@ def _tied(found: list[Any]) -> set[str]:
     }
 
 
-def migrate(system: System, source: str, target: str, *options: str) -> subprocess.CompletedProcess[str]:
+def migrate(system: System, source: str, target: str, *options: str, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "memoryos.cli", "migrate", "--from", source, "--to", target, "--json", *options],
-        env=system.env,
+        env={**system.env, **env},
         cwd=system.home,
         capture_output=True,
         text=True,
     )
 
 
-def killed(
-    system: System, source: str, target: str, store: Redis, when: Callable[[Mapping[bytes, bytes]], bool]
-) -> None:
-    """Begins or goes on with a move, and kills it with all its children once its cursor in `store` is so far."""
-    moving = subprocess.Popen(
-        [sys.executable, "-m", "memoryos.cli", "migrate", "--from", source, "--to", target],
-        env=system.env,
-        cwd=system.home,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    while True:
-        assert moving.poll() is None, moving.stderr.read() if moving.stderr else ""
-        try:
-            if when(store.hgetall(MIGRATION)):  # type: ignore[arg-type]
-                break
-        except (RedisError, OSError):
-            time.sleep(0.001)
-    moving.kill()
-    moving.wait()
-    assert moving.stderr is not None
-    moving.stderr.close()
-    store.close()
+def killed(system: System, source: str, target: str, point: str) -> None:
+    """Begins or goes on with a move that dies at a fault point."""
+    done = migrate(system, source, target, **{ENVIRONMENT: point})
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def store_in(data: Path) -> Redis:
     """The Valkey of a data directory in use."""
     return Redis(unix_socket_path=str(runtime_dir(data) / "valkey.sock"))
-
-
-def in_points(cursor: Mapping[bytes, bytes]) -> bool:
-    return cursor.get(b"points:main", b"all") != b"all"
-
-
-def in_keys(cursor: Mapping[bytes, bytes]) -> bool:
-    return any(field.startswith(b"keys:") for field in cursor)
 
 
 def settle(system: System) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.journeys.move_support import answers, fill, in_keys, in_points, killed, migrate, settle, store_in, unlike
+from tests.journeys.move_support import answers, fill, killed, migrate, settle, unlike
 from tests.system import System
 
 
@@ -17,10 +17,10 @@ def there_and_back(system: System, tmp_path: Path, episodes: int) -> None:
     before = answers(system, episodes)
     system.stop()
     target = tmp_path / "moved"
-    killed(system, "embedded", f"embedded:{target}", store_in(target), in_points)
+    killed(system, "embedded", f"embedded:{target}", "move.points")
     refused = system.cli("keys", "list", check=False, MEMORYOS_DATA_DIR=str(target))
     assert "run the same `memoryos migrate` again" in refused.stderr
-    killed(system, "embedded", f"embedded:{target}", store_in(target), in_keys)
+    killed(system, "embedded", f"embedded:{target}", "move.keys")
     done = migrate(system, "embedded", f"embedded:{target}")
     assert done.returncode == 0, done.stderr
     moved = json.loads(done.stdout)

@@ -10,19 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from redis import Redis
 
 from tests.embeddings import POISON, EmbeddingServer
 from tests.journeys.move_support import (
     USERS,
     answers,
     fill,
-    in_keys,
-    in_points,
     killed,
     migrate,
     settle,
-    store_in,
     unlike,
     words,
 )
@@ -130,10 +126,9 @@ def there_and_back(system: System, valkey: TcpValkey, qdrant: QdrantServer, tmp_
     assert "MEMORYOS_SECURITY__MASTER_KEY_FILE" in migrate(system, "embedded", "live").stderr
     system.env["MEMORYOS_SECURITY__MASTER_KEY_FILE"] = key_file(system)
 
-    there: Redis = valkey.admin
-    killed(system, "embedded", "live", there, in_points)
+    killed(system, "embedded", "live", "move.points")
     assert "run the same `memoryos migrate` again" in system.cli("keys", "list", check=False).stderr
-    killed(system, "embedded", "live", there, in_keys)
+    killed(system, "embedded", "live", "move.keys:3")
     done = migrate(system, "embedded", "live")
     assert done.returncode == 0, done.stderr
     moved = json.loads(done.stdout)
@@ -148,9 +143,8 @@ def there_and_back(system: System, valkey: TcpValkey, qdrant: QdrantServer, tmp_
 
     back = tmp_path / "back"
     back.mkdir(mode=0o700)
-    for when in (in_points, in_keys):
-        store = store_in(back)
-        killed(system, "live", f"embedded:{back}", store, when)
+    for point in ("move.points", "move.keys:5"):
+        killed(system, "live", f"embedded:{back}", point)
     done = migrate(system, "live", f"embedded:{back}")
     assert done.returncode == 0, done.stderr
     returned = json.loads(done.stdout)

@@ -4,8 +4,9 @@ import asyncio
 import signal
 
 import pytest
+import uvloop
 from redis import Redis
-from redis.asyncio import Connection
+from redis.asyncio import Connection, UnixDomainSocketConnection
 
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.redis import RedisStore
@@ -41,6 +42,18 @@ async def test_send_when_another_task_closed_the_connection_then_is_down_and_mis
         await connection._send_packed_command([b"PING"])
     with pytest.raises(AttributeError), _translated():
         raise AttributeError("one of ours")
+
+
+def test_send_when_the_transport_is_closed_under_uvloop_then_is_down(valkey: Valkey) -> None:
+    async def main() -> None:
+        connection = UnixDomainSocketConnection(path=valkey.socket)
+        await connection.connect()
+        assert connection._writer
+        connection._writer.transport.abort()
+        with pytest.raises(BackendDown), _translated():
+            await connection.send_packed_command([b"PING"])
+
+    uvloop.run(main())
 
 
 async def test_run_when_cancelled_midway_then_the_next_answers_are_not_mixed_up(store: RedisStore) -> None:

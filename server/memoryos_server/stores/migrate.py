@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import SCHEMA
 from memoryos_server.stores.portable_keys import Digest, Piece, delete_keys, key_names, read_keys, write_pieces
@@ -75,6 +76,7 @@ async def migrate(source: Place, target: Place) -> AsyncGenerator[dict[str, Any]
         await delete_keys(target.client, there.get(group, []))
         await _copy_keys(source, target, names)
         await target.client.run("HSET", MIGRATION, f"keys:{group}", "all")
+        reach("move.keys")
         yield {"stage": "keys", "at": at, "of": total}
     stale = [name for group, names in there.items() if group not in groups and group != _WHOLE for name in names]
     await delete_keys(target.client, stale)  # what has expired at the source since it was copied
@@ -175,6 +177,7 @@ async def _copy_points(source: Place, target: Place, done: Mapping[str, str]) ->
                 written = 0
                 await target.points.flush()  # the cursor never says more than is durable
                 await target.client.run("HSET", MIGRATION, f"points:{name}", f"{rows[-1][0]} {here}")
+                reach("move.points")
             yield {"stage": "points", "at": min(at, total), "of": total}
         await target.points.flush()
         await target.client.run("HSET", MIGRATION, f"points:{name}", "all")

@@ -354,8 +354,8 @@ def _down(error: Exception) -> str | None:
 
 def _closed_meanwhile(error: Exception) -> bool:
     # A cluster's client closes a node's connections when it looks for the nodes anew, also one that another task is about to
-    # send on. redis-py then fails over a writer that is no longer there; nothing was sent.
-    return isinstance(error, (AttributeError, TypeError)) and any(
+    # send on. redis-py then fails over a writer that is no longer there, or uvloop over one that is closed; nothing was sent.
+    return isinstance(error, (AttributeError, TypeError, RuntimeError)) and any(
         frame.f_globals.get("__name__") == "redis.asyncio.connection" and "send_packed_command" in frame.f_code.co_name
         for frame, _ in traceback.walk_tb(error.__traceback__)
     )

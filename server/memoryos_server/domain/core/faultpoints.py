@@ -1,4 +1,4 @@
-"""Places at which a test kills the server, to see that nothing is lost or doubled there.
+"""Places at which a test kills the server, or a move between stores, to see that nothing is lost or doubled there.
 
 A point costs a comparison. It does something only if the process was started with `MEMORYOS_FAULT_POINT=<name>[:n]`: then
 the n-th pass ends it with SIGKILL, which no handler, buffer or `finally` survives.
@@ -29,6 +29,8 @@ POINTS = {
     "consolidate.closed": "nothing is lost; the turns are off the fresh list",
     "dead_letter.moved": "the entry is a dead letter; the next entries of its subject go on after the restart",
     "requeue.done": "the dead letter is an open entry again; the operator has no answer",
+    "move.points": "points are copied and the cursor says how far; the same move goes on from there",
+    "move.keys": "a group of keys is copied and noted; the same move goes on with the next",
 }
 """Name -> what a death at this point loses or repeats."""
 
