@@ -267,10 +267,10 @@ def test_kill_when_at_every_named_point_then_nothing_is_lost_or_doubled_and_each
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_kill_when_two_hundred_times_over_all_points_and_both_pipelines_then_nothing_is_lost(lives: Lives) -> None:
-    points = [point for _ in range(1 + 200 // len(POINTS)) for point in POINTS]
+    points = [point for _ in range(1 + 200 // len(OF_SERVERS)) for point in OF_SERVERS]
     lives.random.shuffle(points)
     for at, point in enumerate(points):
         lives.die_at(point, ("sync", "async")[at % 2])
     lives.check()
     assert sum(lives.kills.values()) >= 200
-    assert min(lives.kills[point] for point in POINTS) >= 5
+    assert min(lives.kills[point] for point in OF_SERVERS) >= 5
