@@ -209,7 +209,7 @@ async def test_client_when_gone_then_the_providers_connection_is_closed_within_a
 async def test_clients_when_many_leave_at_random_moments_then_no_connection_is_left(
     gateway: System, upstream: Upstream, client: Client
 ) -> None:
-    """Some leave before the provider was asked, some amid the answer, some after it."""
+    """Some leave before the provider was asked, some amid the answer, some after it; the last ten stay."""
     frames = [step for n in range(40) for step in (sse(delta(f"{n} "))[0], Sleep(0.01))]
 
     async def visit(number: int) -> None:
@@ -217,7 +217,7 @@ async def test_clients_when_many_leave_at_random_moments_then_no_connection_is_l
             Reply(content_type="text/event-stream", body=[*frames, *sse(delta(None, "stop"))]), model=f"v{number}"
         )
         try:
-            async with asyncio.timeout(0.012 * number):
+            async with asyncio.timeout(0.012 * number if number < 50 else None):
                 await client.chat(ask(f"v{number}", stream=True))
         except TimeoutError:
             pass
