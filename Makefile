@@ -11,9 +11,6 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # LOCKFLAGS=--upgrade takes newer versions; without it only what pyproject.toml or requirements.in changed is resolved.
 UV_COMPILE = $(BIN)/uv pip compile $(LOCKFLAGS) --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 PYTEST = $(BIN)/python -m pytest
-# Many tests start whole systems and kill them. One that a busy machine upset shows twice: as failed, and as passed when it is
-# run once more with whatever else failed. What is broken fails again.
-tested = $(PYTEST) $(1) || { [ $$? -eq 1 ] && echo "once more, what failed:" && $(PYTEST) $(1) --last-failed --last-failed-no-failures none; }
 # Journeys that also run on a Valkey cluster and a loopback Qdrant: a few of them each time, all with those that take minutes.
 ON_CLUSTER_SHORT = $(patsubst %,tests/journeys/test_%.py,main_job sessions)
 ON_CLUSTER = $(patsubst %,tests/journeys/test_%.py,main_job sessions beliefs memories manage queue pipeline tenants endpoints)
@@ -52,8 +49,8 @@ run: $(RUNTIME) ## install what is needed, then run server and bridge until Ctrl
 
 .PHONY: test
 test: $(DEV) lint types breaking ## everything CI runs: lint, types, protos, tests
-	$(call tested,-m "not long and not live")
-	$(call tested,-m "not long and not live" --stores live-cluster $(ON_CLUSTER_SHORT))
+	$(PYTEST) -m "not long and not live"
+	$(PYTEST) -m "not long and not live" --stores live-cluster $(ON_CLUSTER_SHORT)
 
 .PHONY: gen
 gen: $(DEV) ## generate the code of the protos into the client package

@@ -139,7 +139,11 @@ def _migrate(args: argparse.Namespace) -> int:
     from memoryos_server.stores.migrate import migrate, survey
 
     settings = args.loaded.settings
-    faultpoints.arm(os.environ.get(faultpoints.ENVIRONMENT, ""))
+    try:
+        faultpoints.arm(os.environ.get(faultpoints.ENVIRONMENT, ""))
+    except ValueError as error:
+        print(f"memoryos: {error}", file=sys.stderr)
+        return 1
 
     async def steps() -> AsyncGenerator[dict[str, Any], None]:
         async with (

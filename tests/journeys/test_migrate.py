@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from memoryos_server.domain.core.faultpoints import ENVIRONMENT
 from tests.journeys.move_support import answers, fill, killed, migrate, settle, unlike
 from tests.system import System
 
@@ -61,3 +62,12 @@ def test_migrate_when_a_server_runs_or_the_target_holds_something_or_is_unknown_
     assert "neither embedded" in migrate(system, "embedded", "elsewhere").stderr
     assert "there is no embedded store in" in migrate(system, f"embedded:{tmp_path / 'none'}", "embedded").stderr
     assert not (tmp_path / "none").exists()
+
+
+def test_migrate_when_the_fault_point_is_unknown_then_says_which_there_are(system: System, tmp_path: Path) -> None:
+    system.stop()
+    done = migrate(system, "embedded", f"embedded:{tmp_path / 'new'}", **{ENVIRONMENT: "move.nowhere"})
+    assert done.returncode == 1
+    assert done.stderr.startswith("memoryos: ")
+    assert "move.points" in done.stderr
+    assert not (tmp_path / "new").exists()
