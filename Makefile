@@ -111,3 +111,6 @@ lock: $(DEV) ## bring both locks up to date; LOCKFLAGS=--upgrade for newer versi
 	$(UV_COMPILE) --extra server --extra bridge --extra qdrant pyproject.toml requirements.in -o requirements.lock
 	$(UV_COMPILE) --extra otel -c requirements.lock pyproject.toml -o requirements-otel.lock
 	$(UV_COMPILE) --extra server --extra bridge --extra qdrant --group dev -c requirements.lock pyproject.toml requirements.in -o requirements-dev.lock
+	for sdk in tests/gateway/sdk/*.in; do $(UV_COMPILE) $$sdk -o $${sdk%.in}.lock || exit 1; done
+	! command -v npm >/dev/null || ( cd tests/gateway/sdk/openai-node && \
+		npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund )

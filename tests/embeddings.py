@@ -25,6 +25,7 @@ class EmbeddingServer:
         dimension: Of its vectors.
         refuses: A request with one of these in a text is answered with 422.
         out: Every request is answered with 503.
+        answers: Cleared, every request waits until it is set.
         most: After so many texts it is out, too.
         status: What it answers with else.
         body: What it answers instead of vectors, or None.
@@ -36,6 +37,8 @@ class EmbeddingServer:
         self.dimension = dimension
         self.refuses: set[str] = set()
         self.out = False
+        self.answers = threading.Event()
+        self.answers.set()
         self.most = 10**9
         self.status = 200
         self.body: bytes | None = None
@@ -50,6 +53,7 @@ class EmbeddingServer:
                 texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["input"]
                 texts = [texts] if isinstance(texts, str) else texts
                 outer.asked.append(texts)
+                outer.answers.wait(60)
                 outer.keys.append(self.headers["Authorization"])
                 outer.most -= len(texts)
                 if any(word in text for word in outer.refuses for text in texts):

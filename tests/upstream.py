@@ -52,6 +52,10 @@ class Die:
     """Resets the connection."""
 
 
+Step = bytes | Gate | Sleep | Die
+"""A part of a reply's body."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """What a request is answered with.
@@ -69,7 +73,7 @@ class Reply:
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: Sequence[bytes | Gate | Sleep | Die] = ()
+    body: Sequence[Step] = ()
     before: Sequence[Gate | Sleep | Die] = ()
     content_type: str = "application/json"
     chunked: bool = True
@@ -150,7 +154,7 @@ class Upstream:
         connections: How many connections there were.
     """
 
-    def __init__(self, models: Sequence[str] | None = MODELS, port: int = 0) -> None:
+    def __init__(self, models: Sequence[str | Mapping[str, Any]] | None = MODELS, port: int = 0) -> None:
         self.received: list[Received] = []
         self.models = models
         self.script: deque[Reply] = deque()
@@ -211,11 +215,14 @@ class Upstream:
         headers = {k.lower(): v.strip() for k, _, v in (line.partition(":") for line in rest if line)}
         body = await reader.readexactly(int(headers.get("content-length", 0)))
         request = Received(method, path, headers, body, time.monotonic())
-        if path == "/v1/models":
+        if path.partition("?")[0] == "/v1/models":
             self.lists += 1
             listed = {
                 "object": "list",
-                "data": [{"id": m, "object": "model", "owned_by": "fake"} for m in self.models or ()],
+                "data": [
+                    {"id": m, "object": "model", "owned_by": "fake"} if isinstance(m, str) else m
+                    for m in self.models or ()
+                ],
             }
             reply = error_reply(404) if self.models is None else Reply(body=[json.dumps(listed).encode()])
         elif path.startswith("/control/"):

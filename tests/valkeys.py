@@ -312,12 +312,22 @@ def tls_proxy(port: int, authority: Authority) -> Iterator[int]:
     """A port of 127.0.0.1 that speaks TLS and passes what it hears to `port` in clear."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.chain)
+    with proxy(port, tls=context) as listens:
+        yield listens
+
+
+@contextmanager
+def proxy(port: int, *, tls: ssl.SSLContext | None = None, pause: Callable[[], float] = lambda: 0.0) -> Iterator[int]:
+    """A port of 127.0.0.1 that passes what it hears to `port`, and each answer back after a pause (seconds)."""
     loop = asyncio.new_event_loop()
     listens: dict[str, Any] = {}
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def pass_on(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pause: Callable[[], float] = lambda: 0.0
+    ) -> None:
         with suppress(OSError, asyncio.IncompleteReadError):
             while data := await reader.read(65536):
+                await asyncio.sleep(pause())
                 writer.write(data)
                 await writer.drain()
         writer.close()
@@ -328,10 +338,14 @@ def tls_proxy(port: int, authority: Authority) -> Iterator[int]:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(pass_on(reader, up_writer), pass_on(up_reader, writer))
+        try:
+            await asyncio.gather(pass_on(reader, up_writer), pass_on(up_reader, writer, pause))
+        finally:
+            up_writer.close()
+            writer.close()
 
     async def run() -> None:
-        server = await asyncio.start_server(serve, HOST, 0, ssl=context)
+        server = await asyncio.start_server(serve, HOST, 0, ssl=tls)
         listens["port"], listens["stop"] = server.sockets[0].getsockname()[1], asyncio.Event()
         started.set()
         await listens["stop"].wait()

@@ -69,8 +69,9 @@ def entries(methods: Sequence[Method], remote: Remote, forwarding: Forwarding, m
     """
     by_path = {method.path: method for method in methods}
     custom: dict[str, Handler] = {}
-    if openai.CREATE in by_path and openai.STREAM in by_path:
-        custom[openai.CREATE] = openai.ChatRoute(by_path[openai.CREATE], by_path[openai.STREAM], remote, forwarding)
+    for create, stream in openai.PAIRS:
+        if create in by_path and stream in by_path:
+            custom[create] = openai.ChatRoute(by_path[create], by_path[stream], remote, forwarding)
     if _METRICS in by_path:
         custom[_METRICS] = MetricsRoute(metrics, by_path[_METRICS], remote, forwarding)
     codec = Codec()
@@ -125,8 +126,10 @@ def create_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(
-        Boundary,
+    # In place of the framework's own stack, whose layers would each be passed twice a request: one route takes everything, and
+    # the boundary answers whatever fails.
+    app.middleware_stack = Boundary(
+        app.router,
         metrics=metrics,
         log=log or logs.make(settings.log),
         cors_origins=settings.bridge.cors_origins,

@@ -29,7 +29,8 @@ _GONE = 499
 _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _CORS_EXPOSED = (
     "X-Request-ID, X-MemoryOS-Status, X-MemoryOS-Memories, X-MemoryOS-Source, X-MemoryOS-Remembered, "
-    "X-MemoryOS-Event-ID, X-MemoryOS-Session-ID, Retry-After"
+    "X-MemoryOS-Event-ID, X-MemoryOS-Session-ID, X-MemoryOS-Provider, X-MemoryOS-Dropped, "
+    "X-MemoryOS-Receipt, Retry-After"
 )
 
 
@@ -82,6 +83,9 @@ class Boundary:
             seconds = time.perf_counter() - began
             self._metrics.end(exchange, seconds)
             self._line(exchange, seconds)
+            del scope[
+                KEY
+            ]  # each holds the other, with the request's body: they would stay until the garbage collector comes
 
     async def _traced(self, spans: Spans, exchange: Exchange, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request within a span."""

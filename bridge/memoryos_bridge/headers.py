@@ -69,7 +69,7 @@ class Forwarding:
         Raises:
             BridgeError: A header cannot be metadata, or is given twice (400).
         """
-        pairs = [("x-request-id", exchange.request_id), *tracing.outgoing().items()]
+        pairs = [("x-request-id", exchange.request_id), ("memoryos-quiet", "1"), *tracing.outgoing().items()]
         authorization = exchange.header("authorization")
         # What is not visible ASCII, or far too long, is no key of ours: such a request is one without a key.
         if authorization and len(authorization) <= _LONGEST_KEY and _VISIBLE.fullmatch(authorization):

@@ -1,4 +1,4 @@
-"""OpenAI's `POST /v1/chat/completions`, JSON and SSE: the one route whose HTTP shape is not ours.
+"""OpenAI's `POST /v1/chat/completions` and `/v1/responses`, JSON and SSE: the routes whose HTTP shape is not ours.
 
 The body goes to the server as it came, and the provider's bytes go to the client as they come; only `stream` is read.
 """
@@ -22,19 +22,25 @@ from memoryos_bridge.exchange import Exchange
 from memoryos_bridge.headers import Forwarding, Metadata, percent_utf8
 from memoryos_bridge.remote import Remote
 
-CREATE = "/memoryos.v1.ChatService/CreateChatCompletion"
-STREAM = "/memoryos.v1.ChatService/StreamChatCompletion"
+PAIRS = (
+    ("/memoryos.v1.ChatService/CreateChatCompletion", "/memoryos.v1.ChatService/StreamChatCompletion"),
+    ("/memoryos.v1.ChatService/CreateResponse", "/memoryos.v1.ChatService/StreamResponse"),
+)
+"""The RPC that answers at once, which has the route, and the one that streams."""
 
 _MODES = {
     "off": chat.MEMORY_MODE_OFF,
     "read": chat.MEMORY_MODE_READ,
     "write": chat.MEMORY_MODE_WRITE,
 }
+_Whole = chat.CreateChatCompletionResponse | chat.CreateResponseResponse
+_Event = chat.StreamChatCompletionResponse | chat.StreamResponseResponse
+_LONGEST_LIST = 1_000
 _SSE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 
 class ChatRoute:
-    """Serves `POST /v1/chat/completions`."""
+    """Serves one of the two routes."""
 
     def __init__(self, create: Method, stream: Method, remote: Remote, forwarding: Forwarding) -> None:
         """Keeps the two RPCs behind the route."""
@@ -54,7 +60,9 @@ class ChatRoute:
         body = await exchange.body(self._create.max_body_bytes)
         check_json(exchange)
         stream = _streamed(body)
-        request = chat.ChatRequest(body_json=body.decode("utf-8"), memory=_mode(exchange))
+        request = chat.ChatRequest(
+            body_json=body.decode("utf-8"), memory=_mode(exchange), comment=_asks_for_comment(exchange)
+        )
         session = _text(exchange, "x-memoryos-session-id", "X-MemoryOS-Session-ID")
         if session is not None:
             request.session_id = session
@@ -67,12 +75,12 @@ class ChatRoute:
             await self._answer(exchange, request, metadata)
 
     async def _answer(self, exchange: Exchange, request: chat.ChatRequest, metadata: Metadata) -> None:
-        message = chat.CreateChatCompletionRequest(chat=request)
+        message = self._create.request_class(chat=request)
         try:
             response = await self._remote.call(exchange, self._create, message, metadata)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from None
-        assert isinstance(response, chat.CreateChatCompletionResponse)  # noqa: S101 - the stub's type, for the checker
+        assert isinstance(response, _Whole)  # noqa: S101 - the stub's type, for the checker
         await exchange.answer(
             200,
             response.body,
@@ -81,13 +89,13 @@ class ChatRoute:
         )
 
     async def _answer_stream(self, exchange: Exchange, request: chat.ChatRequest, metadata: Metadata) -> None:
-        message = chat.StreamChatCompletionRequest(chat=request, raw=True)
+        message = self._stream.request_class(chat=request, raw=True)
         async with aclosing(self._remote.stream(exchange, self._stream, message, metadata)) as events:
             facts = chat.ChatMemory()
             tail = b""
             try:
                 async for event in events:
-                    assert isinstance(event, chat.StreamChatCompletionResponse)  # noqa: S101 - as above
+                    assert isinstance(event, _Event)  # noqa: S101 - as above
                     kind = event.WhichOneof("event")
                     if kind == "start":
                         facts = event.start
@@ -151,6 +159,13 @@ def _mode(exchange: Exchange) -> chat.MemoryMode.ValueType:
     return mode
 
 
+def _asks_for_comment(exchange: Exchange) -> bool:
+    value = exchange.header("x-memoryos-report")
+    if value is not None and value.strip().lower() != "comment":
+        raise invalid("The header X-MemoryOS-Report must be comment", "X-MemoryOS-Report")
+    return value is not None
+
+
 def _text(exchange: Exchange, name: str, shown: str) -> str | None:
     value = exchange.header(name)
     if value is None:
@@ -164,6 +179,12 @@ def _text(exchange: Exchange, name: str, shown: str) -> str | None:
     return text
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Names in a header, as many as fit: clients may send any number of them."""
+    listed = ",".join(names)
+    return listed if len(listed) <= _LONGEST_LIST else listed[:_LONGEST_LIST].rpartition(",")[0] + ",..."
+
+
 def _facts(memory: chat.ChatMemory) -> dict[str, str]:
     """What memory did, as headers."""
     headers = {"X-MemoryOS-Memories": str(len(memory.injected))}
@@ -172,6 +193,9 @@ def _facts(memory: chat.ChatMemory) -> dict[str, str]:
         ("X-MemoryOS-Remembered", memory.remembered),
         ("X-MemoryOS-Event-ID", memory.event_id),
         ("X-MemoryOS-Session-ID", memory.session_id),
+        ("X-MemoryOS-Provider", memory.provider),
+        ("X-MemoryOS-Dropped", _listed(memory.dropped)),
+        ("X-MemoryOS-Receipt", memory.receipt_id),
     ):
         if value:
             headers[name] = percent_utf8(value)

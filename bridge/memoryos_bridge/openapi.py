@@ -243,16 +243,14 @@ def _responses(method: Method, route: Route, codec: Codec, schemas: _Schemas) ->
 
 
 # The routes whose HTTP shape is not ours, as their authors describe them.
-_CUSTOM: dict[str, dict[str, Any]] = {
-    "/memoryos.v1.SystemService/GetMetrics": {
-        "responses": {
-            "200": {
-                "description": "Prometheus text of the bridge and the server.",
-                "content": {"text/plain": {"schema": {"type": "string"}}},
-            }
-        }
-    },
-    "/memoryos.v1.ChatService/CreateChatCompletion": {
+def _conversation(required: Sequence[str], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """The operation that continues a conversation in one of OpenAI's forms.
+
+    Args:
+        required: The members of the body that must be there.
+        properties: The members that are checked.
+    """
+    return {
         "parameters": [
             *({"$ref": f"#/components/parameters/{name}"} for name in _HEADERS),
             {
@@ -260,6 +258,12 @@ _CUSTOM: dict[str, dict[str, Any]] = {
                 "in": "header",
                 "description": "What to do with memory. Default: recall and remember.",
                 "schema": {"type": "string", "enum": ["off", "read", "write"]},
+            },
+            {
+                "name": "X-MemoryOS-Report",
+                "in": "header",
+                "description": "`comment` ends a stream with an SSE comment that says what memory did.",
+                "schema": {"type": "string", "enum": ["comment"]},
             },
             {
                 "name": "X-MemoryOS-Session-ID",
@@ -280,13 +284,12 @@ _CUSTOM: dict[str, dict[str, Any]] = {
                 "application/json": {
                     "schema": {
                         "type": "object",
-                        "required": ["model", "messages"],
+                        "required": list(required),
                         "properties": {
                             "model": {"type": "string"},
-                            "messages": {"type": "array", "minItems": 1, "items": {"type": "object"}},
                             "temperature": {"type": "number", "minimum": 0, "maximum": 2},
-                            "max_tokens": {"type": "integer", "minimum": 1},
                             "stream": {"type": "boolean"},
+                            **properties,
                         },
                         "additionalProperties": True,
                     }
@@ -303,5 +306,24 @@ _CUSTOM: dict[str, dict[str, Any]] = {
             },
             "default": {"$ref": "#/components/responses/Error"},
         },
+    }
+
+
+_ITEMS = {"type": "array", "items": {"type": "object"}}
+_CUSTOM: dict[str, dict[str, Any]] = {
+    "/memoryos.v1.SystemService/GetMetrics": {
+        "responses": {
+            "200": {
+                "description": "Prometheus text of the bridge and the server.",
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            }
+        }
     },
+    "/memoryos.v1.ChatService/CreateChatCompletion": _conversation(
+        ["model", "messages"],
+        {"messages": {**_ITEMS, "minItems": 1}, "max_tokens": {"type": "integer", "minimum": 1}},
+    ),
+    "/memoryos.v1.ChatService/CreateResponse": _conversation(
+        ["model"], {"input": {"anyOf": [{"type": "string"}, _ITEMS]}, "instructions": {"type": "string"}}
+    ),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -76,21 +76,26 @@ class RouteTable(BaseRoute):
         Raises:
             BridgeError: There is none (404), or only for other verbs (405, with `Allow`).
         """
-        parts = raw_path.split("/")
         allowed: set[str] = set()
         wanted = "GET" if verb == "HEAD" else verb
-        for shape, verbs in self._by_length.get(len(parts), ()):
-            if all(s == p or (s == "{}" and p) for s, p in zip(shape, parts, strict=True)):
-                entry = verbs.get(wanted)
-                if entry is not None:
-                    return entry, [p for s, p in zip(shape, parts, strict=True) if s == "{}"]
-                allowed |= set(verbs)
+        for verbs, parameters in self._at(raw_path):
+            entry = verbs.get(wanted)
+            if entry is not None:
+                return entry, parameters
+            allowed |= set(verbs)
         if not allowed:
             raise BridgeError(404, "There is no such route", "not_found")
         if "GET" in allowed:
             allowed.add("HEAD")
         allow = ", ".join(sorted(allowed))
         raise BridgeError(405, f"This route takes {allow}", "method_not_allowed", headers={"Allow": allow})
+
+    def _at(self, raw_path: str) -> Iterator[tuple[Mapping[str, Entry], list[str]]]:
+        """The routes of a path by verb, and the raw parameters of each template that fits it."""
+        parts = raw_path.split("/")
+        for shape, verbs in self._by_length.get(len(parts), ()):
+            if all(s == p or (s == "{}" and p) for s, p in zip(shape, parts, strict=True)):
+                yield verbs, [p for s, p in zip(shape, parts, strict=True) if s == "{}"]
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         """Takes every HTTP request: what is not found is answered here too."""
@@ -104,14 +109,17 @@ class RouteTable(BaseRoute):
         """
         exchange: Exchange = scope[KEY]
         raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8")
+        path = raw.decode("latin-1").partition("?")[0]
         try:
-            entry, parts = self.find(exchange.verb, raw.decode("latin-1").partition("?")[0])
+            entry, parts = self.find(exchange.verb, path)
         except BridgeError:
+            # A wrong verb is told in the shape that the path's right ones have.
+            exchange.success_false = any(it.success_false for verbs, _ in self._at(path) for it in verbs.values())
             await self._check(exchange, False)
             raise
+        exchange.success_false = entry.success_false
         await self._check(exchange, entry.public)
         exchange.route = entry.template
-        exchange.success_false = entry.success_false
         with self._admission.enter(entry.public):
             await entry.handler(exchange, parts)
 

@@ -19,8 +19,12 @@ from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target
 from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
 from memoryos_bridge.heads import Heads
+from memoryos_bridge.listening import keep_newcomers_out
 
 _LAST_WORDS_SECONDS = 2
+
+_LAST_HANDSHAKES_SECONDS = 0.1
+"""How long those who are already connecting have to be let in, once newcomers are kept out."""
 
 _FIRST_WORDS_SECONDS = 0.3
 """How long a client that was just let in has to send its request once nobody else is."""
@@ -36,7 +40,12 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops taking connections and waits for those that are there."""
-        # At a stop the HTTP server drops connections without a request. A client that has connected is not to be one of them.
+        # At a stop the HTTP server drops connections without a request, and the kernel those that nobody has let in. A client
+        # that has connected is not to be one of them.
+        for server in self.servers:
+            for listener in server.sockets:
+                keep_newcomers_out(listener.fileno())
+        await asyncio.sleep(_LAST_HANDSHAKES_SECONDS)
         for server in self.servers:
             server.close()
         await asyncio.sleep(_FIRST_WORDS_SECONDS)

@@ -21,7 +21,9 @@ from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server import operator, wiring
+from memoryos_server.domain.admin.budgets import Budgets
 from memoryos_server.domain.admin.keys import KeyService
+from memoryos_server.domain.admin.metering import Meter
 from memoryos_server.domain.chat.embeddings import EmbeddingService
 from memoryos_server.domain.core import faultpoints
 from memoryos_server.domain.core.faults import BackendDown
@@ -144,7 +146,10 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         spans=spans,
         progress=_progress,
     )
-    chat = wiring.open_chat(stack, settings, memory, counts)
+    receipts = await wiring.open_receipts(stack, settings, memory)
+    meter = await stack.enter_async_context(Meter(redis.usage))
+    budgets = await stack.enter_async_context(Budgets(redis.budgets, refused=metrics.over_budget))
+    chat = wiring.open_chat(stack, settings, memory, counts, metrics.spent, meter, budgets, receipts)
     letters = DeadLetters(redis.queue)
     await stack.enter_async_context(QueueWatch(letters, counts))
 
@@ -198,9 +203,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                     serving=health, metrics=metrics, auth_enabled=settings.auth.enabled
                 ),
                 "memoryos.v1.EmbeddingService": EmbeddingServicer(
-                    EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status())
+                    EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status(), memory.upstream)
                 ),
-                **wiring.servicers(settings, memory, chat, letters),
+                **wiring.servicers(settings, memory, chat, letters, meter, receipts),
             },
             around=around,
             serving=health,

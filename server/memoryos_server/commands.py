@@ -86,9 +86,11 @@ def run(args: argparse.Namespace, command: str, arguments: Mapping[str, Any], sh
 
 
 def _show_key(item: Mapping[str, Any]) -> str:
+    bounds = (("requests a minute", "requests_per_minute"), ("tokens a day", "tokens_per_day"))
+    budget = "".join(f"  {item[name]} {unit}" for unit, name in bounds if item[name])
     line = (
         f"{item['id']}  tenant={item['tenant_id']}  user={item['user_id']}  {','.join(item['permissions'])}"
-        f"  expires={item['expires_at'] or 'never'}  last used={item['last_used_at'] or 'never'}  {item['description']}"
+        f"  expires={item['expires_at'] or 'never'}  last used={item['last_used_at'] or 'never'}{budget}  {item['description']}"
     ).rstrip()
     return f"{line}\nThe key, shown this once:\n{item['api_key']}" if "api_key" in item else line
 
@@ -115,6 +117,8 @@ def _create(args: argparse.Namespace) -> int:
         "permissions": [p.strip() for p in permissions.split(",") if p.strip()],
         "description": args.description,
         "expires_at": args.expires.isoformat() if args.expires else None,
+        "requests_per_minute": args.requests_per_minute,
+        "tokens_per_day": args.tokens_per_day,
     }
     return run(args, "keys.create", arguments, _show_key)
 
@@ -140,6 +144,12 @@ def register(subparsers: Any) -> None:
     create.add_argument("--admin", action="store_true", help="every permission")
     create.add_argument("--description", default="", help="for people")
     create.add_argument("--expires", type=_time, help="when it ends, such as 2027-01-31T00:00:00Z (default: never)")
+    create.add_argument(
+        "--requests-per-minute", type=int, default=0, help="its chats in a minute (default: any number)"
+    )
+    create.add_argument(
+        "--tokens-per-day", type=int, default=0, help="tokens of its chats on a day (default: any number)"
+    )
     create.set_defaults(run=_create)
     listing = keys.add_parser("list", help="list keys, never the keys themselves")
     listing.set_defaults(run=lambda args: run(args, "keys.list", {}, _show_key))

@@ -45,6 +45,12 @@ WITHOUT_STORES = frozenset({"memoryos.v1.ChatService", "memoryos.v1.SystemServic
 
 _INTERVAL = 0.7
 _TIMEOUT = 0.7
+_AGAIN = 1.5
+"""Seconds after which a store that still owes a probe its answer is asked anew. Sooner would do harm to a slow one, which
+would have to take a further connection; later would let its breaker open later."""
+
+LATE_SECONDS = 5.0
+"""How long a probe that is overdue is still listened to: its store is down until it answers, and slow if it does."""
 
 
 class Health:
@@ -79,7 +85,8 @@ class Health:
             breakers: Backend -> its breaker. What one notices is looked at without waiting for the next probe.
             without_stores: Services that are of use with both stores down.
             interval: Seconds from one probe to the next. With the timeout, a change is seen within their sum.
-            timeout: Seconds after which a store that has not answered is down.
+            timeout: Seconds after which a store that has not answered is down; of one that is known to be slow, twice
+                as long as it took.
         """
         self._probes: dict[str, Probe] = {"redis": redis, "qdrant": vectors}
         self._board = board
@@ -94,6 +101,9 @@ class Health:
         for name, breaker in self._breakers.items():
             breaker.follow(partial(self._noticed, name))
             self._noticed(name)
+        self._patience = dict.fromkeys(self._probes, timeout)
+        self._asked: set[asyncio.Task[bool]] = set()
+        self._overdue: dict[str, asyncio.Task[bool]] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -109,10 +119,11 @@ class Health:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
+        ending = [*self._tasks, *self._asked]
+        for task in ending:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if ending:
+            await asyncio.wait(ending)
         self._tasks = []
 
     def serve(self) -> None:
@@ -128,6 +139,8 @@ class Health:
         while True:
             started = loop.time()
             self._set(name, await self._ask(name))
+            if late := self._overdue.pop(name, None):
+                await asyncio.wait({late}, timeout=started + _AGAIN - loop.time())
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(max(0.05, self._interval - (loop.time() - started))):
                     await self._hurry[name].wait()
@@ -142,13 +155,35 @@ class Health:
             self._hurry[name].set()
 
     async def _ask(self, name: str) -> bool:
+        """Whether a store answers in time. If not, an answer that comes later says by itself that the store is up."""
+        probe = asyncio.create_task(self._answers(name), name=f"ask-{name}")
+        self._asked.add(probe)
+        probe.add_done_callback(self._asked.discard)
+        await asyncio.wait({probe}, timeout=self._patience[name])
+        if probe.done():
+            return probe.result()
+        self._logger.debug("probe_late", backend=name)
+        self._overdue[name] = probe
+        probe.add_done_callback(partial(self._came_late, name))
+        return False
+
+    async def _answers(self, name: str) -> bool:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(LATE_SECONDS):
                 await self._probes[name]()
         except Exception as error:
             self._logger.debug("probe_failed", backend=name, error=type(error).__name__)
+            self._patience[name] = self._timeout
             return False
+        # A slow store is not to be down at each second probe. One that hangs is noticed by its breaker meanwhile.
+        self._patience[name] = min(max(self._timeout, 2 * (loop.time() - started)), LATE_SECONDS)
         return True
+
+    def _came_late(self, name: str, probe: asyncio.Task[bool]) -> None:
+        if not probe.cancelled() and probe.result():
+            self._set(name, True)
 
     def _set(self, name: str, up: bool) -> None:
         self._metrics.backend_up.labels(name).set(up)

@@ -13,9 +13,15 @@ from datetime import timedelta
 from functools import partial
 from typing import Protocol
 
-from memoryos.settings import Settings
+from memoryos.settings import Settings, SettingsError, UpstreamSettings
 from memoryos.tracing import Spans
+from memoryos_server.domain.admin.budgets import Budgets
+from memoryos_server.domain.admin.metering import Meter
+from memoryos_server.domain.admin.usage import UsageService
+from memoryos_server.domain.chat.receipts import Receipts
 from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.tokens import ModelNames, Tokens
 from memoryos_server.domain.manage.service import SegmentService
 from memoryos_server.domain.memories.extract import Extraction
 from memoryos_server.domain.memories.extracting import Extracting
@@ -46,11 +52,16 @@ from memoryos_server.rpc.memories_servicer import MemoriesServicer
 from memoryos_server.rpc.memory_servicer import MemoryServicer
 from memoryos_server.rpc.queue_servicer import QueueServicer
 from memoryos_server.rpc.segment_servicer import SegmentServicer
+from memoryos_server.rpc.usage_servicer import UsageServicer
 from memoryos_server.stores.breaker import Breaker
 from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.scope import RECEIPT_DAYS
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.shared import SharedEmbedder
-from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
+from memoryos_server.tools.llm.catalog import Catalog
+from memoryos_server.tools.llm.gateway import Gateway
+from memoryos_server.tools.llm.reloading import Reloading, catalog_of
+from memoryos_server.tools.llm.table import TableError
 from memoryos_server.tools.words import Words
 
 _LEARNT = "learnt"
@@ -79,7 +90,7 @@ class Memory:
         redis: The ledger's side.
         vectors: The searchable side.
         words: Folds and stems.
-        upstream: The provider of models, or None.
+        upstream: The providers of models, or None.
         knowledge: What is believed.
         consolidator: Makes segments.
         pipeline: The way of turns and changes.
@@ -91,13 +102,30 @@ class Memory:
     redis: RedisStore
     vectors: SearchStore
     words: Words
-    upstream: OpenAiCompatible | None
+    upstream: Gateway | None
     knowledge: Knowledge
     consolidator: Consolidator
     pipeline: Pipeline
     keeper: heat.HeatKeeper
     finder: Finder
     service: MemoryService
+
+
+async def _providers(
+    stack: AsyncExitStack, options: UpstreamSettings, answered: Callable[[str, float], None], spans: Spans
+) -> Gateway | None:
+    """Those of the settings and of their file; None: there are none."""
+    if not options.base_url and not options.providers_file:
+        return None
+    gateway = Gateway(Catalog(), answered=answered, spans=spans)
+    reloading = Reloading(options, gateway.change)
+    try:
+        gateway.change(catalog_of(options))
+    except TableError as error:
+        raise SettingsError(str(error)) from None
+    await stack.enter_async_context(gateway)
+    await stack.enter_async_context(reloading)
+    return gateway
 
 
 async def open_memory(
@@ -116,9 +144,7 @@ async def open_memory(
     words = Words()
     analysis = Analysis(words.stem, words.fold)
     engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis, away=lambda: vectors.breaker.is_open)
-    upstream = None
-    if settings.upstream.base_url:
-        upstream = await stack.enter_async_context(OpenAiCompatible(settings.upstream, answered=answered, spans=spans))
+    upstream = await _providers(stack, settings.upstream, answered, spans)
     learnt = partial(_tell, redis, _LEARNT)
     # With the embedded engine nobody else writes; what other servers learn of one that they share, they tell, but it may be late.
     kept = SHARED_SECONDS if settings.redis.url else KEPT_SECONDS
@@ -182,8 +208,52 @@ async def open_memory(
     return Memory(redis, vectors, words, upstream, knowledge, consolidator, pipeline, keeper, finder, service)
 
 
-def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts: Counts) -> ChatService:
-    """Chat on memory; what it still has to remember when the stack closes is remembered first."""
+async def open_receipts(stack: AsyncExitStack, settings: Settings, memory: Memory) -> Receipts | None:
+    """Receipts of chats; None: there are to be none.
+
+    Raises:
+        SettingsError: They are to be kept for too long.
+    """
+    days = settings.retention.receipts_days
+    if days > RECEIPT_DAYS:
+        raise SettingsError(f"retention.receipts_days: at most {RECEIPT_DAYS}")
+    if days <= 0:
+        return None
+    redis = memory.redis
+    return await stack.enter_async_context(Receipts(redis.subjects, redis.receipts, memory.vectors, redis.turns))
+
+
+def open_chat(
+    stack: AsyncExitStack,
+    settings: Settings,
+    memory: Memory,
+    counts: Counts,
+    spent: Callable[[str, Tokens], None],
+    meter: Meter,
+    budgets: Budgets,
+    receipts: Receipts | None,
+) -> ChatService:
+    """Chat on memory; what it still has to remember when the stack closes is remembered first.
+
+    Args:
+        stack: What it closes with.
+        settings: What to wait for and spend.
+        memory: The users' memory.
+        counts: Counts turns.
+        spent: Counts the tokens of a model.
+        meter: Keeps who spent them.
+        budgets: Holds keys to what they may spend.
+        receipts: Keeps which memories went into chats, or None.
+    """
+    names = ModelNames()
+
+    def count(who: Caller, model: str, tokens: Tokens) -> None:
+        name = names.of(model)
+        spent(name, tokens)
+        budgets.spend(who, tokens)
+        if settings.retention.usage_days > 0:
+            meter.count(who.tenant_id, who.key_id, name, tokens)
+
     notes = ChatNotes(memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper)
     breakers = (memory.redis.client.breaker, memory.vectors.breaker)
     chat = ChatService(
@@ -191,7 +261,10 @@ def open_chat(stack: AsyncExitStack, settings: Settings, memory: Memory, counts:
         memory.upstream,
         settings.memory,
         notes=notes,
+        receipts=receipts,
         remembered=counts.remembered,
+        spent=count,
+        admit=budgets.admit,
         # An open one is not waited for anyway.
         doubtful=lambda: any(breaker.is_doubtful and not breaker.is_open for breaker in breakers),
         keeps=lambda: not memory.redis.client.breaker.is_open,
@@ -206,7 +279,14 @@ def _tell(redis: RedisStore, kind: str, subject: Subject) -> None:
         redis.changes.tell(kind, subject.id)
 
 
-def servicers(settings: Settings, memory: Memory, chat: ChatService, letters: DeadLetters) -> dict[str, object]:
+def servicers(
+    settings: Settings,
+    memory: Memory,
+    chat: ChatService,
+    letters: DeadLetters,
+    meter: Meter,
+    receipts: Receipts | None,
+) -> dict[str, object]:
     """The services on memory by their full names."""
     redis, vectors, pipeline, words = memory.redis, memory.vectors, memory.pipeline, memory.words
 
@@ -242,9 +322,10 @@ def servicers(settings: Settings, memory: Memory, chat: ChatService, letters: De
     )
     segments = SegmentService(redis.subjects, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
     return {
-        "memoryos.v1.ChatService": ChatServicer(chat),
+        "memoryos.v1.ChatService": ChatServicer(chat, receipts),
         "memoryos.v1.SegmentService": SegmentServicer(segments),
         "memoryos.v1.MemoryService": MemoryServicer(memory.service, said),
         "memoryos.v1.QueueService": QueueServicer(letters),
         "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
+        "memoryos.v1.UsageService": UsageServicer(UsageService(redis.usage, meter)),
     }

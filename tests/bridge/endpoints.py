@@ -562,6 +562,9 @@ ADDED = frozenset(
         ("POST", "/v1/admin/queue/{id}/requeue"),
         ("DELETE", "/v1/admin/queue/{id}"),
         ("POST", "/v1/embeddings"),
+        ("POST", "/v1/responses"),
+        ("GET", "/v1/usage"),
+        ("GET", "/v1/chat/receipts/{id}"),
     }
 )
 """Routes that are served and not documented there."""

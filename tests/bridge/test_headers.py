@@ -33,9 +33,10 @@ def test_metadata_when_a_client_forges_ours_then_none_of_it_passes() -> None:
         ("grpc-timeout", "1S"),
         ("x-real-ip", "1.1.1.1"),
     ]
-    assert Forwarding("", []).metadata(exchange(*forged)) == (("x-request-id", "r"),)
+    assert Forwarding("", []).metadata(exchange(*forged)) == (("x-request-id", "r"), ("memoryos-quiet", "1"))
     assert dict(Forwarding("s3", []).metadata(exchange(*forged))) == {
         "x-request-id": "r",
+        "memoryos-quiet": "1",
         "memoryos-client-address": "10.0.0.9",
         "memoryos-bridge-secret": "s3",
     }
@@ -49,6 +50,7 @@ def test_metadata_when_headers_name_caller_tenant_and_user_then_they_pass() -> N
     )
     assert made == {
         "x-request-id": "r",
+        "memoryos-quiet": "1",
         "authorization": "Bearer k",
         "x-tenant-id": "t",
         "x-user-id": "Zo%C3%AB%20%C3%A4",
@@ -103,7 +105,10 @@ async def test_header_when_far_too_long_then_it_is_named_and_a_key_is_none() -> 
             answer = await system.http.get("/v1/models", headers={name: "x" * 20_000})
             assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
     key = "Bearer " + "k" * 20_000
-    assert Forwarding("", []).metadata(exchange(("authorization", key))) == (("x-request-id", "r"),)
+    assert Forwarding("", []).metadata(exchange(("authorization", key))) == (
+        ("x-request-id", "r"),
+        ("memoryos-quiet", "1"),
+    )
     longest = "%F0%9F%90%9D" * 256
     assert ("x-user-id", longest) in Forwarding("", []).metadata(exchange(("x-user-id", longest)))
 

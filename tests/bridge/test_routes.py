@@ -201,6 +201,14 @@ async def test_method_when_the_route_takes_others_then_405_lists_them(http: http
     assert answer.headers["allow"] == "GET, HEAD, PATCH"
 
 
+async def test_method_when_the_others_say_success_then_405_says_that_there_was_none(http: httpx.AsyncClient) -> None:
+    answer = await http.put("/v1/scratch/things/1")
+    assert error(answer, 405)["code"] == "method_not_allowed"
+    assert answer.json()["success"] is False
+    assert "success" not in (await http.put("/v1/scratch/fail/1")).json()
+    assert "success" not in (await http.post("/v1/scratch/things/1/start")).json()
+
+
 @pytest.mark.parametrize(
     "path", ["/", "/v1", "/v1/scratch/things/", "/v1/scratch/owners//things/1", "/V1/scratch/things"]
 )

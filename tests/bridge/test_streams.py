@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
 import httpx
 import pytest
 
+from memoryos_bridge.exchange import Exchange
 from tests.bridge.conftest import System, until
 
 
@@ -81,3 +83,20 @@ async def test_client_when_it_leaves_a_stream_then_the_rpc_ends_within_100_ms(sy
     assert await until(lambda: servicer.running == 0) < 0.5
     await until(lambda: system.bridge.lines())
     assert system.bridge.lines()[0]["status"] == 499
+
+
+async def test_request_when_it_is_over_then_nothing_of_it_waits_for_the_garbage_collector(
+    http: httpx.AsyncClient,
+) -> None:
+    def exchanges() -> list[Exchange]:
+        return [one for one in gc.get_objects() if isinstance(one, Exchange)]
+
+    gc.collect()
+    before = exchanges()
+    gc.disable()
+    try:
+        for note in ("", "deny"):
+            await http.post("/v1/scratch/export", json={"count": 3, "note": note})
+        await until(lambda: len(exchanges()) == len(before))
+    finally:
+        gc.enable()

@@ -167,6 +167,22 @@ def test_doctor_when_an_address_is_taken_by_something_else_then_it_is_broken(run
     assert address in _findings(done)["server.listen"]["text"]
 
 
+@pytest.mark.parametrize(
+    ("text", "state", "says"), [("", "ok", "groq"), ("modles = []", "broken", "groq.modles: Extra")]
+)
+def test_doctor_when_there_is_a_file_of_providers_then_it_is_looked_at(
+    run: Run, tmp_path: Path, text: str, state: str, says: str
+) -> None:
+    file = tmp_path / "providers.toml"
+    file.write_text(f'[providers.groq]\napi_key = "sk-secret"\n{text}')
+    done = run("doctor", "--json", *_free(), "--upstream-providers-file", str(file))
+    finding = _findings(done)["providers"]
+    assert finding["state"] == state
+    assert says in finding["text"]
+    assert "upstream" not in _findings(done)
+    assert "sk-secret" not in done.stdout
+
+
 def test_doctor_when_the_key_directory_lies_in_the_data_directory_then_it_is_broken(run: Run, tmp_path: Path) -> None:
     done = run("doctor", *_free(), "--data-dir", str(tmp_path / "d"), "--security-key-dir", str(tmp_path / "d" / "k"))
     assert done.returncode == 1

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from memoryos import AsyncClient, Client, errors, memories, queueing, segments, sessions
+from memoryos import AsyncClient, Client, errors, memories, queueing, receipts, segments, sessions, usage
 from tests.embeddings import POISON, EmbeddingServer
 from tests.system import System, until
 
@@ -123,6 +123,8 @@ async def test_async_client_when_it_asks_the_same_then_it_gets_the_same(system: 
     [
         (sessions.Sessions, sessions.AsyncSessions),
         (queueing.Queue, queueing.AsyncQueue),
+        (receipts.Receipts, receipts.AsyncReceipts),
+        (usage.Usage, usage.AsyncUsage),
         (memories.Memories, memories.AsyncMemories),
         (segments.Segments, segments.AsyncSegments),
     ],

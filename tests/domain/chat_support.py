@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from memoryos.settings import MemorySettings, UpstreamSettings
+from memoryos.settings import MemorySettings
 from memoryos_server.domain.chat.builtin import words
+from memoryos_server.domain.chat.model import ChatBytes, ChatRequest
 from memoryos_server.domain.chat.service import ChatService
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import Exists
 from memoryos_server.domain.core.ids import derived_uuid
+from memoryos_server.domain.core.tokens import Tokens
 from memoryos_server.domain.ports import Turn
-from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
+from tests.providers import gateway
 from tests.upstream import Upstream
 
 THEN = datetime(2026, 2, 18, 11, 0, tzinfo=UTC)
@@ -27,6 +30,7 @@ THEN = datetime(2026, 2, 18, 11, 0, tzinfo=UTC)
 class Hit:
     turn: Turn
     score: float
+    parts: Mapping[str, float] = field(default_factory=lambda: {"lexical": 1.5, "order": -0.5})
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ class ListMemory:
     def said(self, user: str = "default_user") -> list[tuple[str, str]]:
         return [(turn.role, turn.content) for _, owner, turn in self.turns if owner == user]
 
-    async def recall(self, tenant_id: str, user_id: str, query: str, *, limit: int) -> Found:
+    async def recall(self, tenant_id: str, user_id: str, query: str, *, limit: int, explain: bool = False) -> Found:
         self.recalls += 1
         await self._suffer()
         asked = words(query)
@@ -193,6 +197,7 @@ class Chat:
     upstream: Upstream
     clock: Clock
     notes: ListNotes
+    spent: list[tuple[Caller, str, Tokens]] = field(default_factory=list)
 
 
 @asynccontextmanager
@@ -201,12 +206,38 @@ async def open_chat(models: Sequence[str] | None = ("fake-1",), **options: Any) 
     memory, clock = ListMemory(), Clock()
     async with (
         Upstream(models) as upstream,
-        OpenAiCompatible(UpstreamSettings(base_url=upstream.base_url, api_key="provider-key")) as llm,
+        gateway(upstream.base_url) as llm,
     ):
-        service = ChatService(memory, llm, MemorySettings(**options), notes=notes, clock=clock)
-        yield Chat(service, memory, upstream, clock, notes)
+        spent: list[tuple[Caller, str, Tokens]] = []
+        service = ChatService(
+            memory,
+            llm,
+            MemorySettings(**options),
+            notes=notes,
+            spent=lambda *what: spent.append(what),
+            clock=clock,
+        )
+        yield Chat(service, memory, upstream, clock, notes, spent)
         await service.drain(1)
 
 
 ANYONE = Caller("default", anonymous=True, permissions=frozenset({"admin"}))
 """The caller with auth off."""
+
+
+def body(question: str | None = None, *, messages: list[Any] | None = None, model: str = "fake-1", **more: Any) -> str:
+    sent = messages if messages is not None else [{"role": "user", "content": question}]
+    return json.dumps({"model": model, "messages": sent} | more)
+
+
+async def ask(chat: Chat, text: str, who: Caller = ANYONE, **more: Any) -> Any:
+    return await chat.service.complete(who, ChatRequest(text, **more))
+
+
+async def flow(chat: Chat, text: str, *, raw: bool = True, who: Caller = ANYONE, **more: Any) -> list[Any]:
+    async with aclosing(chat.service.stream(who, ChatRequest(text, **more), raw=raw)) as events:
+        return [event async for event in events]
+
+
+def data(events: list[Any]) -> bytes:
+    return b"".join(e.data for e in events if isinstance(e, ChatBytes))

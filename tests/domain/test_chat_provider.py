@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from memoryos.settings import UpstreamSettings
 from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Upstream, UpstreamRejected
-from memoryos_server.tools.llm import openai_compatible
-from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
+from memoryos_server.domain.ports import Asked
+from memoryos_server.tools.llm import gateway as gateways
+from memoryos_server.tools.llm.gateway import Gateway
 from tests import upstream as fake
+from tests.providers import gateway
 from tests.upstream import Die, Gate, Reply, Sleep, completion, delta, error_reply, json_reply, sse, stream_reply
 
-BODY = b'{"model":"fake-1","messages":[{"role":"user","content":"h\xc3\xa9"}], "seed":1.0}'
+BODY = '{"model":"fake-1","messages":[{"role":"user","content":"hé"}], "seed":1.0}'
 
 
 @pytest.fixture
@@ -29,25 +30,25 @@ async def upstream() -> AsyncIterator[fake.Upstream]:
 
 @pytest.fixture(autouse=True)
 def _no_backoff(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_compatible, "BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(gateways, "BACKOFF_SECONDS", 0.01)
 
 
-def provider(upstream: fake.Upstream, **more: Any) -> OpenAiCompatible:
-    return OpenAiCompatible(UpstreamSettings(base_url=upstream.base_url + "/", api_key="provider-key", **more))
+def provider(upstream: fake.Upstream, **more: Any) -> Gateway:
+    return gateway(upstream.base_url + "/", **more)
 
 
-async def read(llm: OpenAiCompatible) -> bytes:
-    async with aclosing(llm.stream(BODY)) as chunks:  # type: ignore[type-var]  # it is a generator
+async def read(llm: Gateway) -> bytes:
+    async with aclosing(llm.stream(Asked("fake-1", BODY), lambda served: None)) as chunks:
         return b"".join([chunk async for chunk in chunks])
 
 
 async def test_complete_when_answered_then_bytes_are_equal_both_ways(upstream: fake.Upstream) -> None:
     upstream.will(json_reply("hi"))
     async with provider(upstream) as llm:
-        answer = await llm.complete(BODY)
+        answer = await llm.complete(Asked("fake-1", BODY))
     assert answer.body == completion("hi")
     (request,) = upstream.received
-    assert (request.method, request.path, request.body) == ("POST", "/v1/chat/completions", BODY)
+    assert (request.method, request.path, request.body) == ("POST", "/v1/chat/completions", BODY.encode())
     assert request.headers["authorization"] == "Bearer provider-key"
     assert request.headers["accept-encoding"] == "identity"
 
@@ -55,7 +56,7 @@ async def test_complete_when_answered_then_bytes_are_equal_both_ways(upstream: f
 async def test_complete_when_body_is_large_then_it_goes_out(upstream: fake.Upstream) -> None:
     big = json.dumps({"messages": [{"role": "user", "content": "x" * 3_000_000}]}).encode()
     async with provider(upstream) as llm:
-        await llm.complete(big)
+        await llm.complete(Asked("fake-1", big.decode()))
     assert upstream.received[0].body == big
 
 
@@ -80,7 +81,7 @@ async def test_call_when_request_is_refused_then_upstream_rejected_at_once(
     )
     async with provider(upstream) as llm:
         with pytest.raises(UpstreamRejected) as caught:
-            await (read(llm) if streamed else llm.complete(BODY))
+            await (read(llm) if streamed else llm.complete(Asked("fake-1", BODY)))
     fault = caught.value
     assert (fault.status, fault.message, fault.code, fault.param) == (status, "bad key ***", "c", "p")
     assert fault.metadata["upstream_type"] == "t"
@@ -103,7 +104,7 @@ async def test_refusal_when_body_is_odd_then_message_is_found(
     upstream.will(error_reply(400, error))
     async with provider(upstream) as llm:
         with pytest.raises(UpstreamRejected) as caught:
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
     assert caught.value.message == message
 
 
@@ -111,7 +112,7 @@ async def test_call_when_rate_limited_for_long_then_not_retried_and_says_how_lon
     upstream.will(error_reply(429, Retry_After="30"))
     async with provider(upstream) as llm:
         with pytest.raises(UpstreamRejected) as caught:
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
     assert caught.value.retry_after == 30
     assert len(upstream.received) == 1
 
@@ -133,14 +134,14 @@ async def test_call_when_the_wait_asked_for_is_absurd_then_it_is_bounded(
     upstream.will(limited, limited, limited)
     async with provider(upstream) as llm:
         with pytest.raises(UpstreamRejected) as caught:
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
     assert caught.value.retry_after == seconds
 
 
 async def test_call_when_rate_limited_shortly_then_waits_as_told(upstream: fake.Upstream) -> None:
     upstream.will(error_reply(429, retry_after_ms="300"), json_reply("ok"))
     async with provider(upstream) as llm:
-        assert (await llm.complete(BODY)).body == completion("ok")
+        assert (await llm.complete(Asked("fake-1", BODY))).body == completion("ok")
     assert upstream.received[1].at - upstream.received[0].at >= 0.29
 
 
@@ -161,7 +162,7 @@ async def test_call_when_it_fails_before_the_first_byte_then_retried(
     good = stream_reply("ok") if streamed else json_reply("ok")
     upstream.will(bad, bad, good)
     async with provider(upstream) as llm:
-        assert b"ok" in (await read(llm) if streamed else (await llm.complete(BODY)).body)
+        assert b"ok" in (await read(llm) if streamed else (await llm.complete(Asked("fake-1", BODY))).body)
     assert len(upstream.received) == 3
 
 
@@ -184,7 +185,7 @@ async def test_call_when_it_keeps_failing_then_fault(
     upstream.will(bad, bad, bad)
     async with provider(upstream) as llm:
         with pytest.raises(kind) as caught:
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
     assert len(upstream.received) == tries
     assert "provider-key" not in caught.value.message
 
@@ -192,16 +193,16 @@ async def test_call_when_it_keeps_failing_then_fault(
 async def test_call_when_nobody_listens_then_upstream() -> None:
     async with fake.Upstream() as gone:
         url = gone.base_url
-    async with OpenAiCompatible(UpstreamSettings(base_url=url)) as llm:
+    async with gateway(url) as llm:
         with pytest.raises(Upstream, match="reached"):
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
 
 
 async def test_call_when_first_byte_is_late_then_deadline_after_retries(upstream: fake.Upstream) -> None:
     upstream.will(Reply(before=[Sleep(5)]), Reply(body=[Sleep(5)]), Reply(before=[Sleep(5)]))
     async with provider(upstream, first_byte_timeout_seconds=0.1) as llm:
         with pytest.raises(DeadlineExceeded):
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
     assert len(upstream.received) == 3
 
 
@@ -217,7 +218,7 @@ async def test_complete_when_shorter_than_announced_then_upstream(upstream: fake
     upstream.will(Reply(body=[b'{"a":'], length=100))
     async with provider(upstream) as llm:
         with pytest.raises(Upstream, match="broke off"):
-            await llm.complete(BODY)
+            await llm.complete(Asked("fake-1", BODY))
     assert len(upstream.received) == 1
 
 
@@ -242,7 +243,10 @@ async def test_stream_when_reader_is_slow_then_no_idle_timeout(upstream: fake.Up
             content_type="text/event-stream",
         )
     )
-    async with provider(upstream, idle_timeout_seconds=0.2) as llm, aclosing(llm.stream(BODY)) as chunks:  # type: ignore[type-var]
+    async with (
+        provider(upstream, idle_timeout_seconds=0.2) as llm,
+        aclosing(llm.stream(Asked("fake-1", BODY), lambda served: None)) as chunks,
+    ):
         seen = b""
         async for chunk in chunks:
             seen += chunk
@@ -259,7 +263,7 @@ async def test_call_when_cancelled_then_connection_is_closed_within_100_ms(
         Reply(body=[b"data: 0\n\n", gate], content_type="text/event-stream") if streamed else Reply(before=[gate])
     )
     async with provider(upstream) as llm:
-        task = asyncio.create_task(read(llm) if streamed else llm.complete(BODY))  # type: ignore[arg-type]
+        task = asyncio.create_task(read(llm) if streamed else llm.complete(Asked("fake-1", BODY)))  # type: ignore[arg-type]
         await asyncio.wait_for(gate.reached.wait(), 5)
         left = time.monotonic()
         task.cancel()
@@ -276,7 +280,7 @@ async def test_call_when_proxy_is_in_the_environment_then_it_is_not_used(
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     async with provider(upstream) as llm:
-        assert (await llm.complete(BODY)).body
+        assert (await llm.complete(Asked("fake-1", BODY))).body
 
 
 async def test_models_when_asked_often_then_listed_once(upstream: fake.Upstream) -> None:

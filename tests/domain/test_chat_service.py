@@ -2,26 +2,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any
+from contextlib import suppress
 
 import pytest
 
 from memoryos.settings import MemorySettings
-from memoryos_server.domain.chat import service as service_module
+from memoryos_server.domain.chat import jsontext, recalling
+from memoryos_server.domain.chat import request as request_module
+from memoryos_server.domain.chat import responses as responses_module
 from memoryos_server.domain.chat.context import CLOSE, OPEN
 from memoryos_server.domain.chat.model import (
-    ChatBytes,
-    ChatFinished,
+    Api,
     ChatRequest,
-    ChatStarted,
     MemoryMode,
     MemoryReport,
 )
 from memoryos_server.domain.chat.service import ChatService
-from memoryos_server.domain.chat.sse import Piece
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import (
     BackendDown,
@@ -31,37 +30,14 @@ from memoryos_server.domain.core.faults import (
     Upstream,
     UpstreamRejected,
 )
-from tests.domain.chat_support import ANYONE, Chat, ListMemory, open_chat
-from tests.upstream import Die, Gate, Reply, completion, delta, error_reply, json_reply, sse, stream_reply
+from tests.domain.chat_support import ANYONE, Chat, ListMemory, ask, body, data, flow, open_chat
+from tests.upstream import Gate, Reply, completion, delta, error_reply, json_reply, sse, stream_reply
 
 
 @pytest.fixture
 async def chat() -> AsyncIterator[Chat]:
     async with open_chat(recall_deadline_seconds=2.0, remember_deadline_seconds=2.0) as opened:
         yield opened
-
-
-def body(question: str | None = None, *, messages: list[Any] | None = None, model: str = "fake-1", **more: Any) -> str:
-    sent = messages if messages is not None else [{"role": "user", "content": question}]
-    return json.dumps({"model": model, "messages": sent} | more)
-
-
-async def ask(chat: Chat, text: str, who: Caller = ANYONE, **more: Any) -> Any:
-    return await chat.service.complete(who, ChatRequest(text, **more))
-
-
-async def flow(chat: Chat, text: str, *, raw: bool = True, who: Caller = ANYONE, **more: Any) -> list[Any]:
-    async with aclosing(chat.service.stream(who, ChatRequest(text, **more), raw=raw)) as events:
-        return [event async for event in events]
-
-
-async def _drain(stream: AsyncIterator[Any], seen: list[Any]) -> None:
-    async for event in stream:
-        seen.append(event)
-
-
-def data(events: list[Any]) -> bytes:
-    return b"".join(e.data for e in events if isinstance(e, ChatBytes))
 
 
 async def test_complete_when_memory_is_known_then_block_stands_before_the_last_user_message(chat: Chat) -> None:
@@ -79,7 +55,11 @@ async def test_complete_when_memory_is_known_then_block_stands_before_the_last_u
     assert b'"seed": 1.0' in request.body
     assert [i.id for i in answer.memory.injected] == [memory_id]
     member = json.loads(answer.body)["memoryos"]
-    assert member["injected"][0] == {"id": memory_id, "tier": "episode", "score": answer.memory.injected[0].score}
+    (injected,) = answer.memory.injected
+    assert member["injected"] == [
+        {"id": memory_id, "tier": "episode", "score": injected.score, "tokens": injected.tokens}
+    ]
+    assert 0 < injected.tokens < member["tokens"]
     assert member["tokens"] > 0
     assert (member["source"], member["remembered"]) == ("upstream", True)
     assert member["event_id"] == answer.memory.event_id
@@ -153,10 +133,38 @@ async def test_complete_when_the_answer_holds_no_choice_then_no_event_is_named(c
 
 
 async def test_builtin_when_memory_takes_too_long_then_deadline(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service_module, "BUILTIN_RECALL_SECONDS", 0.05)
+    monkeypatch.setattr(recalling, "BUILTIN_RECALL_SECONDS", 0.05)
     chat.memory.delay = 5.0
     with pytest.raises(DeadlineExceeded):
         await ask(chat, body("Who keeps bees?", model="memoryos/recall"))
+
+
+@pytest.mark.parametrize("api", Api)
+@pytest.mark.parametrize("large", [True, False])
+async def test_stream_when_the_body_is_large_then_it_is_read_once_and_beside_the_loop(
+    chat: Chat, monkeypatch: pytest.MonkeyPatch, api: Api, large: bool
+) -> None:
+    read = []
+
+    def scan(text: str) -> object:
+        read.append(threading.current_thread() is threading.main_thread())
+        return jsontext.members(text)
+
+    monkeypatch.setattr(request_module if api is Api.CHAT_COMPLETIONS else responses_module, "members", scan)
+    said = "bees " * (100_000 if large else 10)
+    sent = {"messages": [{"role": "user", "content": said}]} if api is Api.CHAT_COMPLETIONS else {"input": said}
+    text = json.dumps({"model": "fake-1"} | sent)
+    chat.upstream.will(stream_reply("yes"))
+    with suppress(Upstream):  # what is answered here is no response
+        await flow(chat, text, api=api, memory=MemoryMode.OFF)
+    assert chat.upstream.received[0].body == text[:-1].encode() + b',"stream":true}'
+    assert read == [not large]
+
+
+@pytest.mark.parametrize("text", ["[" * 300_000, '{"model":"m","messages":' + "[" * 300_000])
+async def test_chat_when_a_large_body_is_malformed_then_it_is_refused(chat: Chat, text: str) -> None:
+    with pytest.raises(Invalid):
+        await ask(chat, text)
 
 
 @pytest.mark.parametrize("model", ["fake-1", "memoryos/recall"])
@@ -405,161 +413,6 @@ async def test_complete_when_cancelled_during_acceptance_then_it_is_not_undone(c
         await task
     await chat.service.drain(2)
     assert chat.memory.said() == [("user", "x"), ("assistant", "You said: x")]
-
-
-async def test_stream_when_gated_then_first_token_is_out_before_the_second_is_sent(chat: Chat) -> None:
-    gate = Gate()
-    first, *rest = sse(delta("one"), delta("two"), delta(None, "stop"))
-    chat.upstream.will(Reply(body=[first, gate, *rest], content_type="text/event-stream"))
-    async with aclosing(chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=True)) as events:
-        started = await anext(events)
-        assert isinstance(started, ChatStarted)
-        assert started.memory.remembered == "pending"
-        assert await asyncio.wait_for(anext(events), 5) == ChatBytes(first)
-        gate.open()
-        others = [event async for event in events]
-    assert data(others) == b"".join(rest)
-    assert chat.memory.said() == [("user", "x"), ("assistant", "onetwo")]
-    assert others[-1].memory.remembered == "true"
-    assert others[-1].memory.event_id == started.memory.event_id
-
-
-HOSTILE = (
-    b"\xef\xbb\xbf: ping\r\n\r\n"
-    + "".join(f"data: {json.dumps(e, ensure_ascii=False)}\r\n\r\n" for e in (delta("你好 "), delta("🙂"))).encode()
-    + b": comment\n\nevent: x\ndata: not json\n\n"
-    + b"".join(sse(delta(None, "stop"), {"choices": [], "usage": {"total_tokens": 1}}))
-)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 1000])
-async def test_stream_when_hostile_and_fragmented_then_bytes_are_equal_and_text_is_read(chat: Chat, size: int) -> None:
-    pieces = [HOSTILE[i : i + size] for i in range(0, len(HOSTILE), size)]
-    chat.upstream.will(Reply(body=pieces, content_type="text/event-stream"))
-    events = await flow(chat, body("x", stream=True))
-    assert data(events) == HOSTILE
-    assert chat.memory.said() == [("user", "x"), ("assistant", "你好 🙂")]
-
-
-async def test_stream_when_typed_then_pieces(chat: Chat) -> None:
-    chat.upstream.will(stream_reply("a", "b"))
-    started, *pieces, finished = await flow(chat, body("x"), raw=False)
-    assert isinstance(started, ChatStarted)
-    assert isinstance(finished, ChatFinished)
-    assert [(p.content, p.finish_reason) for p in pieces if isinstance(p, Piece)] == [
-        ("a", ""),
-        ("b", ""),
-        ("", "stop"),
-    ]
-    assert json.loads(pieces[0].chunk_json) == delta("a")
-    assert chat.upstream.received[0].json["stream"] is True
-
-
-async def test_stream_when_acceptance_is_under_way_then_done_is_held(chat: Chat) -> None:
-    chat.memory.delay = 0.3
-    chat.upstream.will(stream_reply("a"))
-    loop, seen = asyncio.get_running_loop(), []
-    request = ChatRequest(body("x", stream=True), memory=MemoryMode.WRITE)
-    async with aclosing(chat.service.stream(ANYONE, request, raw=True)) as events:
-        async for event in events:
-            if isinstance(event, ChatBytes):
-                seen.append((loop.time(), b"[DONE]" in event.data, bool(chat.memory.said())))
-    assert [done for _, done, _ in seen][-1]
-    assert not seen[0][1]
-    assert seen[-1][0] - seen[0][0] >= 0.25
-    assert seen[-1][2]
-
-
-async def test_stream_when_done_is_missing_then_it_is_not_invented(chat: Chat) -> None:
-    frames = sse(delta("a"), delta(None, "stop"), done=False)
-    chat.upstream.will(Reply(body=frames, content_type="text/event-stream"))
-    events = await flow(chat, body("x", stream=True))
-    assert data(events) == b"".join(frames)
-    assert isinstance(events[-1], ChatFinished)
-    assert chat.memory.said() == [("user", "x"), ("assistant", "a")]
-
-
-@pytest.mark.parametrize(
-    "reply",
-    [
-        Reply(body=[*sse(delta("a"), done=False), Die()], content_type="text/event-stream"),
-        Reply(body=sse(delta("a"), done=False), content_type="text/event-stream"),
-        Reply(body=sse(delta("a"), done=False), content_type="text/event-stream", chunked=False),
-        Reply(
-            body=[*sse(delta("a"), done=False), b'data: {"choi'],
-            content_type="text/event-stream",
-            end=False,
-            chunked=False,
-        ),
-    ],
-)
-@pytest.mark.parametrize("raw", [True, False])
-async def test_stream_when_cut_midway_then_fault_after_the_bytes_and_nothing_remembered(
-    chat: Chat, reply: Reply, raw: bool
-) -> None:
-    chat.upstream.will(reply)
-    seen: list[Any] = []
-    stream = chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=raw)
-    seen.append(await anext(stream))
-    with pytest.raises(Upstream):
-        await _drain(stream, seen)
-    assert b"[DONE]" not in data(seen)
-    assert len(seen) >= 2
-    assert chat.memory.said() == []
-
-
-async def test_stream_when_upstream_sends_error_event_then_passed_on_once_and_not_remembered(chat: Chat) -> None:
-    frames = sse(delta("a"), {"error": {"message": "overloaded"}}, done=False)
-    reply = Reply(body=frames, content_type="text/event-stream")
-    chat.upstream.will(reply, reply)
-    events = await flow(chat, body("x", stream=True))
-    assert data(events) == b"".join(frames)
-    assert events[-1].memory.remembered == "false"
-    with pytest.raises(Upstream, match="overloaded"):
-        await flow(chat, body("x"), raw=False)
-    assert chat.memory.said() == []
-
-
-async def test_stream_when_error_comes_first_then_no_event_at_all(chat: Chat) -> None:
-    chat.upstream.will(error_reply(422))
-    stream = chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=True)
-    with pytest.raises(UpstreamRejected):
-        await anext(stream)
-
-
-async def test_stream_when_closed_by_the_reader_then_upstream_is_closed_and_nothing_remembered(chat: Chat) -> None:
-    gate = Gate()
-    chat.upstream.will(Reply(body=[*sse(delta("a"), done=False), gate], content_type="text/event-stream"))
-    loop = asyncio.get_running_loop()
-    async with aclosing(chat.service.stream(ANYONE, ChatRequest(body("x", stream=True)), raw=True)) as events:
-        await anext(events)
-        await anext(events)
-        left = loop.time()
-    (request,) = chat.upstream.received
-    await asyncio.wait_for(request.closed.wait(), 1)
-    assert request.closed_at is not None
-    assert request.closed_at - left < 0.5
-    assert chat.memory.said() == []
-
-
-async def test_stream_when_silent_after_finish_then_ends_cleanly(chat: Chat, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memoryos_server.domain.chat.passing.LINGER_AFTER_FINISH_SECONDS", 0.1)
-    gate = Gate()
-    frames = sse(delta("a"), delta(None, "stop"), done=False)
-    chat.upstream.will(Reply(body=[*frames, gate], content_type="text/event-stream"))
-    events = await asyncio.wait_for(flow(chat, body("x", stream=True)), 3)
-    assert data(events) == b"".join(frames)
-    assert events[-1].memory.remembered == "true"
-
-
-async def test_stream_when_tool_calls_then_bytes_kept_and_not_remembered(chat: Chat) -> None:
-    calls = [{"index": 0, "function": {"arguments": '{"a":'}}]
-    frames = sse(delta(None, tool_calls=calls), delta(None, "tool_calls"))
-    chat.upstream.will(Reply(body=frames, content_type="text/event-stream"))
-    events = await flow(chat, body("x", stream=True))
-    assert data(events) == b"".join(frames)
-    assert events[-1].memory.remembered == "false"
-    assert chat.memory.said() == []
 
 
 async def test_builtin_when_told_then_recalls_and_its_answers_are_not_remembered(chat: Chat) -> None:

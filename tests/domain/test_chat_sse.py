@@ -146,3 +146,46 @@ def test_tee_when_choices_end_then_done_only_says_that_there_are_no_more(
     assert (tee.finished, tee.complete) == (finished, finished)
     tee.feed(b"data: [DONE]\n\n")
     assert (tee.finished, tee.complete) == (finished, complete)
+
+
+@pytest.mark.parametrize(
+    ("texts", "read"),
+    [
+        (["hi \ud83d", "\ude00 there"], "hi \U0001f600 there"),
+        (["\ud83d", "", "\ude00"], "\U0001f600"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a\ud83d"], "a\ufffd"),
+        (["\ude00"], "\ufffd"),
+    ],
+)
+def test_tee_when_a_character_is_cut_in_two_then_it_is_read_whole(texts: list[str], read: str) -> None:
+    tee = Tee()
+    frames = b"".join(
+        b"data: " + json.dumps(one).encode() + b"\n\n" for one in (*map(delta, texts), delta(None, "stop"))
+    )
+    pieces = tee.feed(frames)
+    assert tee.content == read
+    assert "".join(piece.content for piece in pieces) == read
+
+
+@pytest.mark.parametrize("ending", [b"\n", b"\r\n", b"\r"])
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_held_when_events_follow_done_then_they_are_dropped(ending: bytes, size: int) -> None:
+    stream = b"".join(sse(delta("a"), delta(None, "stop"))).replace(b"\n", ending)
+    after = b"".join(sse(delta("more")))
+    tee = Tee()
+    held = Held(tee)
+    given = b""
+    pieces = []
+    for at in range(0, len(stream + after), size):
+        chunk = (stream + after)[at : at + size]
+        pieces += tee.feed(chunk)
+        held.add(chunk)
+        given += held.due()
+        if tee.done:
+            held.release()
+            given += held.due()
+    assert given == stream
+    assert len(held._bytes) == 0
+    assert tee.content == "a"
+    assert len(pieces) == 2

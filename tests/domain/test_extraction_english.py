@@ -143,6 +143,21 @@ I have three brothers | has_relative=three brothers
 I have a dog named Rex | has_pet=dog named Rex
 We adopted a cat called Miso yesterday | has_pet=cat called Miso
 I don't have a dog | ~has_pet=dog
+My dog is called Rex. | has_pet=dog Rex
+Our cat's name is Mimi | has_pet=cat Mimi
+My sister's name is Anna. | has_relative=sister Anna
+My wife's name is Anna Maria | partner=wife Anna Maria
+My brother is named Tom and he lives in Oslo | has_relative=brother Tom
+My dog is called a monster by everyone |
+My cat isn't called Tom |
+Is your dog called Rex? |
+My car is called Betty |
+I drive a Clio. | owns=Clio
+I've been driving an old Volvo since 2019 | owns=Volvo
+I drive a lot |
+I don't drive a Clio | ~owns=Clio
+We sold the Clio | -owns=Clio
+We sold the house |
 I want a dog |
 I wish I had a cat |
 My dog Rex died last week | -has_pet=dog Rex

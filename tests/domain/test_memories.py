@@ -72,6 +72,23 @@ async def test_create_when_an_event_is_repeated_then_one_memory_as_it_is_now(ope
     assert await opened.create("coffee", event_id="e1", who=BEN) != first
 
 
+async def test_create_when_what_the_event_id_made_was_deleted_then_a_repeat_does_not_bring_it_back(
+    opened: Opened,
+) -> None:
+    one = await opened.create("tea", event_id="e1")
+    await opened.memories.delete(ANYBODY, one)
+    with pytest.raises(Exists) as raised:
+        await opened.create("tea", event_id="e1")
+    assert (raised.value.reason, raised.value.param) == ("event_id_conflict", "event_id")
+    assert await opened.contents() == []
+    two = await opened.create("tea", event_id="e2")
+    await opened.create("coffee", event_id="e3")
+    await opened.memories.delete_all(ANYBODY, "fact")
+    with pytest.raises(Exists):
+        await opened.create("tea", event_id="e2")
+    assert await opened.create("tea") not in (one, two)  # said anew, not again
+
+
 async def test_page_when_there_are_many_then_newest_first_without_gaps_or_repeats(opened: Opened) -> None:
     for n in range(25):
         await opened.create(f"fact {n}", "fact" if n % 5 else "rule")

@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from memoryos.settings import UpstreamSettings
 from memoryos_server.domain.memories.extract import Extraction, read_answer
 from memoryos_server.domain.memories.model import Suggestion
 from memoryos_server.domain.memories.sameness import Sameness
-from memoryos_server.tools.llm.openai_compatible import OpenAiCompatible
 from memoryos_server.tools.words import Words
+from tests.providers import gateway
 from tests.upstream import Die, Reply, Sleep, Upstream, completion, error_reply, json_reply
 
 SAID = [("user", "I use Go 1.22 and hate long answers"), ("assistant", "Shall I be brief? You could try Rust.")]
@@ -34,12 +33,12 @@ def rules(messages: Sequence[tuple[str, str]], said_at: datetime) -> list[Sugges
 
 @pytest.fixture
 async def upstream() -> AsyncIterator[Upstream]:
-    async with Upstream() as running:
+    async with Upstream(("reader",)) as running:
         yield running
 
 
 async def suggested(upstream: Upstream, *, seconds: float = 20.0) -> list[Suggestion]:
-    async with OpenAiCompatible(UpstreamSettings(base_url=upstream.base_url, api_key="k")) as llm:
+    async with gateway(upstream.base_url) as llm:
         return await Extraction(rules, llm, "reader", seconds=seconds).suggest(SAID, NOW)
 
 
@@ -102,7 +101,7 @@ async def test_suggest_when_the_provider_is_slow_then_rules_in_time(upstream: Up
 
 
 async def test_suggest_when_no_model_is_named_then_rules_without_asking(upstream: Upstream) -> None:
-    async with OpenAiCompatible(UpstreamSettings(base_url=upstream.base_url, api_key="k")) as llm:
+    async with gateway(upstream.base_url) as llm:
         assert await Extraction(rules, llm, "").suggest(SAID, NOW) == BY_RULES
     assert upstream.received == []
 

@@ -75,6 +75,28 @@ def test_question_when_may_is_a_verb_then_names_no_month() -> None:
     assert not [t for t in ANALYSIS.question("What may I eat?").terms if t.startswith("@")]
 
 
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        ("🎉", "We won! 🎉🎉"),
+        ("👍🏽", "Fine 👍"),
+        ("❤️", "I ❤ it"),
+        ("🇯🇵", "Two weeks in 🇯🇵"),
+        ("👩‍💻", "My sister 👩🏾‍💻 works late"),
+        ("💻", "My sister 👩‍💻 works late"),
+        ("哪天🎂?", "生日快乐🎂"),
+    ],
+)
+def test_emoji_when_said_then_is_found_however_it_looks(question: str, said: str) -> None:
+    assert matches(question, turn(said))
+
+
+def test_emoji_when_another_is_asked_for_or_only_one_is_more_then_it_says_nothing() -> None:
+    assert not matches("🇯🇵", turn("A week in 🇫🇷"))
+    assert not matches("👩‍💻", turn("My brother 👨‍🍳 cooks"))
+    assert not ANALYSIS.tells(ANALYSIS.question("We won"), "We won 🎉")
+
+
 def test_question_when_only_stop_words_then_asks_for_them() -> None:
     assert ANALYSIS.question("who are you?").terms.keys() == {"who", "are", "you"}
 

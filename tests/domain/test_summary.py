@@ -172,6 +172,29 @@ def test_tags_when_chinese_then_words_and_not_fragments() -> None:
     assert 3 <= len(found) <= MAX_TAGS
 
 
+@pytest.mark.parametrize(
+    ("said", "secret"),
+    [
+        ("The password of the router in the attic is swordfish, the router is slow", "swordfish"),
+        ("My wifi password: correcthorse. The wifi is slow", "correcthorse"),
+        ("I use tr0ub4dor3 for the router at home", "tr0ub4dor3"),
+        ("The api key is sk12ab34cd56 for the weather service", "sk12ab34cd56"),
+        ("路由器的密码是芝麻开门。路由器在阁楼", "芝麻开门"),
+    ],
+)
+def test_tags_when_a_secret_is_said_then_it_is_none(said: str, secret: str) -> None:
+    found = tagged([said, said])
+    assert found
+    assert not any(secret[:4] in tag for tag in found)
+
+
+def test_tags_when_a_name_has_digits_then_it_is_one() -> None:
+    assert {"python3.11", "iphone15", "covid-19"} & set(tagged(["We moved to python3.11", "My iphone15 broke"])) == {
+        "python3.11",
+        "iphone15",
+    }
+
+
 def test_tags_when_traditional_and_simplified_then_the_same() -> None:
     assert tagged(["我想買護照和機票", "護照過期了"]) == tagged(["我想买护照和机票", "护照过期了"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import struct
 from typing import Any
 
@@ -11,6 +12,7 @@ from openai import AsyncOpenAI
 
 from tests.gateway.conftest import Client
 from tests.system import System
+from tests.upstream import Reply, Upstream, error_reply, json_reply
 
 
 async def embed(client: Client, body: Any) -> Any:
@@ -61,7 +63,6 @@ async def test_embeddings_when_openais_client_asks_then_it_reads_them(gateway: S
     [
         ({"input": "x"}, "model"),
         ({"model": "minilm"}, "input"),
-        ({"model": "text-embedding-3-small", "input": "x"}, "model"),
         ({"model": "minilm", "input": "x", "dimensions": 256}, "dimensions"),
         ({"model": "minilm", "input": "x", "dimensions": -1}, "dimensions"),
         ({"model": "minilm", "input": "x", "encoding_format": "hex"}, "encoding_format"),
@@ -79,5 +80,26 @@ async def test_embeddings_when_openais_client_asks_then_it_reads_them(gateway: S
 async def test_embeddings_when_wrong_then_400_names_the_field(client: Client, body: dict[str, Any], param: str) -> None:
     answer = await client.post("/v1/embeddings", body)
     assert (answer.status, answer.error["param"]) == (400, param), answer.body
-    if body.get("model") == "text-embedding-3-small":
-        assert (answer.error["code"], answer.error["message"]) == ("model_not_found", "Invalid model name")
+
+
+async def test_embeddings_when_a_provider_has_the_model_then_the_request_and_its_vectors_pass(
+    client: Client, upstream: Upstream
+) -> None:
+    given = [{"object": "embedding", "index": at, "embedding": [0.1, -2e-07]} for at in (1, 0)]
+    listed = {"object": "list", "data": given, "model": "e-1", "usage": {"prompt_tokens": 4, "total_tokens": 4}}
+    packed = {**listed, "data": [{"object": "embedding", "index": 0, "embedding": "AAAAPw=="}]}
+    upstream.will(
+        *[Reply(body=[json.dumps(one).encode()]) for one in (listed, packed)], error_reply(400), json_reply("?")
+    )
+    plain = await embed(client, {"model": "e-1", "input": ["a", "caf\u00e9"], "dimensions": 2})
+    assert plain == {**listed, "data": given[::-1]}
+    assert upstream.received[0].path == "/v1/embeddings"
+    asked = {"model": "e-1", "input": ["a", "caf\u00e9"], "encoding_format": "float", "dimensions": 2}
+    assert upstream.received[0].json == asked
+    tokens = await embed(client, {"model": "e-1", "input": [[1, 2], [3]], "encoding_format": "base64"})
+    assert tokens["data"][0]["embedding"] == "AAAAPw=="
+    assert upstream.received[1].json["input"] == [[1, 2], [3]]
+    refused = await client.post("/v1/embeddings", {"model": "e-1", "input": "x"})
+    assert refused.status == 400
+    broken = await client.post("/v1/embeddings", {"model": "e-1", "input": "x"})
+    assert (broken.status, broken.error["code"]) == (502, "upstream_failed")

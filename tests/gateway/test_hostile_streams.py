@@ -25,7 +25,7 @@ class Stream:
     Attributes:
         body: The pieces, in order.
         text: What is remembered of the answer; None: nothing is.
-        lost: The end of it that cannot arrive, because it is no whole event.
+        lost: The end of it that cannot arrive, because it is no whole event, or follows `[DONE]`.
         error: The code of the error that the client gets behind it, or "".
         reply: What is special in how it is sent.
         ask: What is special in the request.
@@ -83,7 +83,7 @@ LEGAL = {
     "cr": Stream([CR], ODD),
     "bom": Stream([b"\xef\xbb\xbf" + PLAIN], ODD),
     "bom_cut": Stream([b"\xef", b"\xbb", b"\xbf" + PLAIN], ODD),
-    "comments": Stream([b": hello\n\n", *sse(delta("Hi"), done=False), b":\n:\n\n: x\n", *sse(END), b": bye\n\n"]),
+    "comments": Stream([b": hello\n\n", *sse(delta("Hi"), done=False), b":\n:\n\n: x\n", *sse(END), b": bye\n\n"], lost=b": bye\n\n"),
     "comment_within_an_event": Stream([b'data: {"choices":[],\n: ping\ndata: "x":1}\n\n', *sse(delta("Hi"), END)]),
     "names_ids_and_retries": Stream([b"event: a\nid: 7\nretry: 5\n" + sse(delta("Hi"))[0], b"id\n\n", *sse(END)]),
     "data_without_a_blank": Stream([b"data:" + json.dumps(delta("Hi")).encode() + b"\n\n", *sse(END)]),
@@ -93,7 +93,12 @@ LEGAL = {
     "frame_longer_than_what_is_read": Stream(sse(delta("Hi"), delta(None, images=[PICTURE * 2]), END), None),
     "done_missing": Stream(sse(delta("Hi"), END, done=False)),
     "done_missing_and_no_blank_line": Stream([b"".join(sse(delta("Hi"), END, done=False))[:-2]]),
-    "done_twice": Stream([*sse(delta("Hi"), END), b"data: [DONE]\n\n"]),
+    "done_twice": Stream([*sse(delta("Hi"), END), b"data: [DONE]\n\n"], lost=b"data: [DONE]\n\n"),
+    "frames_behind_done": Stream([*sse(delta("Hi"), END), *sse(delta("more"))], lost=b"".join(sse(delta("more")))),
+    "character_cut_in_two_deltas": Stream(
+        [json.dumps(delta(one)).encode().join((b"data: ", b"\n\n")) for one in ("hi \ud83d", "\ude00 you")] + sse(END),
+        "hi \U0001f600 you",
+    ),
     "done_in_pieces": Stream([*sse(delta("Hi"), END, done=False), b"da", b"ta: [DO", b"NE]", b"\n", b"\n"]),
     "done_without_a_line_end": Stream([*sse(delta("Hi"), END, done=False), b"data: [DONE]"]),
     "death_after_done": Stream(sse(delta("Hi"), END), reply=CUT),
@@ -159,8 +164,11 @@ async def play(client: Client, upstream: Upstream, name: str, stream: Stream) ->
 
 
 @pytest.mark.parametrize("name", LEGAL)
-async def test_stream_when_odd_but_legal_then_every_byte_arrives(client: Client, upstream: Upstream, name: str) -> None:
-    assert await play(client, upstream, name, LEGAL[name]) == LEGAL[name].sent
+async def test_stream_when_odd_but_legal_then_every_byte_up_to_done_arrives(
+    client: Client, upstream: Upstream, name: str
+) -> None:
+    stream = LEGAL[name]
+    assert await play(client, upstream, name, stream) == stream.sent.removesuffix(stream.lost)
 
 
 def is_error_frame(frame: bytes, code: str) -> bool:

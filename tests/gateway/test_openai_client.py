@@ -13,19 +13,10 @@ from openai.types.chat import ChatCompletionChunk, ChatCompletionMessageParam, C
 from pydantic import BaseModel
 
 from tests.gateway.conftest import Client, until
+from tests.gateway.strict import check_strictly
 from tests.system import System
-from tests.upstream import Gate, Received, Reply, Upstream, delta, error_reply, json_reply, sse, stream_reply
+from tests.upstream import Gate, Reply, Upstream, delta, error_reply, json_reply, sse, stream_reply
 
-PARAMETERS = {
-    "model", "messages", "stream", "stream_options", "tools", "tool_choice", "response_format", "temperature", "n", "logprobs",
-    "max_completion_tokens", "parallel_tool_calls", "user",
-}  # fmt: skip
-MEMBERS = {
-    "system": {"role", "content"},
-    "user": {"role", "content", "name"},
-    "assistant": {"role", "content", "tool_calls", "refusal", "annotations", "audio", "function_call", "parsed"},
-    "tool": {"role", "content", "tool_call_id"},
-}
 TOOL: ChatCompletionToolParam = {
     "type": "function",
     "function": {
@@ -39,23 +30,6 @@ TOOL: ChatCompletionToolParam = {
         },
     },
 }
-
-
-def check_strictly(request: Received) -> dict[str, Any]:
-    """The request's body; it holds nothing that OpenAI would refuse, and its head nothing of the caller or of ours."""
-    body: dict[str, Any] = request.json
-    assert set(body) <= PARAMETERS
-    assert request.headers["authorization"] == "Bearer provider-key"
-    assert not [name for name in request.headers if name.startswith(("x-", "openai-", "cookie"))]
-    waiting: set[str] = set()
-    for message in body["messages"]:
-        assert set(message) <= MEMBERS[message["role"]], message
-        if message["role"] == "tool":
-            waiting.remove(message["tool_call_id"])
-            continue
-        assert not waiting, "a tool call is not answered"
-        waiting = {call["id"] for call in message.get("tool_calls") or ()}
-    return body
 
 
 @pytest.fixture

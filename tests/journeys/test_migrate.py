@@ -39,7 +39,7 @@ def there_and_back(system: System, tmp_path: Path, episodes: int) -> None:
 
 
 def test_migrate_when_killed_twice_then_content_and_answers_are_equal(system: System, tmp_path: Path) -> None:
-    there_and_back(system, tmp_path, 2_000)
+    there_and_back(system, tmp_path, 1_000)
 
 
 @pytest.mark.long

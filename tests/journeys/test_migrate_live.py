@@ -162,7 +162,7 @@ def there_and_back(system: System, valkey: TcpValkey, qdrant: QdrantServer, tmp_
 def test_migrate_when_live_and_back_is_killed_twice_each_way_then_content_and_answers_are_equal(
     system: System, valkey: TcpValkey, qdrant: QdrantServer, tmp_path: Path
 ) -> None:
-    there_and_back(system, valkey, qdrant, tmp_path, 2_000)
+    there_and_back(system, valkey, qdrant, tmp_path, 1_000)
 
 
 @pytest.mark.long

@@ -95,3 +95,24 @@ def test_text_when_the_model_refuses_it_then_it_is_found_by_words_after_all(tmp_
         until(lambda: "indexing again is done" in log(system))
         assert "stays without a vector" in log(system)
         assert sorted(found(system, "heron")) == ["A bad heron.", "A good heron."]
+
+
+@pytest.mark.timeout(120)
+def test_model_when_its_provider_is_away_at_the_start_then_it_is_the_same_model_and_nothing_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    with EmbeddingServer(3) as provider:
+        http = HTTP | {"MEMORYOS_EMBEDDING__BASE_URL": provider.url}
+        with System(tmp_path, http) as system:
+            system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": "The heron flew."})
+            system.stop()
+            provider.out = True
+            system.start()
+            assert found(system, "heron") == ["The heron flew."]
+            assert "taken as 3, as it said before" in log(system)
+            assert "no model makes them now" not in log(system)
+            provider.out = False
+            provider.asked.clear()
+            system.post("/v1/memory/add", {"user_id": "ann", "role": "user", "content": "The owl slept."})
+            until(lambda: ["The owl slept."] in provider.asked)
+            assert "The owl slept." in found(system, "owl")

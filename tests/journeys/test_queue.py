@@ -99,6 +99,24 @@ def test_dead_letters_when_requeued_or_discarded_over_rest_then_they_are_gone(
 
 
 @pytest.mark.timeout(240)
+def test_edit_when_it_is_replayed_after_its_memory_was_deleted_then_the_memory_stays_deleted(
+    system: System, embeddings: EmbeddingServer
+) -> None:
+    _, answer, _ = system.post("/v1/memories", {"content": "Keeps herons.", "memory_type": "fact"})
+    memory = f"/v1/memories/{answer['data']['id']}"
+    assert system.call("PATCH", memory, {"content": f"Keeps {POISON} storks."})[0] == 200
+    (letter,) = until(lambda: letters(system))
+    assert letter["kind"] == "change"
+    embeddings.refuses.clear()
+    assert system.call("DELETE", memory)[0] == 200
+    assert system.post(f"/v1/admin/queue/{letter['id']}/requeue", {})[0] == 200
+    until(lambda: system.get("/v1/admin/queue")[1]["depth"] == 0)
+    assert letters(system) == []
+    assert system.get(memory)[0] == 404
+    assert "all that it would keep was deleted since" in (system.home / "server.log").read_text()
+
+
+@pytest.mark.timeout(240)
 def test_provider_when_it_is_out_for_a_while_then_nothing_is_lost_and_nothing_is_dead(
     system: System, embeddings: EmbeddingServer
 ) -> None:

@@ -24,6 +24,7 @@ import pytest
 from memoryos.schema import load
 from memoryos.settings import known
 from memoryos.settings import load as load_settings
+from memoryos_server.tools.llm.table import read_table
 from scripts.generate import ROOT
 from tests.clients.supervised import Up
 
@@ -42,7 +43,7 @@ KINDS = {
     "json",
     "json part",
 }
-PAGE_KINDS = {"sh run", "sh live", "toml settings", "json", "json part"}
+PAGE_KINDS = {"sh run", "sh live", "toml settings", "toml providers", "json", "json part"}
 """`sh live` needs stores of the reader's own, and is not run."""
 ANSWERS = (
     ("coffee?", "black"),
@@ -249,6 +250,14 @@ def test_settings_of_pages_when_written_as_shown_then_they_are_read(tmp_path: Pa
         file.write_text(block.text)
         loaded = load_settings({"HOME": "/h"}, config=file)
         assert loaded.settings != load_settings({"HOME": "/h"}).settings, block.place
+
+
+def test_providers_of_pages_when_written_as_shown_then_they_are_read() -> None:
+    blocks = [b for page, content in PAGES.items() for b in _blocks(page, content) if b.kind == "toml providers"]
+    assert blocks
+    for block in blocks:
+        keys = dict.fromkeys(("OPENAI_API_KEY", "GROQ_API_KEY", "BERLIN_KEY"), "key")
+        assert read_table(block.text, keys).default == "smart"
 
 
 def test_routes_when_named_then_they_exist() -> None:

@@ -43,6 +43,14 @@ async def test_change_when_the_use_case_took_the_draft_then_it_is_not_written_ag
     assert log.events == []
 
 
+async def test_change_when_it_changed_nothing_then_it_is_not_waited_for_and_recorded_within_a_second() -> None:
+    log = MemoryAudit()
+    async with run_scratch(audit_log=log) as running, client(running.address) as stub:
+        await stub.CreateThing(pb.CreateThingRequest(name="idle"))
+        assert log.events == []
+        await eventually(lambda: [e.resource for e in log.events] == ["thing/idle"], 1.0)
+
+
 async def test_call_when_its_policy_names_no_event_then_success_is_not_recorded() -> None:
     log = MemoryAudit()
     async with run_scratch(audit_log=log) as running, client(running.address) as stub:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -87,6 +88,25 @@ async def test_cancel_when_the_client_leaves_a_unary_call_then_the_handlers_fina
     await eventually(lambda: running.servicer.finished == ["SleepThing"], 0.5)
 
 
+async def test_call_when_it_has_ended_then_a_connection_begun_within_it_does_not_hold_its_request(
+    running: Scratch, stub: Any
+) -> None:
+    seconds, note = 0.00125, "of a call that has ended"  # no other test's
+    await stub.SleepThing(pb.SleepThingRequest(seconds=seconds))
+    async for _ in stub.ExportThings(pb.ExportThingsRequest(count=1, note=note)):
+        pass
+    assert len(running.servicer.contexts) == 2
+
+    def held() -> list[object]:
+        gc.collect()
+        found: list[object] = [
+            one for one in gc.get_objects() if isinstance(one, pb.SleepThingRequest | pb.ExportThingsRequest)
+        ]
+        return [one for one in found if seconds == getattr(one, "seconds", 0) or note == getattr(one, "note", "")]
+
+    await eventually(lambda: not held())
+
+
 async def test_request_id_when_sent_then_it_comes_back_and_is_logged(running: Scratch, stub: Any) -> None:
     call = stub.ProbeThing(pb.ProbeThingRequest(), metadata=[("x-request-id", "mine-1")])
     await call
@@ -101,6 +121,19 @@ async def test_request_id_when_malformed_then_another_one_is_made(stub: Any, bad
     made = dict(await call.initial_metadata())["x-request-id"]
     assert made != bad
     assert len(made) == 36
+
+
+async def test_request_id_when_the_caller_can_do_without_then_only_what_is_new_to_it_comes(stub: Any) -> None:
+    quiet = [("x-request-id", "mine-4"), ("memoryos-quiet", "1")]
+    call = stub.ProbeThing(pb.ProbeThingRequest(), metadata=quiet)
+    await call
+    assert "x-request-id" not in dict(await call.initial_metadata())
+    thing = await stub.CreateThing(pb.CreateThingRequest(name="a"))
+    call = stub.GetThing(pb.GetThingRequest(id=thing.id, loud=True), metadata=quiet)
+    await call
+    assert dict(await call.initial_metadata())["x-scratch-loud"] == "yes"
+    stream = stub.ExportThings(pb.ExportThingsRequest(count=1), metadata=quiet)
+    assert [piece.data.thing_count async for piece in stream] == [1]
 
 
 async def test_request_id_when_the_call_fails_then_it_comes_back_too(stub: Any) -> None:

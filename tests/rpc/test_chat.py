@@ -210,6 +210,58 @@ async def test_stream_when_typed_then_chunks(served: Served) -> None:
     assert end.end.memory.remembered == "true"
 
 
+HALF = "\ud83d"
+"""Half of a surrogate pair, as a JSON escape can write it."""
+
+
+@pytest.mark.parametrize("model", ["fake-1", "memoryos/recall"])
+async def test_create_when_a_message_holds_half_a_character_then_it_is_answered(served: Served, model: str) -> None:
+    served.chat.upstream.will(json_reply("yes"))
+    history = [{"role": "user", "content": HALF}, {"role": "assistant", "content": HALF}]
+    text = json.dumps({"model": model, "messages": [*history, {"role": "user", "content": f"tea {HALF}"}]})
+    answer = await served.stub.CreateChatCompletion(pb.CreateChatCompletionRequest(chat=pb.ChatRequest(body_json=text)))
+    assert answer.memory.remembered == "true"
+    assert served.chat.memory.said()[0] == ("user", "tea \ufffd")
+    if model == "fake-1":
+        assert served.chat.upstream.received[0].body == text.encode()
+
+
+async def test_create_when_the_answer_holds_half_a_character_then_its_bytes_stay(served: Served) -> None:
+    choice = {"index": 0, "message": {"content": f"hi {HALF}"}, "finish_reason": f"stop{HALF}"}
+    body = json.dumps({"choices": [choice]}).encode()
+    served.chat.upstream.will(Reply(body=[body]))
+    chat = pb.ChatRequest(body_json=raw_body("x"), memory=pb.MEMORY_MODE_OFF)
+    answer = await served.stub.CreateChatCompletion(pb.CreateChatCompletionRequest(chat=chat))
+    assert answer.body == body
+    assert (answer.content, answer.finish_reason) == ("hi \ufffd", "stop\ufffd")
+
+
+@pytest.mark.parametrize("raw", [True, False])
+async def test_stream_when_a_character_is_cut_in_two_deltas_then_it_is_remembered_whole(
+    served: Served, raw: bool
+) -> None:
+    deltas = (delta(f"hi {HALF}"), delta("\ude00 there"), delta(None, f"stop{HALF}"))
+    frames = [b"data: " + json.dumps(one).encode() + b"\n\n" for one in deltas]
+    frames.append(b"data: [DONE]\n\n")
+    served.chat.upstream.will(Reply(body=frames, content_type="text/event-stream"))
+    request = pb.StreamChatCompletionRequest(chat=pb.ChatRequest(body_json=raw_body("x", stream=True)), raw=raw)
+    events = [event async for event in served.stub.StreamChatCompletion(request)]
+    assert b"".join(event.raw for event in events) == (b"".join(frames) if raw else b"")
+    assert "".join(event.chunk.content for event in events) == ("" if raw else "hi \U0001f600 there")
+    assert served.chat.memory.said() == [("user", "x"), ("assistant", "hi \U0001f600 there")]
+    assert events[-1].end.memory.remembered == "true"
+
+
+async def test_create_when_upstream_refuses_in_half_characters_then_its_error_arrives(served: Served) -> None:
+    error = {"message": f"odd {HALF}", "code": f"c{HALF}", "param": f"p{HALF}"}
+    served.chat.upstream.will(error_reply(400, {"error": error}))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await served.stub.CreateChatCompletion(pb.CreateChatCompletionRequest(chat=request()))
+    info = info_of(caught.value)
+    assert (caught.value.details(), info.reason) == ("odd \ufffd", "UPSTREAM_REJECTED")
+    assert (info.metadata["upstream_code"], info.metadata["param"]) == ("c\ufffd", "p\ufffd")
+
+
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_call_when_client_is_gone_then_upstream_is_closed_within_100_ms(served: Served, streamed: bool) -> None:
     gate = Gate()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextvars import Context, copy_context
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,8 @@ class ScratchServicer:
         self.running = 0
         self.finished: list[str] = []
         """What ended in a `finally`, in order."""
+        self.contexts: list[Context] = []
+        """Those of exports and sleeps, as connections have them that are kept for later calls."""
 
     async def CreateThing(self, request: pb.CreateThingRequest, context: Any) -> pb.Thing:
         owner = caller().owner(request.owner, param="owner")
@@ -46,6 +49,8 @@ class ScratchServicer:
             draft = audit.draft()
             assert draft is not None
             draft.taken = True
+        if request.name == "idle":
+            audit.nothing_changes()
         self.things[thing.id] = thing
         return thing
 
@@ -107,6 +112,7 @@ class ScratchServicer:
         A `note` of `slow` waits 50 ms before each, `deny` refuses, `text` makes one text of them.
         """
         self.running += 1
+        self.contexts.append(copy_context())
         try:
             if request.note == "text":
                 yield pb.ExportThingsResponse(format="text", content="")
@@ -155,6 +161,7 @@ class ScratchServicer:
 
     async def SleepThing(self, request: pb.SleepThingRequest, context: Any) -> pb.Thing:
         self.running += 1
+        self.contexts.append(copy_context())
         try:
             await asyncio.sleep(request.seconds)
             return pb.Thing(name="awake")

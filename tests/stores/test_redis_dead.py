@@ -6,8 +6,9 @@ from datetime import timedelta
 import pytest
 from redis import Redis
 
-from memoryos_server.domain.core.time import utc_now
-from memoryos_server.domain.ports import Change, DeadLetter, Subject
+from memoryos_server.domain.core.ids import derived_uuid
+from memoryos_server.domain.core.time import from_unix, utc_now
+from memoryos_server.domain.ports import Change, DeadLetter, HeatState, Record, Subject
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_marks import DAY
@@ -132,6 +133,120 @@ async def test_requeue_when_it_is_a_change_then_it_is_whole(store: RedisStore) -
     assert [entry.change for entry in await open_entries(store)] == [change]
 
 
+def memory(name: str, text: str = "keeps herons", version: int = 1) -> Record:
+    then = from_unix(1_770_000_000)
+    return Record(derived_uuid("a", name), "memory", version, text, "fact", then, then, then)
+
+
+async def change_given_up(store: RedisStore, subject: Subject, change: Change) -> str:
+    """A change that is a dead letter; gives its id."""
+    submitted = await store.queue.submit(subject, change, None, revision=None)
+    lease = await lease_of(store, subject)
+    (entry,) = [one async for one in store.queue.entries(subject.partition, [submitted.id])]
+    await store.queue.failed(lease, entry, "poison", give_up=True)
+    return (await letters(store))[-1].id
+
+
+async def forget_marks(store: RedisStore, subject: Subject) -> None:
+    """What happens to marks after three days."""
+    today = int(utc_now().timestamp() // DAY)
+    for day in range(today - 5, today + 2):
+        await store.client.run("DEL", Partition(subject.partition).marks(subject.id, day))
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_requeue_when_what_it_would_keep_was_removed_since_then_it_is_done_and_leaves_nothing(
+    store: RedisStore, later: bool
+) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    one = memory("one", version=2)
+    letter = await change_given_up(store, ann, Change(put=(one,)))
+    await store.queue.submit(ann, Change(remove=(one.id,)), None, revision=None)
+    await settle_all(store, ann)
+    if later:
+        await forget_marks(store, ann)
+    assert await store.queue.requeue(letter, "acme")
+    assert not await store.queue.requeue(letter, "acme")
+    assert await open_entries(store) == []
+    assert await letters(store) == []
+    partition = Partition(ann.partition)
+    assert await store.client.run("EXISTS", partition.changes, partition.dead_marks) == 0
+
+
+async def test_requeue_when_some_was_removed_since_then_the_rest_comes_back_however_often(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    one, two, three = memory("one"), memory("two"), memory("three")
+    heat = {record.id: HeatState(1.0, 1, record.created_at) for record in (one, two)}
+    await change_given_up(store, ann, Change(put=(one, two, three), heat=heat))
+    gone: list[Record] = []
+    for record in (one, two):
+        gone.append(record)
+        await store.queue.submit(ann, Change(remove=(record.id,)), None, revision=None)
+        await settle_all(store, ann)
+        assert await store.queue.requeue((await letters(store))[0].id, None)
+        (entry,) = await open_entries(store)
+        left = tuple(record for record in (one, two, three) if record not in gone)
+        assert entry.change is not None
+        assert (entry.change.put, entry.returned) == (left, True)
+        assert entry.change.heat.keys() == {record.id for record in left} - {three.id}
+        await store.queue.failed(await lease_of(store, ann), entry, "still", give_up=True)
+        await forget_marks(store, ann)
+    await store.queue.submit(ann, Change(remove=(three.id,)), None, revision=None)
+    await settle_all(store, ann)
+    assert await store.queue.requeue((await letters(store))[0].id, None)
+    assert await open_entries(store) == []
+
+
+async def test_requeue_when_it_was_removed_while_it_was_open_then_it_is_done_even_after_days(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    one = memory("one")
+    await store.queue.submit(ann, Change(put=(one,)), None, revision=None)
+    await store.queue.submit(ann, Change(remove=(one.id,)), None, revision=None)
+    first, _ = await open_entries(store)
+    await store.queue.failed(await lease_of(store, ann), first, "poison", give_up=True)
+    await settle_all(store, ann)
+    await forget_marks(store, ann)
+    assert await store.queue.requeue((await letters(store))[0].id, None)
+    assert await open_entries(store) == []
+
+
+async def test_requeue_when_it_also_removes_then_that_is_done_without_what_is_gone(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    one, other = memory("one", version=2), memory("other")
+    letter = await change_given_up(store, ann, Change(put=(one,), remove=(other.id,)))
+    await store.queue.submit(ann, Change(remove=(one.id,)), None, revision=None)
+    await settle_all(store, ann)
+    assert await store.queue.requeue(letter, None)
+    assert [entry.change for entry in await open_entries(store)] == [Change(remove=(other.id,))]
+
+
+async def test_requeue_when_it_was_made_again_after_a_removal_then_it_comes_back(store: RedisStore) -> None:
+    ann, bob = await store.subjects.open("acme", "ann"), await store.subjects.open("acme", "bob")
+    one = memory("one")
+    await give_up(store, ann, "e1")  # from now on removals are kept for longer
+    await store.queue.submit(ann, Change(remove=(one.id,)), None, revision=None)
+    await settle_all(store, ann)
+    letter = await change_given_up(store, ann, Change(put=(one,)))
+    await store.queue.submit(bob, Change(remove=(one.id,)), None, revision=None)  # not hers
+    await settle_all(store, bob)
+    assert await store.queue.requeue(letter, None)
+    assert [entry.change for entry in await open_entries(store)] == [Change(put=(one,))]
+
+
+async def test_removal_when_the_last_dead_letter_goes_then_it_is_not_kept_any_longer(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    partition = Partition(ann.partition)
+    await store.queue.submit(ann, Change(remove=(memory("one").id,)), None, revision=None)
+    assert await store.client.run("EXISTS", partition.dead_marks) == 0
+    await settle_all(store, ann)
+    for how in (store.queue.discard, store.queue.requeue):
+        letter = await change_given_up(store, ann, Change(put=(memory("two"),)))
+        await store.queue.submit(ann, Change(remove=(memory("one").id,)), None, revision=None)
+        assert await store.client.run("HLEN", partition.dead_marks) == 1
+        assert await how(letter, None)
+        assert await store.client.run("EXISTS", partition.dead_marks) == 0
+
+
 @pytest.mark.parametrize("how", ["requeue", "discard"])
 async def test_requeue_and_discard_when_another_tenant_asks_then_refused(store: RedisStore, how: str) -> None:
     ann = await store.subjects.open("acme", "ann")
@@ -207,3 +322,10 @@ async def test_requeue_when_the_answer_is_lost_then_is_done_once_and_says_so(
         lose(1)
         assert await store.queue.requeue(second.id, None)
         assert [entry.turn.event_id for entry in await open_entries(store) if entry.turn] == ["e1", "e2"]
+        await settle_all(store, ann)
+        letter = await change_given_up(store, ann, Change(put=(memory("one"),)))
+        await store.queue.submit(ann, Change(remove=(memory("one").id,)), None, revision=None)
+        await settle_all(store, ann)
+        lose(1)
+        assert await store.queue.requeue(letter, None)
+        assert await open_entries(store) == []

@@ -16,7 +16,7 @@ from memoryos_server.stores.redis_url import Endpoint, parse
         ("redis://[fe80::1]", Endpoint(hosts=(("fe80::1", 6379),))),
         ("rediss://:p%40ss@store", Endpoint(hosts=(("store", 6379),), password="p@ss", tls=True)),
         ("redis://app:s3cret@store", Endpoint(hosts=(("store", 6379),), username="app", password="s3cret")),
-        ("unix:///run/valkey.sock?db=2", Endpoint(socket="/run/valkey.sock", database=2)),
+        ("unix:///run/valkey.sock?db=2", Endpoint(socket="/run/valkey.sock", database=2, timeout=5.0)),
         (
             "redis+sentinel://app:pw@a,b:7000/mymaster/1",
             Endpoint("sentinel", (("a", 26379), ("b", 7000)), "", "mymaster", 1, "app", "pw"),

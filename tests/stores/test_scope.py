@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,23 @@ from redis import Redis
 from redis.crc import key_slot
 
 from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.caller import Budget
+from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, Change, HeatState, Subject
-from memoryos_server.stores import redis_audit, redis_heat, redis_keys, redis_queue, redis_subjects, redis_turns
+from memoryos_server.domain.ports.receipts import Receipt
+from memoryos_server.domain.ports.usage import Spent, Usage
+from memoryos_server.stores import (
+    redis_audit,
+    redis_budgets,
+    redis_heat,
+    redis_keys,
+    redis_queue,
+    redis_receipts,
+    redis_subjects,
+    redis_turns,
+    redis_usage,
+)
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client, Script
@@ -25,16 +39,28 @@ from memoryos_server.stores.scope import (
     Scope,
     is_subject_id,
     partition_of,
+    usage_tenants,
 )
 from memoryos_server.stores.sealing import Sealer
 from tests.stores.redis_fixtures import EXPECTED, Valkey, erase, lease_of, said, settle_all, until
 
 SCRIPTS = [
     script
-    for module in (redis_audit, redis_heat, redis_keys, redis_queue, redis_subjects, redis_turns)
+    for module in (
+        redis_audit,
+        redis_budgets,
+        redis_heat,
+        redis_keys,
+        redis_queue,
+        redis_receipts,
+        redis_subjects,
+        redis_turns,
+        redis_usage,
+    )
     for script in module.SCRIPTS
 ]
-GLOBAL = {MANIFEST, STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES}
+TODAY = utc_now().date()
+GLOBAL = {MANIFEST, STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES, usage_tenants((TODAY - date(1970, 1, 1)).days)}
 
 
 def scope(subject_id: str = "07" + "ab" * 15) -> Scope:
@@ -128,7 +154,9 @@ async def test_keys_when_everything_was_used_then_all_carry_the_partition_or_are
     mine = await store.subjects.scope(ann)
     owned = {mine.record, *mine.keys(int(utc_now().timestamp() // 86_400))}
     assert {key for key in seen if ann.id in key} <= owned
-    rest = {Partition(ann.partition).tag, partition_of(store.manifest.secrets.hash("audit", "acme")).tag}
+    whose = (("audit", "acme"), ("usage", "acme"), ("budget", f"key_{ann.id[:16]}"))
+    hashes = [store.manifest.secrets.hash(kind, name) for kind, name in whose]
+    rest = {Partition(ann.partition).tag, *(partition_of(hashed).tag for hashed in hashes)}
     assert {key.split(":")[0] for key in seen - GLOBAL} == rest
 
 
@@ -149,6 +177,10 @@ async def _use(store: RedisStore, user: str) -> Subject:
     await store.keys.create("passing-key", ApiKey("key_p", user, "acme", frozenset({"chat"}), "", utc_now(), None))
     await store.keys.revoke("key_p")
     await store.keys.list()
+    await store.receipts.keep(subject, [Receipt(uuid7(), "m", "upstream", "p", "", 1, 1, False, ())])
+    await store.budgets.admit(key.id, Budget(1, 1), 0)
+    await store.budgets.spend("w", 1, key.id, TODAY, 1)
+    await store.usage.add("w", int(utc_now().timestamp()), [Usage(TODAY, "acme", key.id, "m", Spent(1))])
     return subject
 
 

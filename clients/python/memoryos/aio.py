@@ -22,9 +22,11 @@ from memoryos.ids import new_id
 from memoryos.memories import AsyncMemories
 from memoryos.model import answer  # `chat` has a parameter called model
 from memoryos.queueing import AsyncQueue
+from memoryos.receipts import AsyncReceipts
 from memoryos.segments import AsyncSegments
 from memoryos.sessions import AsyncSessions
 from memoryos.settings import CLIENT_KEY
+from memoryos.usage import AsyncUsage
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 
 
@@ -49,6 +51,8 @@ class AsyncClient:
         memories: Typed memories: rules, facts and contexts.
         sessions: Conversations.
         queue: Accepted work and dead letters; it takes a key with `admin`.
+        receipts: Which memories went into chats.
+        usage: What chats cost.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class AsyncClient:
         self.memories = AsyncMemories(self)
         self.sessions = AsyncSessions(self)
         self.queue = AsyncQueue(self)
+        self.receipts = AsyncReceipts(self)
+        self.usage = AsyncUsage(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -22,9 +22,11 @@ from memoryos.ids import new_id
 from memoryos.memories import Memories
 from memoryos.model import answer  # `chat` has a parameter called model
 from memoryos.queueing import Queue
+from memoryos.receipts import Receipts
 from memoryos.segments import Segments
 from memoryos.sessions import Sessions
 from memoryos.settings import CLIENT_KEY
+from memoryos.usage import Usage
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 
 
@@ -49,6 +51,8 @@ class Client:
         memories: Typed memories: rules, facts and contexts.
         sessions: Conversations.
         queue: Accepted work and dead letters; it takes a key with `admin`.
+        receipts: Which memories went into chats.
+        usage: What chats cost.
     """
 
     def __init__(
@@ -77,6 +81,8 @@ class Client:
         self.memories = Memories(self)
         self.sessions = Sessions(self)
         self.queue = Queue(self)
+        self.receipts = Receipts(self)
+        self.usage = Usage(self)
 
     def __enter__(self) -> Self:
         return self

@@ -219,6 +219,8 @@ def _bridge_answers(settings: Settings) -> bool:
 def check_upstream(settings: Settings) -> Iterator[Finding]:
     """The LLM provider, if one is set."""
     base = settings.upstream.base_url.rstrip("/")
+    if not base and settings.upstream.providers_file:
+        return
     if not base:
         hint = "set OPENAI_BASE_URL and OPENAI_API_KEY"
         yield Finding("upstream", WARN, "no LLM provider is set; only the model memoryos/recall answers", hint)

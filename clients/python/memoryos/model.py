@@ -158,11 +158,13 @@ class InjectedMemory:
         id: The memory's id.
         tier: Where it comes from, such as `episode`.
         score: Its relevance, 0..1.
+        tokens: What it cost in the request, estimated.
     """
 
     id: str
     tier: str
     score: float
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,6 +178,7 @@ class ChatMemory:
         remembered: `true`, `false`, or `pending` at the start of a stream.
         event_id: The id the turn is remembered under, "" if it is not.
         session_id: The conversation the turn belongs to.
+        receipt_id: The id of the chat's receipt, "" if it has none.
     """
 
     injected: tuple[InjectedMemory, ...]
@@ -184,6 +187,7 @@ class ChatMemory:
     remembered: str
     event_id: str
     session_id: str
+    receipt_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,12 +329,15 @@ def versions(message: memory_service_pb2.GetMemoryHistoryResponse) -> list[Versi
 def chat_memory(message: chat_service_pb2.ChatMemory) -> ChatMemory:
     """ChatMemory of its message."""
     return ChatMemory(
-        injected=tuple(InjectedMemory(i.id, short(types_pb2.Tier, i.tier), i.score) for i in message.injected),
+        injected=tuple(
+            InjectedMemory(i.id, short(types_pb2.Tier, i.tier), i.score, i.tokens) for i in message.injected
+        ),
         tokens=message.tokens,
         source=message.source,
         remembered=message.remembered,
         event_id=message.event_id,
         session_id=message.session_id,
+        receipt_id=message.receipt_id,
     )
 
 

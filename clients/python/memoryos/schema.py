@@ -26,6 +26,7 @@ from memoryos.v1 import (
     queue_service_pb2,
     segment_service_pb2,
     system_service_pb2,
+    usage_service_pb2,
 )
 
 FILES: tuple[FileDescriptor, ...] = (
@@ -36,6 +37,7 @@ FILES: tuple[FileDescriptor, ...] = (
     segment_service_pb2.DESCRIPTOR,
     queue_service_pb2.DESCRIPTOR,
     embedding_service_pb2.DESCRIPTOR,
+    usage_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 

@@ -136,6 +136,11 @@ class UpstreamSettings:
         "", "An OpenAI-compatible base URL; empty: only the built-in model answers.", unit="URL", env="OPENAI_BASE_URL"
     )
     api_key: str = setting("", "The provider's key.", secret=True, env="OPENAI_API_KEY")
+    providers_file: str = setting(
+        "",
+        "A TOML file of more providers, and of the models that lead to them; it is read again when it changes.",
+        unit="file",
+    )
     connect_timeout_seconds: float = setting(5.0, "How long a connection may take.", unit="seconds")
     first_byte_timeout_seconds: float = setting(60.0, "How long the first byte of an answer may take.", unit="seconds")
     idle_timeout_seconds: float = setting(60.0, "How long a stream may bring no data event.", unit="seconds")
@@ -233,10 +238,16 @@ class QdrantSettings:
 
 @dataclass(frozen=True, slots=True)
 class RetentionSettings:
-    """What leaves the embedded stores' memory, and when."""
+    """How long things are kept, or when they leave the embedded stores' memory."""
 
     audit_days: int = setting(
         90, "After how long audit events are moved into archive files in the data directory; 0: never.", unit="days"
+    )
+    usage_days: int = setting(
+        90, "How long it is kept what chats cost, by day, tenant, key and model; 0: it is not kept.", unit="days"
+    )
+    receipts_days: int = setting(
+        7, "How long it is kept which memories went into a chat, at most 30; 0: chats have no receipt.", unit="days"
     )
 
 

@@ -195,7 +195,8 @@ class Audit:
             raise
         if draft.event is None or draft.taken:
             return
-        if call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not call.degraded:
+        changed = call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not draft.idle
+        if changed and not call.degraded:
             await self._writer.write(draft.event)
         else:
             self._writer.put(draft.event)

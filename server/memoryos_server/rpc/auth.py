@@ -19,6 +19,7 @@ from memoryos_server.domain.core.caller import (
     ANY_TENANT,
     DEFAULT_TENANT,
     PERMISSIONS,
+    Budget,
     Caller,
     check_tenant,
     set_caller,
@@ -103,6 +104,7 @@ class Auth:
                 permissions=frozenset() if self._enabled else PERMISSIONS,
                 named_user=named_user,
                 anonymous=not self._enabled,
+                any_tenant=not self._enabled,
             )
         key = _bearer(call.metadata.get("authorization"))
         if self._admin_key is not None and hmac.compare_digest(_digest(key), self._admin_key):
@@ -111,6 +113,7 @@ class Auth:
                 permissions=frozenset({"admin"}),
                 key_id=ADMIN_KEY_ID,
                 named_user=named_user,
+                any_tenant=True,
             )
         record = await self._keys.find(key) if len(key) <= _MAX_KEY else None
         if record is None:
@@ -151,6 +154,8 @@ def _from_record(record: ApiKey, named_user: str | None) -> Caller:
         permissions=record.permissions,
         key_id=record.id,
         named_user=named_user,
+        any_tenant=record.tenant_id == ANY_TENANT,
+        budget=Budget(record.requests_per_minute, record.tokens_per_day),
     )
 
 

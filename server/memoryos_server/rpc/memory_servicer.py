@@ -87,7 +87,7 @@ class MemoryServicer:
             explanations=[
                 pb.Explanation(
                     episode_id=hit.turn.id,
-                    parts=[pb.ScorePart(name=name, value=value) for name, value in hit.parts.items()],
+                    parts=[types_pb2.ScorePart(name=name, value=value) for name, value in hit.parts.items()],
                     raw=hit.raw,
                     calibration=found.calibration,
                 )

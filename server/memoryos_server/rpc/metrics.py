@@ -1,6 +1,6 @@
 """What the server counts, and the listener where Prometheus fetches it.
 
-Labels are methods, codes and stores: never a user, a tenant, a key or a raw path.
+Labels are methods, codes, stores and models: never a user, a tenant, a key or a raw path.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from memoryos.addresses import split_address
 from memoryos.settings import SettingsError
+from memoryos_server.domain.core.tokens import Tokens
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
 
@@ -29,6 +30,8 @@ class Metrics:
         breaker_open: 1 while calls of a store fail at once because it does not answer, else 0.
         refused: Calls refused because a bound was reached: `calls`, `backlog`, `tenant_backlog`.
         upstream: Seconds that the provider took to begin an answer, by outcome.
+        llm_tokens: Tokens of chats by model, direction, and whether they are an estimate.
+        budget_refused: Chats refused because their key's budget of `requests` or `tokens` is used up.
         audit_dropped: Events that could not be kept because the store was down for too long.
     """
 
@@ -71,11 +74,41 @@ class Metrics:
         )
         for outcome in ("ok", "rejected", "failed", "timeout"):
             self.upstream.labels(outcome)
+        self.llm_tokens = Counter(
+            "memoryos_llm_tokens",
+            "Tokens of chats: what models read and wrote, and which part of it was cached, reasoning, or memories.",
+            ("model", "direction", "estimated"),
+            registry=self.registry,
+        )
+        self.budget_refused = Counter(
+            "memoryos_budget_refused",
+            "Chats that were refused because the budget of their key is used up.",
+            ("bound",),
+            registry=self.registry,
+        )
+        for bound in ("requests", "tokens"):
+            self.budget_refused.labels(bound)
         self.audit_dropped = Counter("memoryos_audit_dropped", "Audit events that were lost.", registry=self.registry)
 
     def answered(self, outcome: str, seconds: float) -> None:
         """A request to the provider began to be answered, or failed: `ok`, `rejected`, `failed` or `timeout`."""
         self.upstream.labels(outcome).observe(seconds)
+
+    def spent(self, model: str, tokens: Tokens) -> None:
+        """A chat cost so many tokens.
+
+        Args:
+            model: The model's name, one of a bounded number.
+            tokens: What it cost.
+        """
+        estimated = "true" if tokens.estimated else "false"
+        for direction in ("input", "output", "cached", "reasoning"):
+            self.llm_tokens.labels(model, direction, estimated).inc(getattr(tokens, direction))
+        self.llm_tokens.labels(model, "injected", "true").inc(tokens.injected)
+
+    def over_budget(self, bound: str) -> None:
+        """A chat was refused: the `requests` or `tokens` of its key are used up."""
+        self.budget_refused.labels(bound).inc()
 
     async def text(self) -> str:
         """Every metric in the Prometheus text format, written off the event loop."""

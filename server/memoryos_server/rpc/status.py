@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from memoryos_server.domain.core import faults
+from memoryos_server.domain.core.text import sound
 
 DOMAIN = "memoryos"
 """The `domain` of every ErrorInfo."""
@@ -107,11 +108,12 @@ def _pack(message: Message) -> AnyMessage:
 
 def _clip(text: str, most: int) -> str:
     """The text, cut where its percent-encoded form would pass `most` bytes."""
+    text = sound(text)
     if len(text) * 12 <= most:
         return text
     cost = 0
     for index, char in enumerate(text):
-        cost += 1 if " " <= char <= "~" and char != "%" else 3 * len(char.encode("utf-8", "replace"))
+        cost += 1 if " " <= char <= "~" and char != "%" else 3 * len(char.encode())
         if cost > most - 9:
             return text[:index] + "…"
     return text

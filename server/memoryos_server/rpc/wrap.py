@@ -24,6 +24,8 @@ DEGRADED_HEADER = ("memoryos-status", "degraded")
 """What answers carry while a store is down."""
 
 REQUEST_ID_HEADER = "x-request-id"
+QUIET_HEADER = "memoryos-quiet"
+"""With `1` a caller does without the initial metadata of answers that have nothing else to say than its own request id."""
 """Where a request id comes in and goes out."""
 
 
@@ -110,6 +112,8 @@ class Call:
         if self._begun:
             return
         self._begun = True
+        if self.metadata.get(QUIET_HEADER) == "1" and not self.degraded and not self.extra:
+            return  # the caller knows the id that it gave, and a message of its own is a wake-up of both sides more
         headers = [*self.extra.items(), (REQUEST_ID_HEADER, self.request_id)]
         if self.degraded:
             headers.append(DEGRADED_HEADER)
@@ -136,7 +140,8 @@ Around = Callable[[Call], AbstractAsyncContextManager[None]]
 Handler = Callable[[Message, Any], Any]
 """A servicer's method: a coroutine function, or an async generator function for a stream."""
 
-_call: ContextVar[Call] = ContextVar("memoryos_call")
+_call: ContextVar[list[Call]] = ContextVar("memoryos_call")
+"""The present call; none once it has ended, because a connection keeps the context it was made in, with all that is in it."""
 
 
 def current_call() -> Call:
@@ -145,7 +150,7 @@ def current_call() -> Call:
     Raises:
         LookupError: There is no call.
     """
-    return _call.get()
+    return _call.get()[0]
 
 
 class Live:
@@ -196,6 +201,17 @@ def left_is_cancelled() -> Iterator[None]:
         raise asyncio.CancelledError from None
 
 
+@contextmanager
+def _current(call: Call) -> Iterator[None]:
+    """Makes a call the present one until it ends."""
+    present = [call]
+    _call.set(present)
+    try:
+        yield
+    finally:
+        present.clear()
+
+
 async def _close(answers: AsyncGenerator[Message, None]) -> None:
     """Runs the `finally` blocks of a stream's handler to their end, whatever cancellation arrives meanwhile.
 
@@ -231,8 +247,7 @@ def wrap(method: Method, handler: Handler, around: Around, live: Live) -> grpc.R
 
     async def unary(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         call = Call(method, context, raw)
-        _call.set(call)
-        with live:
+        with live, _current(call):
             async with around(call):
                 return await call.pack(await handler(call.request, context))
             raise AssertionError("an interceptor swallowed an exception")
@@ -241,8 +256,7 @@ def wrap(method: Method, handler: Handler, around: Around, live: Live) -> grpc.R
     # cancellation nor of a deadline, and its `finally` would wait for the garbage collector.
     async def stream(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         call = Call(method, context, raw)
-        _call.set(call)
-        with live:
+        with live, _current(call):
             async with around(call):
                 answers = handler(call.request, context)
                 try:

@@ -6,7 +6,7 @@ answer takes. Three states:
 - closed: calls pass;
 - doubtful: nothing came for `DOUBT_SECONDS` though something is owed. Who is in a hurry goes without; everybody else waits,
   because disks stall and engines tidy up. Whoever follows the breaker is told, to look at once;
-- open: still nothing after `OPEN_SECONDS`, though it was asked again meanwhile, or it refuses connections. Calls fail at
+- open: still nothing after its patience (`OPEN_SECONDS`), though it was asked again meanwhile, or it refuses connections. Calls fail at
   once, those under way too. A probe, or where nobody probes one call now and then, is let through; so is whoever is in no
   hurry while connections are refused, for as long as that is what happens. Any answer closes it.
 """
@@ -31,8 +31,12 @@ DOUBT_SECONDS = 0.12
 OPEN_SECONDS = 2.0
 """Silence after which nobody waits: a disk that others keep busy may well stall for one."""
 
-BUSY_SECONDS = 3.0
-"""The same while something is under way that takes long by its nature, behind which others may have to wait."""
+LOCAL_SECONDS = 4.0
+"""The same of a store on this machine, which syncs each write to a disk that everything else here shares, and whose death
+shows at once as a refused connection."""
+
+BUSY_SECONDS = 1.0
+"""How much longer it may be while something is under way that takes long by its nature, behind which others may have to wait."""
 
 TRIAL_SECONDS = 0.3
 """How long a call waits that finds out whether the store is back; and how far apart such calls are where nobody probes."""
@@ -106,15 +110,23 @@ class Breaker:
         hangs: What is said of a store that does not answer.
         refuses: What is said of one that cannot be reached.
         parts: Whether the store has parts that fail alone, as a cluster has: then a refused connection opens nothing.
+        patience: Seconds of silence after which it opens.
         clock: Seconds.
     """
 
     def __init__(
-        self, hangs: str, refuses: str, *, parts: bool = False, clock: Callable[[], float] = time.monotonic
+        self,
+        hangs: str,
+        refuses: str,
+        *,
+        parts: bool = False,
+        patience: float = OPEN_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.clock = clock
         self._said = {False: hangs, True: refuses}
         self._parts = parts
+        self._patience = patience
         self._open = False
         self._refuses = False
         self._doubted_at: float | None = None
@@ -138,7 +150,7 @@ class Breaker:
     @property
     def overdue(self) -> bool:
         """Whether it is silent for so long that a call waits only briefly."""
-        most = BUSY_SECONDS if any(call.own for call in self._calls) else OPEN_SECONDS
+        most = self._patience + (BUSY_SECONDS if any(call.own for call in self._calls) else 0.0)
         return self._doubted_at is not None and self.clock() - self._silent_since >= most
 
     def follow(self, follower: Callable[[], None]) -> None:

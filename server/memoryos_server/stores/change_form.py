@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
 from memoryos_server.domain.ports import Change, HeatState, Record
+from memoryos_server.stores.redis_marks import raw_id
 from memoryos_server.stores.sealing import SealBroken, Sealer
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _FORM = 1
+_LARGE = 1 << 20
+_ID = 16
 
 
 def seal_change(sealer: Sealer, nonce: bytes, change: Change) -> bytes:
@@ -30,6 +35,25 @@ def open_change(sealer: Sealer, nonce: bytes, sealed: bytes) -> Change:
         return load_change(sealer.open(_record_id(nonce), sealed))
     except (ValueError, TypeError, KeyError):
         raise SealBroken("a change is not of the form in which changes are stored") from None
+
+
+async def opened_change(sealer: Sealer, nonce: bytes, sealed: bytes) -> Change:
+    """As `open_change`; nobody waits for a large one to be opened, which an import may be.
+
+    Raises:
+        SealBroken: As `open_change`.
+    """
+    if len(sealed) > _LARGE:
+        return await asyncio.to_thread(open_change, sealer, nonce, sealed)
+    return open_change(sealer, nonce, sealed)
+
+
+def without_gone(change: Change, gone: bytes) -> Change:
+    """A change without records that were removed since: their ids, 16 bytes each."""
+    ids = {gone[at : at + _ID] for at in range(0, len(gone), _ID)}
+    put = tuple(record for record in change.put if raw_id(record.id) not in ids)
+    heat = {name: state for name, state in change.heat.items() if raw_id(name) not in ids}
+    return replace(change, put=put, heat=heat)
 
 
 def dump_change(change: Change) -> bytes:

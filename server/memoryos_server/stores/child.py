@@ -46,6 +46,16 @@ class ChildFailedError(Exception):
     """A child could not be started; the message names it and ends with its last words."""
 
 
+def _send(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Signals a child, if it is still there.
+
+    Not by `process.send_signal`: that looks first whether the child has ended, and then takes its exit status away from
+    the event loop, which is waiting for it and complains of an unknown child on stderr.
+    """
+    with suppress(ProcessLookupError):
+        os.kill(process.pid, number)
+
+
 class Child:
     """One command, kept running from `start` to `stop`.
 
@@ -174,8 +184,7 @@ class Child:
             return
         try:
             if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.send_signal(signal.SIGTERM)
+                _send(process, signal.SIGTERM)
                 try:
                     async with asyncio.timeout(self._stop_timeout):
                         await process.wait()
@@ -183,8 +192,7 @@ class Child:
                     _log.error("%s did not end in %g s and is killed", self.name, self._stop_timeout)
         finally:
             if process.returncode is None:
-                with suppress(ProcessLookupError):
-                    process.kill()
+                _send(process, signal.SIGKILL)
             await process.wait()
             await self._let_go(process)
 

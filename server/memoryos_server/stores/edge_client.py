@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from memoryos_server.stores.breaker import Breaker
+from memoryos_server.stores.breaker import LOCAL_SECONDS, Breaker
 from memoryos_server.stores.frames import FrameError, Splitter, pack
 
 
@@ -87,7 +87,9 @@ class EdgeClient:
     def __init__(self, socket: Path) -> None:
         self._socket = socket
         self.reconnected: Callable[[], None] = lambda: None
-        self.breaker = Breaker("The vector store does not answer in time", "The vector store is not reachable")
+        self.breaker = Breaker(
+            "The vector store does not answer in time", "The vector store is not reachable", patience=LOCAL_SECONDS
+        )
         self._connections = 0
         self._link: _Link | None = None
         self._opening = asyncio.Lock()

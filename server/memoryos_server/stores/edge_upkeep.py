@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from memoryos_server.domain.core.faults import BackendDown, Exists
+from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.ports import Subject
 from memoryos_server.stores.breaker import Breaker, probing
 from memoryos_server.stores.edge_client import EdgeClient, EdgeError
@@ -21,7 +22,7 @@ from memoryos_server.stores.sealing import Sealers
 from memoryos_server.stores.traffic import Stored, stored
 from memoryos_server.stores.upkeep import DEADLINE_SECONDS, Upkeep
 
-_log = logging.getLogger(__name__)
+_log = Sparing(logging.getLogger(__name__))
 
 FLUSH_SECONDS = 60.0
 # A walk looks at many points in one request.

@@ -19,9 +19,10 @@ from qdrant_client import AsyncQdrantClient
 from qdrant_client.common.client_exceptions import ResourceExhaustedResponse
 
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.stores.breaker import Breaker, Call
 
-_log = logging.getLogger(__name__)
+_log = Sparing(logging.getLogger(__name__))
 
 _HANGS = "The vector store does not answer in time"
 _REFUSES = "The vector store is not reachable"
@@ -194,5 +195,5 @@ class QdrantLink:
             return NoCollection("The vector store lacks a collection")
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return QdrantRefused(details)
-        _log.error("the vector store refused a request after %.3f s: %s %s", took, code.name, details)
+        _log.error("the vector store refused a request after %.0f s: %s %s", took, code.name, details)
         return BackendDown("The vector store failed")

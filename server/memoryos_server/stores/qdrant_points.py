@@ -15,6 +15,7 @@ from typing import Any
 from qdrant_client import grpc as q
 
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.stores import qdrant_forms as forms
 from memoryos_server.stores.qdrant_link import NoCollection, QdrantLink, QdrantRefused
 from memoryos_server.stores.qdrant_schema import Schema, SchemaDiffers
@@ -53,6 +54,7 @@ class QdrantPoints:
     def __init__(self, link: QdrantLink, schema: Schema) -> None:
         self.link = link
         self.schema = schema
+        self._say = Sparing(_log)
         self._looked = False
         self._looking: asyncio.Task[None] | None = None
 
@@ -92,7 +94,7 @@ class QdrantPoints:
         try:
             await self.look()
         except SchemaDiffers as error:
-            _log.error("the vector store cannot be used: %s", error)
+            self._say.error("the vector store cannot be used: %s", error)
             raise BackendDown("The vector store cannot be used as it is; the server's log says why") from error
 
     async def read(self, ids: Iterable[str], *fields: str, collection: str = "") -> dict[str, dict[str, Any]]:

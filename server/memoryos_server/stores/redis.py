@@ -10,14 +10,17 @@ from memoryos_server.stores import redis_keys, redis_subjects
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import Expected, Manifest, open_manifest
 from memoryos_server.stores.redis_audit import RedisAudit
+from memoryos_server.stores.redis_budgets import RedisBudgets
 from memoryos_server.stores.redis_changes import Changes
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.redis_heat import RedisHeat
 from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
+from memoryos_server.stores.redis_receipts import RedisReceipts
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.redis_turns import RedisTurns
 from memoryos_server.stores.redis_url import Endpoint
+from memoryos_server.stores.redis_usage import RedisUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,9 @@ class RedisStore:
         heat: The port `HeatStore`.
         audit: The port `AuditLog`.
         keys: The port `ApiKeys`.
+        usage: The port `UsageStore`.
+        budgets: The port `BudgetStore`.
+        receipts: The port `ReceiptStore`.
         changes: Hears what other replicas changed, and tells them.
         shared: Whether other processes may work on it, too.
     """
@@ -44,6 +50,9 @@ class RedisStore:
     heat: RedisHeat
     audit: RedisAudit
     keys: RedisApiKeys
+    usage: RedisUsage
+    budgets: RedisBudgets
+    receipts: RedisReceipts
     changes: Changes
     shared: bool
 
@@ -57,6 +66,8 @@ class RedisStore:
         short_term_turns: int = 20,
         short_term_ttl_seconds: int = 3600,
         session_idle_seconds: int = 1800,
+        usage_days: int = 90,
+        receipts_days: int = 7,
         holder: str = "",
     ) -> AsyncIterator[RedisStore]:
         """The opened store, until the block ends.
@@ -69,6 +80,8 @@ class RedisStore:
             short_term_ttl_seconds: How long after the last turn it lasts.
             session_idle_seconds: How long after the last turn a conversation is over and its turns are consolidated;
                 at the latest shortly before the short-term memory ends.
+            usage_days: How long it is kept what chats cost.
+            receipts_days: How long it is kept which memories went into chats.
             holder: Under which name this process holds partitions; only one that is alone may keep one over restarts.
 
         Raises:
@@ -103,6 +116,9 @@ class RedisStore:
                 RedisHeat(client, subjects),
                 audit,
                 api_keys,
+                RedisUsage(client, manifest, days=usage_days),
+                RedisBudgets(client, manifest),
+                RedisReceipts(client, subjects, days=receipts_days),
                 changes,
                 shared=not holder,
             )

@@ -80,8 +80,13 @@ class RedisAudit:
         """
         batches: dict[int, list[bytes]] = {}  # event and who in turn
         names: dict[int, list[str]] = {}
+        # Many events at once are often one person's, and who is not known yet is asked for anew each time.
+        people: dict[tuple[str, str], tuple[Subject, Sealer] | None] = {}
         for event in events:
-            about = await self._about(event)
+            whose = (event.tenant_id, event.user_id)
+            if whose not in people:
+                people[whose] = await self._about(event)
+            about = people[whose]
             number = about[0].partition if about else self._home(event.tenant_id).number
             stored = self.stored(event, about[1], about[0].id) if about else self.stored(event)
             batches.setdefault(number, []).extend(stored)

@@ -35,7 +35,7 @@ from redis.exceptions import (
 )
 
 from memoryos_server.domain.core.faults import BackendDown
-from memoryos_server.stores.breaker import Breaker, probing
+from memoryos_server.stores.breaker import LOCAL_SECONDS, OPEN_SECONDS, Breaker, probing
 from memoryos_server.stores.redis_links import Link, open_link
 from memoryos_server.stores.redis_url import Endpoint, parse
 
@@ -127,7 +127,12 @@ class Client:
         endpoint = parse(where) if isinstance(where, str) else where
         self._link: Link = open_link(endpoint)
         self._sent: set[str] = set()
-        self.breaker = Breaker(_NO_ANSWER, _NO_ANSWER, parts=endpoint.kind == "cluster")
+        self.breaker = Breaker(
+            _NO_ANSWER,
+            _NO_ANSWER,
+            parts=endpoint.kind == "cluster",
+            patience=LOCAL_SECONDS if endpoint.socket else OPEN_SECONDS,
+        )
 
     async def aclose(self) -> None:
         """Closes every connection."""

@@ -8,20 +8,22 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from memoryos_server.domain.core.faults import Stale
-from memoryos_server.domain.core.time import from_unix
-from memoryos_server.domain.ports import DeadLetter, Subject, Turn
+from memoryos_server.domain.core.time import from_unix, utc_now
+from memoryos_server.domain.ports import Change, DeadLetter, Subject, Turn
 from memoryos_server.stores import redis_marks, redis_settling
+from memoryos_server.stores.change_form import opened_change, without_gone
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.redis_client import Client, Script
-from memoryos_server.stores.redis_marks import day_of
+from memoryos_server.stores.redis_marks import day_of, raw_id
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.redis_turns import open_turn
-from memoryos_server.stores.scope import PARTITIONS, Partition, is_subject_id
+from memoryos_server.stores.scope import PARTITIONS, Partition, Scope, is_subject_id
 from memoryos_server.stores.sealing import SealBroken
 
 log = logging.getLogger(__name__)
 
 _PAGE = 16
+_DONE = 2
 _NONCE = 8
 
 DONE_LIFE = 60
@@ -33,9 +35,13 @@ _TAKE = Script(
     + redis_settling.LUA
     + """
     -- KEYS dead, queue, changes, dead marks, done; then, if the subject is known: record, marks of today, of the day on
-    --      which the entry came into the queue, the one before, the one after.
-    -- ARGV stream id, '1' to put it back into the queue, life of `done` (s), life of marks (s). Gives 1 if it was there.
-    if redis.call('GET', KEYS[5]) then return 1 end
+    --      which the entry came into the queue, the one before, the one after; then, of a change that goes back, all marks
+    --      there may be, newest first.
+    -- ARGV stream id, '1' to put it back into the queue, life of `done` (s), life of marks (s), '1' if nothing is left of
+    --      a change without the records it would keep, then per such record: id, its field among the dead marks.
+    -- Gives 1 if it was there, 2 if nothing was left of it: all that it would keep was removed since it came.
+    local done = redis.call('GET', KEYS[5])
+    if done then return tonumber(done) end
     local id = ARGV[1]
     local found = redis.call('XRANGE', KEYS[1], id, id)[1]
     if not found then return 0 end
@@ -43,18 +49,38 @@ _TAKE = Script(
     local mark, change = field_of(fields, 'm'), field_of(fields, 'c')
     redis.call('XDEL', KEYS[1], id)
     if mark ~= '' then redis.call('HDEL', KEYS[4], mark) end
+    -- `g` holds the ids of those that were removed before it was given back another time.
+    local came, gone, left = field_of(fields, 'o'), field_of(fields, 'g'), 0
+    for i = 6, #ARGV, 2 do
+      local removed = redis.call('HGET', KEYS[4], ARGV[i + 1]) or find_mark(ARGV[i], 11, #KEYS)
+      if removed and came_after(removed, came) then
+        gone = gone .. ARGV[i]
+      else
+        left = left + 1
+      end
+    end
+    if redis.call('XLEN', KEYS[1]) == 0 then redis.call('DEL', KEYS[4]) end
     if KEYS[6] and redis.call('HGET', KEYS[6], 'epoch') ~= field_of(fields, 'e') then
       redis.call('HDEL', KEYS[3], change)
       return 0
+    end
+    if ARGV[2] == '1' and ARGV[5] == '1' and left == 0 then
+      redis.call('SET', KEYS[5], '2', 'EX', ARGV[3])
+      redis.call('HDEL', KEYS[3], change)
+      return 2
     end
     redis.call('SET', KEYS[5], '1', 'EX', ARGV[3])
     local letter, reason, place_now = 'r', 'discarded', id
     if ARGV[2] == '1' then
       for i = 1, #fields, 2 do
-        if not string.find('onkr', fields[i], 1, true) then
+        if not string.find('onkrg', fields[i], 1, true) then
           entry[#entry + 1] = fields[i]
           entry[#entry + 1] = fields[i + 1]
         end
+      end
+      if change ~= '' then
+        entry[#entry + 1] = 'g'
+        entry[#entry + 1] = gone
       end
       letter, reason, place_now = 'a', '', redis.call('XADD', KEYS[2], '*', unpack(entry))
     else
@@ -124,7 +150,8 @@ class DeadLetters:
     async def requeue(self, dead_letter_id: str, tenant_id: str | None) -> bool:
         """Makes a dead letter an open entry again, with no attempts counted; False if there is no such one in the tenant.
 
-        It comes behind everything that is open by now. One of an erased person, or of a deleted turn, is no more.
+        It comes behind everything that is open by now. One of an erased person, or of a deleted turn, is no more. Of a
+        change, what was removed since it was accepted is not kept again; if nothing else is left of it, it is done.
         """
         return await self._find_and_take(dead_letter_id, tenant_id, requeue=True)
 
@@ -144,11 +171,21 @@ class DeadLetters:
         subject, over = await self._whose(fields)
         if tenant_id is not None and (subject is None or subject.tenant_id != tenant_id) and not over:
             return False
-        return await self._take(partition, stream_id, fields, requeue=requeue)
+        change = await self._change(partition, fields, subject) if requeue and subject is not None else None
+        taken = await self._take(partition, stream_id, fields, requeue=requeue, change=change)
+        if taken == _DONE:
+            log.info("dead letter %s was not given back: all that it would keep was deleted since", dead_letter_id)
+        return bool(taken)
 
     async def _take(
-        self, partition: Partition, stream_id: str, fields: Mapping[bytes, bytes], *, requeue: bool
-    ) -> bool:
+        self,
+        partition: Partition,
+        stream_id: str,
+        fields: Mapping[bytes, bytes],
+        *,
+        requeue: bool,
+        change: tuple[Change, Scope] | None = None,
+    ) -> int:
         done = partition.done(os.urandom(_NONCE).hex())
         keys = [partition.dead, partition.queue, partition.changes, partition.dead_marks, done]
         if (subject_id := _subject_id(fields, partition)) is not None:
@@ -158,8 +195,29 @@ class DeadLetters:
                 today = int(time[0]) // redis_marks.DAY
             days = (today, came, came - 1, came + 1)
             keys += [partition.subject(subject_id), *(partition.marks(subject_id, day) for day in days)]
-        args = [stream_id, "1" if requeue else "", DONE_LIFE, redis_marks.LIFE]
-        return bool(await self._client.script(_TAKE, keys, args))
+        args: list[str | bytes | int] = [stream_id, "1" if requeue else "", DONE_LIFE, redis_marks.LIFE]
+        if change is not None:
+            what, scope = change
+            keys += [scope.marks(day) for day in redis_marks.days_kept(utc_now().timestamp())]
+            args.append("1" if what.put and not what.remove else "")
+            args += [part for record in what.put for part in (raw_id(record.id), scope.gone(record.id))]
+        return int(await self._client.script(_TAKE, keys, args))
+
+    async def _change(
+        self, partition: Partition, fields: Mapping[bytes, bytes], subject: Subject
+    ) -> tuple[Change, Scope] | None:
+        """The change of a dead letter, as far as it is still to be done; None if it is none, or does not open."""
+        if (nonce := fields.get(b"c")) is None:
+            return None
+        sealed = await self._client.run("HGET", partition.changes, nonce)
+        if sealed is None:
+            return None
+        try:
+            sealer = await self._subjects.sealer(subject)
+            change = await opened_change(sealer, nonce, sealed)
+        except (SealBroken, Stale):
+            return None
+        return without_gone(change, fields.get(b"g", b"")), Scope(subject, sealer)
 
     async def _lengths_of_dead(self) -> list[int]:
         return list(await self._client.batch([("XLEN", Partition(number).dead) for number in range(PARTITIONS)]))

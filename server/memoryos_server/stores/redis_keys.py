@@ -202,6 +202,8 @@ class RedisApiKeys:
             "description": record.description,
             "created": record.created_at.isoformat(),
             "expires": record.expires_at.isoformat() if record.expires_at else None,
+            "requests_per_minute": record.requests_per_minute,
+            "tokens_per_day": record.tokens_per_day,
         }
         # The id stands in clear before the rest: scripts need it, and it tells nothing.
         return record.id.encode() + b" " + self._secrets.seal("apikey", digest + record.id, orjson.dumps(fields))
@@ -219,4 +221,6 @@ class RedisApiKeys:
             created_at=datetime.fromisoformat(fields["created"]),
             expires_at=datetime.fromisoformat(fields["expires"]) if fields["expires"] else None,
             last_used_at=from_unix(int(used)) if used else None,
+            requests_per_minute=fields.get("requests_per_minute", 0),
+            tokens_per_day=fields.get("tokens_per_day", 0),
         )

@@ -50,6 +50,14 @@ LUA = """
         if known then return known, KEYS[k] end
       end
     end
+    local function came_after(removed, id)
+      -- Whether what was removed at a place was removed after an entry came; '' is a removal of before places were kept.
+      if removed == '' then return true end
+      local ms, n = struct.unpack('>I6I4', removed)
+      local entry_ms, entry_n = string.match(id, '(%d+)-(%d+)')
+      entry_ms, entry_n = tonumber(entry_ms), tonumber(entry_n)
+      return ms > entry_ms or (ms == entry_ms and n > entry_n)
+    end
     local function set_state(key, mark, known, letter, entry, attempts, reason, related)
       local tail = ''
       if letter ~= 'a' then
@@ -110,6 +118,12 @@ def entry_id(partition: int, stream_id: bytes) -> str:
 def stream_id(entry: str) -> str:
     """The stream id of a queue entry's name."""
     return entry.partition("/")[2]
+
+
+def days_kept(now: float) -> range:
+    """The days of which there may still be marks, newest first: also tomorrow's, as replicas' clocks differ."""
+    today = int(now // DAY)
+    return range(today + 1, today - 5, -1)
 
 
 def day_of(stream_id: str) -> int:

@@ -89,6 +89,8 @@ async def open_redis(
         short_term_turns=memory.short_term_turns,
         short_term_ttl_seconds=memory.short_term_ttl_seconds,
         session_idle_seconds=memory.session_idle_seconds,
+        usage_days=settings.retention.usage_days,
+        receipts_days=settings.retention.receipts_days,
         holder="" if isinstance(where, Endpoint) else _ALONE,
     ) as store:
         yield store

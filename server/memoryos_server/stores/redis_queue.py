@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 
 from memoryos_server.domain.core.audit import AuditEvent
-from memoryos_server.domain.core.faults import Stale
+from memoryos_server.domain.core.faults import Exists, Stale
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Change, Entry, Subject
 from memoryos_server.stores import (
@@ -20,14 +20,14 @@ from memoryos_server.stores import (
     redis_settling,
     redis_waiting,
 )
-from memoryos_server.stores.change_form import open_change, seal_change
+from memoryos_server.stores.change_form import opened_change, seal_change, without_gone
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.redis_dead import DONE_LIFE, DeadLetters
 from memoryos_server.stores.redis_fresh import FreshTurns
 from memoryos_server.stores.redis_leases import Leases
-from memoryos_server.stores.redis_marks import DAY, entry_id, raw_id
+from memoryos_server.stores.redis_marks import days_kept, entry_id, raw_id
 from memoryos_server.stores.redis_settling import Settling
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.redis_turns import open_turn
@@ -40,9 +40,8 @@ log = logging.getLogger(__name__)
 _PAGE = 64
 """Entries read at once: turns may be large, and only a page of them is held."""
 
-# An import may bring 64 MiB: others must not wait for it to be sealed or opened.
+# An import may bring 64 MiB: others must not wait for it to be sealed.
 _MANY = 200
-_LARGE = 1 << 20
 _NONCE = 8
 
 _SUBMIT = Script(
@@ -53,20 +52,22 @@ _SUBMIT = Script(
     + """
     -- KEYS subject record, queue, audit, changes, done, recent, fresh, due, sessions, sessions by activity, heat, attempts,
     --      dead, dead marks, then marks of the days of which there may still be some, newest first.
-    -- ARGV epoch, subject id, revision or '', nonce, sealed change, life of `done` (s), audit event or '', who,
-    --      then per id that goes: memory id, mark or '', session field or ''.
+    -- ARGV epoch, subject id, revision or '', nonce, sealed change, life of `done` (s), audit event or '', who, life of marks
+    --      (s), id that is made once or '', then per id that goes: memory id, mark or '' (a record), session field or, of
+    --      a record, its field among the dead marks.
     local done = redis.call('GET', KEYS[5])
     if done then return {'ok', done} end
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return {'erased'} end
     if ARGV[3] ~= '' and (redis.call('HGET', KEYS[1], 'rev') or '0') ~= ARGV[3] then return {'changed'} end
+    if ARGV[10] ~= '' and find_mark(ARGV[10], 15, #KEYS) then return {'gone'} end
     redis.call('HINCRBY', KEYS[1], 'rev', 1)
     local entry = redis.call('XADD', KEYS[2], '*', 's', ARGV[2], 'e', ARGV[1], 'c', ARGV[4])
     redis.call('HSET', KEYS[4], ARGV[4], ARGV[5])
     redis.call('SET', KEYS[5], entry, 'EX', ARGV[6])
     if ARGV[7] ~= '' then redis.call('XADD', KEYS[3], '*', 'e', ARGV[7], 'w', ARGV[8]) end
-    if #ARGV == 8 then return {'ok', entry} end
+    if #ARGV == 10 then return {'ok', entry} end
     local gone = {}
-    for i = 9, #ARGV, 3 do
+    for i = 11, #ARGV, 3 do
       local id, mark, session = ARGV[i], ARGV[i + 1], ARGV[i + 2]
       gone[id] = true
       redis.call('HDEL', KEYS[11], id)
@@ -90,8 +91,15 @@ _SUBMIT = Script(
           if not again then set_state(key, mark, known, 'r', open, attempts, 'deleted', '') end
         end
         if not again then uncount_session(KEYS[9], KEYS[10], session, 1) end
+      else
+        -- Of a record, whose id is random or follows from an event id: that it was removed, among the marks of today.
+        redis.call('HSET', KEYS[16], id, place(entry))
+        redis.call('EXPIRE', KEYS[16], ARGV[9])
+        -- A dead letter may hold it, and may come back when these marks are gone.
+        if redis.call('XLEN', KEYS[13]) > 0 then redis.call('HSET', KEYS[14], session, place(entry)) end
       end
     end
+    if redis.call('XLEN', KEYS[13]) == 0 then redis.call('DEL', KEYS[14]) end
     for _, turn in ipairs(redis.call('LRANGE', KEYS[6], 0, -1)) do
       if gone[string.sub(turn, 1, 16)] then redis.call('LREM', KEYS[6], 1, turn) end
     end
@@ -152,6 +160,8 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
         Raises:
             Stale: The subject's epoch is over, or its revision is not `revision` (None: whatever it is). Nothing was
                 written.
+            Exists: What is made once was removed before, reason `event_id_conflict`. Nothing was written. It is known for
+                at least three days.
             BackendDown: The store does not answer. Whether it wrote is not known.
         """
         scope = await self._subjects.scope(subject)
@@ -169,14 +179,19 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
             sealed,
             DONE_LIFE,
             *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
+            redis_marks.LIFE,
+            raw_id(change.made_once) if change.made_once else b"",
         ]
         for memory_id in change.remove:
             event = change.events.get(memory_id)
-            args += [raw_id(memory_id), *((scope.mark(event[0]), scope.session_field(event[1])) if event else ("", ""))]
+            known = (scope.mark(event[0]), scope.session_field(event[1])) if event else (b"", scope.gone(memory_id))
+            args += [raw_id(memory_id), *known]
         verdict, *entry = await self._client.script(_SUBMIT, _submit_keys(scope, nonce), args)
         if verdict == b"erased":
             self._subjects.forget(subject.id)
             raise Stale("The user's data was erased meanwhile")
+        if verdict == b"gone":
+            raise Exists("What this event_id made was deleted", reason="event_id_conflict", param="event_id")
         if verdict == b"changed":
             raise Stale("The user's memory was changed meanwhile")
         return Entry(entry_id(subject.partition, entry[0]), subject, change=change)
@@ -249,11 +264,11 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
                 if not await self._client.run("XRANGE", partition.queue, stream_id, stream_id):
                     return None  # settled this moment
                 raise SealBroken("a change is missing")
-            if len(sealed) > _LARGE:
-                change = await asyncio.to_thread(open_change, sealer, nonce, sealed)
-            else:
-                change = open_change(sealer, nonce, sealed)
-            return Entry(name, subject, change=change, attempts=attempts)
+            change = await opened_change(sealer, nonce, sealed)
+            gone = fields.get(b"g")
+            if gone is not None:
+                change = without_gone(change, gone)
+            return Entry(name, subject, change=change, attempts=attempts, returned=gone is not None)
         except (SealBroken, KeyringError, KeyError, ValueError):
             await self._unreadable(partition, stream_id, subject_id)
         except Stale:
@@ -294,10 +309,9 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
 
 def _submit_keys(scope: Scope, nonce: bytes) -> list[str]:
     partition = scope.partition
-    today = int(utc_now().timestamp() // DAY)
     return [
         *(scope.record, partition.queue, partition.audit, partition.changes, partition.done(nonce.hex())),
         *(scope.recent, scope.fresh, partition.due, scope.sessions, scope.active, scope.heat),
         *(partition.attempts, partition.dead, partition.dead_marks),
-        *(scope.marks(day) for day in range(today + 1, today - 5, -1)),
+        *(scope.marks(day) for day in days_kept(utc_now().timestamp())),
     ]

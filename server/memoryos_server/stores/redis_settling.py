@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 
 from memoryos_server.domain.core.faults import Stale
-from memoryos_server.domain.ports import Entry, Lease, Settlement, Subject
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import Change, Entry, Lease, Settlement, Subject
 from memoryos_server.stores import redis_marks
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.redis_leases import lease_lost
-from memoryos_server.stores.redis_marks import day_of, letter, raw_id, stream_id
+from memoryos_server.stores.redis_marks import day_of, days_kept, letter, raw_id, stream_id
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.scope import Partition
 
@@ -81,8 +82,9 @@ _FAILED = Script(
     + LUA
     + """
     -- KEYS lease, queue, attempts, changes, dead, dead marks; then, if the subject is known: record, marks of the entry's
-    --      day, the one before, the one after.
-    -- ARGV token, nonce, stream id, '1' to give up, kind, reason. Gives the number of attempts, -1 if the lease is over.
+    --      day, the one before, the one after; then, of a change that is given up, all marks there may be, newest first.
+    -- ARGV token, nonce, stream id, '1' to give up, kind, reason, then per record that the change would keep: id, its
+    --      field among the dead marks. Gives the number of attempts, -1 if the lease is over.
     if redis.call('HGET', KEYS[1], 'token') ~= ARGV[1] then return -1 end
     local id = ARGV[3]
     local found = redis.call('XRANGE', KEYS[2], id, id)[1]
@@ -110,6 +112,11 @@ _FAILED = Script(
     end
     for _, value in ipairs({'o', id, 'n', attempts, 'k', ARGV[5], 'r', ARGV[6]}) do fields[#fields + 1] = value end
     local dead = redis.call('XADD', KEYS[5], '*', unpack(fields))
+    -- What was removed while this was open must be known for as long as this may come back.
+    for i = 7, #ARGV, 2 do
+      local removed = find_mark(ARGV[i], 11, #KEYS)
+      if removed and came_after(removed, id) then redis.call('HSET', KEYS[6], ARGV[i + 1], removed) end
+    end
     if KEYS[7] and mark ~= '' then
       redis.call('HSET', KEYS[6], mark, dead)
       local known, key = find_mark(mark, 8, 10)
@@ -206,7 +213,11 @@ class Settling:
             Stale: Somebody else has the partition now. Nothing was written.
         """
         kind = "turn" if entry.turn is not None else "change"
-        return await self._fail(lease, stream_id(entry.id), entry.subject.id, kind, reason, give_up=give_up)
+        change = entry.change if give_up else None
+        keeps = await self._keeps(entry.subject, change) if change is not None else []
+        return await self._fail(
+            lease, stream_id(entry.id), entry.subject.id, kind, reason, give_up=give_up, keeps=keeps
+        )
 
     async def started(self, lease: Lease, entries: Sequence[Entry]) -> None:
         """Counts an attempt for entries that were open at start-up.
@@ -222,7 +233,15 @@ class Settling:
             raise lease_lost()
 
     async def _fail(
-        self, lease: Lease, entry_stream_id: str, subject_id: str | None, kind: str, reason: str, *, give_up: bool
+        self,
+        lease: Lease,
+        entry_stream_id: str,
+        subject_id: str | None,
+        kind: str,
+        reason: str,
+        *,
+        give_up: bool,
+        keeps: Sequence[bytes] = (),
     ) -> int:
         partition = Partition(lease.partition)
         keys = [partition.lease, partition.queue, partition.attempts, partition.changes]
@@ -230,12 +249,22 @@ class Settling:
         if subject_id is not None:
             day = day_of(entry_stream_id)
             keys += [partition.subject(subject_id), *(partition.marks(subject_id, day + by) for by in (0, -1, 1))]
+            if keeps:
+                keys += [partition.marks(subject_id, day) for day in days_kept(utc_now().timestamp())]
         args: list[str | bytes | int] = [lease.token, os.urandom(_NONCE), entry_stream_id, "1" if give_up else ""]
-        args += [kind, reason]
+        args += [kind, reason, *keeps]
         attempts = int(await self._client.script(_FAILED, keys, args))
         if attempts < 0:
             raise lease_lost()
         return attempts
+
+    async def _keeps(self, subject: Subject, change: Change) -> list[bytes]:
+        """Of each record that a change would keep its id, and by what its removal is known among the dead marks."""
+        try:
+            scope = await self._subjects.scope(subject)
+        except Stale:
+            return []  # erased meanwhile: the entry goes, and leaves nothing
+        return [part for record in change.put for part in (raw_id(record.id), scope.gone(record.id))]
 
     async def _mark(self, entry: Entry) -> bytes:
         if entry.turn is None:

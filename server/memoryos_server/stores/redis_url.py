@@ -16,6 +16,7 @@ Kind = Literal["single", "sentinel", "cluster"]
 _KINDS: dict[str, Kind] = {"": "single", "sentinel": "sentinel", "cluster": "cluster"}
 _PORT = 6379
 _SENTINEL_PORT = 26379
+_SOCKET_TIMEOUT = 5.0  # a store on this machine waits for its disk, not for a network
 
 FORMS = (
     "redis://host:6379/0, rediss://host:6379/0, unix:///path/to.sock, redis+sentinel://host:26379,host:26379/service/0 "
@@ -118,7 +119,13 @@ def _socket(path: str, query: str, netloc: str) -> Endpoint:
     if host or not path or options or not database.isdecimal():
         raise ValueError("it is no socket: write unix:///path/to.sock or unix:///path/to.sock?db=1")
     username, _, password = who.partition(":")
-    return Endpoint(socket=path, database=int(database), username=unquote(username), password=unquote(password))
+    return Endpoint(
+        socket=path,
+        database=int(database),
+        username=unquote(username),
+        password=unquote(password),
+        timeout=_SOCKET_TIMEOUT,
+    )
 
 
 def _host(place: str, default: int) -> tuple[str, int]:

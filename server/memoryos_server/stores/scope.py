@@ -35,8 +35,21 @@ API_KEY_IDS = "{memoryos}:apikey_ids"
 API_KEY_USES = "{memoryos}:apikey_uses"
 """Hash: an API key's id -> Unix seconds of its last use."""
 
+RECEIPT_DAYS = 30
+"""The most days for which receipts may be kept: so far back an erasure looks for them."""
+
 CHANGES = "{memoryos}:changes"
 """Channel: what replicas must forget. Messages are `<kind> <name>`."""
+
+
+def usage_tenants(day: int) -> str:
+    """Set: the tenants of which usage is kept of a day.
+
+    Args:
+        day: Days since 1970-01-01, UTC.
+    """
+    return f"{{memoryos}}:usage_tenants:{day}"
+
 
 _SUBJECT_ID = re.compile(r"[0-9a-f]{32}")
 
@@ -93,7 +106,10 @@ class Partition:
 
     @property
     def dead_marks(self) -> str:
-        """Hash: an event's mark -> the stream id of its dead letter."""
+        """Hash: an event's mark -> the stream id of its dead letter; a removed record's `gone` -> place of the removal.
+
+        Removals are kept in it while there are dead letters, which may hold what was removed for longer than marks last.
+        """
         return f"{self.tag}:dead_marks"
 
     @property
@@ -118,6 +134,19 @@ class Partition:
     def audit_batch(self, nonce: str) -> str:
         """String with a short life: this batch of events is written."""
         return f"{self.tag}:audit_batch:{nonce}"
+
+    def usage(self, tenant_hash: str, day: int) -> str:
+        """Hash: `key id model` -> what was spent, as numbers; `=writer` -> the number of its last batch.
+
+        Args:
+            tenant_hash: The tenant's keyed hash.
+            day: Days since 1970-01-01, UTC.
+        """
+        return f"{self.tag}:usage:{tenant_hash}:{day}"
+
+    def budget(self, key_id: str) -> str:
+        """Hash: what an API key has used of its budget."""
+        return f"{self.tag}:budget:{key_id}"
 
     def subject(self, subject_id: str) -> str:
         """Hash: a subject's record: `epoch`, `lookup`, `who` (sealed), `seq` (turns accepted), `rev` (changes).
@@ -202,7 +231,8 @@ class Scope:
             today: Days since 1970-01-01, UTC.
         """
         marks = [self.marks(day) for day in range(today + 1, today - 5, -1)]
-        return [self.recent, self.fresh, self.sessions, self.active, self.heat, *marks]
+        receipts = [self.receipts(day) for day in range(today + 1, today - RECEIPT_DAYS - 2, -1)]
+        return [self.recent, self.fresh, self.sessions, self.active, self.heat, *marks, *receipts]
 
     def marks(self, day: int) -> str:
         """Hash: the idempotency marks made on a day.
@@ -212,9 +242,21 @@ class Scope:
         """
         return self.partition.marks(self.subject.id, day)
 
+    def receipts(self, day: int) -> str:
+        """Hash: a receipt's id, 16 bytes -> the sealed receipt of a chat of a day.
+
+        Args:
+            day: Days since 1970-01-01, UTC.
+        """
+        return f"{self.partition.tag}:receipts:{self.subject.id}:{day}"
+
     def mark(self, event_id: str) -> bytes:
         """The field of an event's idempotency mark: 16 bytes."""
         return bytes.fromhex(self._sealer.equality("event", event_id))
+
+    def gone(self, record_id: str) -> bytes:
+        """The field of a removed record among the marks of dead letters: 16 bytes."""
+        return bytes.fromhex(self._sealer.equality("gone", record_id))
 
     def session_field(self, session_id: str) -> bytes:
         """The field of a session in the list of sessions: 16 bytes; turns without a session have one, too."""

@@ -23,51 +23,75 @@ _sym_db = _symbol_database.Default()
 
 
 from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
+from google.api import field_behavior_pb2 as google_dot_api_dot_field__behavior__pb2
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from memoryos.v1 import options_pb2 as memoryos_dot_v1_dot_options__pb2
 from memoryos.v1 import types_pb2 as memoryos_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ememoryos/v1/chat_service.proto\x12\x0bmemoryos.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19memoryos/v1/options.proto\x1a\x17memoryos/v1/types.proto\"t\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0cmessage_json\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x0f\n\r_message_json\"\xfc\x02\n\x0b\x43hatRequest\x12\x16\n\tbody_json\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05model\x18\x02 \x01(\t\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.memoryos.v1.ChatMessage\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nextra_json\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x0f\n\x07user_id\x18\x07 \x01(\t\x12\x17\n\nsession_id\x18\x08 \x01(\tH\x04\x88\x01\x01\x12\'\n\x06memory\x18\t \x01(\x0e\x32\x17.memoryos.v1.MemoryMode\x12\x1c\n\x0fidempotency_key\x18\n \x01(\tH\x05\x88\x01\x01\x42\x0c\n\n_body_jsonB\x0e\n\x0c_temperatureB\r\n\x0b_max_tokensB\r\n\x0b_extra_jsonB\r\n\x0b_session_idB\x12\n\x10_idempotency_key\"L\n\x0eInjectedMemory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04tier\x18\x02 \x01(\x0e\x32\x11.memoryos.v1.Tier\x12\r\n\x05score\x18\x03 \x01(\x01\"\x95\x01\n\nChatMemory\x12-\n\x08injected\x18\x01 \x03(\x0b\x32\x1b.memoryos.v1.InjectedMemory\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x12\n\nremembered\x18\x04 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\"E\n\x1b\x43reateChatCompletionRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.memoryos.v1.ChatRequest\"\x93\x01\n\x1c\x43reateChatCompletionResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x06memory\x18\x04 \x01(\x0b\x32\x17.memoryos.v1.ChatMemory\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\"R\n\x1bStreamChatCompletionRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.memoryos.v1.ChatRequest\x12\x0b\n\x03raw\x18\x02 \x01(\x08\"G\n\tChatChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x12\n\nchunk_json\x18\x03 \x01(\t\"2\n\x07\x43hatEnd\x12\'\n\x06memory\x18\x01 \x01(\x0b\x32\x17.memoryos.v1.ChatMemory\"\xae\x01\n\x1cStreamChatCompletionResponse\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.memoryos.v1.ChatMemoryH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.memoryos.v1.ChatChunkH\x00\x12\r\n\x03raw\x18\x03 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.memoryos.v1.ChatEndH\x00\x42\x07\n\x05\x65vent\"\x13\n\x11ListModelsRequest\"F\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\"F\n\x12ListModelsResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12 \n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x12.memoryos.v1.Model*k\n\nMemoryMode\x12\x1b\n\x17MEMORY_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMEMORY_MODE_OFF\x10\x01\x12\x14\n\x10MEMORY_MODE_READ\x10\x02\x12\x15\n\x11MEMORY_MODE_WRITE\x10\x03\x32\xc8\x04\n\x0b\x43hatService\x12\xa7\x02\n\x14\x43reateChatCompletion\x12(.memoryos.v1.CreateChatCompletionRequest\x1a).memoryos.v1.CreateChatCompletionResponse\"\xb9\x01\x8a\xb5\x18&\x08\x02\x11\x00\x00\x00\x00\x00 \xac@\x1a\x19\n\x0f\x63hat.completion\x10\x02\x1a\x04\x63hat\x92\xb5\x18l0\x80\x80\x80 H\x01Rc{\"model\": \"memoryos/recall\", \"messages\": [{\"role\": \"user\", \"content\": \"How do I take my coffee?\"}]}\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*\x12\x99\x01\n\x14StreamChatCompletion\x12(.memoryos.v1.StreamChatCompletionRequest\x1a).memoryos.v1.StreamChatCompletionResponse\"*\x8a\xb5\x18&\x08\x02\x11\x00\x00\x00\x00\x00 \xac@\x1a\x19\n\x0f\x63hat.completion\x10\x02\x1a\x04\x63hat0\x01\x12s\n\nListModels\x12\x1e.memoryos.v1.ListModelsRequest\x1a\x1f.memoryos.v1.ListModelsResponse\"$\x90\x02\x01\x8a\xb5\x18\x0b\x08\x02\x11\x00\x00\x00\x00\x00\x00.@\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/modelsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ememoryos/v1/chat_service.proto\x12\x0bmemoryos.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x19memoryos/v1/options.proto\x1a\x17memoryos/v1/types.proto\"t\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x11\n\x04name\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x19\n\x0cmessage_json\x18\x04 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05_nameB\x0f\n\r_message_json\"\x8d\x03\n\x0b\x43hatRequest\x12\x16\n\tbody_json\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\r\n\x05model\x18\x02 \x01(\t\x12*\n\x08messages\x18\x03 \x03(\x0b\x32\x18.memoryos.v1.ChatMessage\x12\x18\n\x0btemperature\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x02\x88\x01\x01\x12\x17\n\nextra_json\x18\x06 \x01(\tH\x03\x88\x01\x01\x12\x0f\n\x07user_id\x18\x07 \x01(\t\x12\x17\n\nsession_id\x18\x08 \x01(\tH\x04\x88\x01\x01\x12\'\n\x06memory\x18\t \x01(\x0e\x32\x17.memoryos.v1.MemoryMode\x12\x1c\n\x0fidempotency_key\x18\n \x01(\tH\x05\x88\x01\x01\x12\x0f\n\x07\x63omment\x18\x0b \x01(\x08\x42\x0c\n\n_body_jsonB\x0e\n\x0c_temperatureB\r\n\x0b_max_tokensB\r\n\x0b_extra_jsonB\r\n\x0b_session_idB\x12\n\x10_idempotency_key\"\\\n\x0eInjectedMemory\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04tier\x18\x02 \x01(\x0e\x32\x11.memoryos.v1.Tier\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\r\"\xcc\x01\n\nChatMemory\x12-\n\x08injected\x18\x01 \x03(\x0b\x32\x1b.memoryos.v1.InjectedMemory\x12\x0e\n\x06tokens\x18\x02 \x01(\r\x12\x0e\n\x06source\x18\x03 \x01(\t\x12\x12\n\nremembered\x18\x04 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x05 \x01(\t\x12\x12\n\nsession_id\x18\x06 \x01(\t\x12\x10\n\x08provider\x18\x07 \x01(\t\x12\x0f\n\x07\x64ropped\x18\x08 \x03(\t\x12\x12\n\nreceipt_id\x18\t \x01(\t\"E\n\x1b\x43reateChatCompletionRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.memoryos.v1.ChatRequest\"\x93\x01\n\x1c\x43reateChatCompletionResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x06memory\x18\x04 \x01(\x0b\x32\x17.memoryos.v1.ChatMemory\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\"R\n\x1bStreamChatCompletionRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.memoryos.v1.ChatRequest\x12\x0b\n\x03raw\x18\x02 \x01(\x08\"G\n\tChatChunk\x12\x0f\n\x07\x63ontent\x18\x01 \x01(\t\x12\x15\n\rfinish_reason\x18\x02 \x01(\t\x12\x12\n\nchunk_json\x18\x03 \x01(\t\"2\n\x07\x43hatEnd\x12\'\n\x06memory\x18\x01 \x01(\x0b\x32\x17.memoryos.v1.ChatMemory\"\xae\x01\n\x1cStreamChatCompletionResponse\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.memoryos.v1.ChatMemoryH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.memoryos.v1.ChatChunkH\x00\x12\r\n\x03raw\x18\x03 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.memoryos.v1.ChatEndH\x00\x42\x07\n\x05\x65vent\"?\n\x15\x43reateResponseRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.memoryos.v1.ChatRequest\"\x8d\x01\n\x16\x43reateResponseResponse\x12\x0c\n\x04\x62ody\x18\x01 \x01(\x0c\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12\x15\n\rfinish_reason\x18\x03 \x01(\t\x12\'\n\x06memory\x18\x04 \x01(\x0b\x32\x17.memoryos.v1.ChatMemory\x12\x14\n\x0c\x63ontent_type\x18\x05 \x01(\t\"L\n\x15StreamResponseRequest\x12&\n\x04\x63hat\x18\x01 \x01(\x0b\x32\x18.memoryos.v1.ChatRequest\x12\x0b\n\x03raw\x18\x02 \x01(\x08\"\xa8\x01\n\x16StreamResponseResponse\x12(\n\x05start\x18\x01 \x01(\x0b\x32\x17.memoryos.v1.ChatMemoryH\x00\x12\'\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x16.memoryos.v1.ChatChunkH\x00\x12\r\n\x03raw\x18\x03 \x01(\x0cH\x00\x12#\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x14.memoryos.v1.ChatEndH\x00\x42\x07\n\x05\x65vent\":\n\x15GetChatReceiptRequest\x12\x10\n\x02id\x18\x01 \x01(\tB\x04\xe2\x41\x01\x02\x12\x0f\n\x07user_id\x18\x02 \x01(\t\"\xb3\x01\n\x0bReceiptItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x1f\n\x04tier\x18\x02 \x01(\x0e\x32\x11.memoryos.v1.Tier\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x0e\n\x06tokens\x18\x04 \x01(\r\x12\x12\n\nimportance\x18\x05 \x01(\x01\x12\x10\n\x08outdated\x18\x06 \x01(\x08\x12\x0b\n\x03\x63ut\x18\x07 \x01(\x08\x12%\n\x05parts\x18\x08 \x03(\x0b\x32\x16.memoryos.v1.ScorePart\"\x8d\x02\n\x16GetChatReceiptResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12.\n\ncreated_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t\x12\x10\n\x08provider\x18\x05 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x06 \x01(\t\x12\x0e\n\x06tokens\x18\x07 \x01(\r\x12\x15\n\rbudget_tokens\x18\x08 \x01(\r\x12\x10\n\x08\x64\x65graded\x18\t \x01(\x08\x12*\n\x08injected\x18\n \x03(\x0b\x32\x18.memoryos.v1.ReceiptItem\x12\x0f\n\x07removed\x18\x0b \x01(\r\"\x13\n\x11ListModelsRequest\"F\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06object\x18\x02 \x01(\t\x12\x0f\n\x07\x63reated\x18\x03 \x01(\r\x12\x10\n\x08owned_by\x18\x04 \x01(\t\"F\n\x12ListModelsResponse\x12\x0e\n\x06object\x18\x01 \x01(\t\x12 \n\x04\x64\x61ta\x18\x02 \x03(\x0b\x32\x12.memoryos.v1.Model*k\n\nMemoryMode\x12\x1b\n\x17MEMORY_MODE_UNSPECIFIED\x10\x00\x12\x13\n\x0fMEMORY_MODE_OFF\x10\x01\x12\x14\n\x10MEMORY_MODE_READ\x10\x02\x12\x15\n\x11MEMORY_MODE_WRITE\x10\x03\x32\xf9\x08\n\x0b\x43hatService\x12\xa7\x02\n\x14\x43reateChatCompletion\x12(.memoryos.v1.CreateChatCompletionRequest\x1a).memoryos.v1.CreateChatCompletionResponse\"\xb9\x01\x8a\xb5\x18&\x08\x02\x11\x00\x00\x00\x00\x00 \xac@\x1a\x19\n\x0f\x63hat.completion\x10\x02\x1a\x04\x63hat\x92\xb5\x18l0\x80\x80\x80 H\x01Rc{\"model\": \"memoryos/recall\", \"messages\": [{\"role\": \"user\", \"content\": \"How do I take my coffee?\"}]}\x82\xd3\xe4\x93\x02\x19\"\x14/v1/chat/completions:\x01*\x12\x99\x01\n\x14StreamChatCompletion\x12(.memoryos.v1.StreamChatCompletionRequest\x1a).memoryos.v1.StreamChatCompletionResponse\"*\x8a\xb5\x18&\x08\x02\x11\x00\x00\x00\x00\x00 \xac@\x1a\x19\n\x0f\x63hat.completion\x10\x02\x1a\x04\x63hat0\x01\x12\xec\x01\n\x0e\x43reateResponse\x12\".memoryos.v1.CreateResponseRequest\x1a#.memoryos.v1.CreateResponseResponse\"\x90\x01\x8a\xb5\x18&\x08\x02\x11\x00\x00\x00\x00\x00 \xac@\x1a\x19\n\x0f\x63hat.completion\x10\x02\x1a\x04\x63hat\x92\xb5\x18J0\x80\x80\x80 H\x01RA{\"model\": \"memoryos/recall\", \"input\": \"How do I take my coffee?\"}\x82\xd3\xe4\x93\x02\x12\"\r/v1/responses:\x01*\x12\x87\x01\n\x0eStreamResponse\x12\".memoryos.v1.StreamResponseRequest\x1a#.memoryos.v1.StreamResponseResponse\"*\x8a\xb5\x18&\x08\x02\x11\x00\x00\x00\x00\x00 \xac@\x1a\x19\n\x0f\x63hat.completion\x10\x02\x1a\x04\x63hat0\x01\x12\xb5\x01\n\x0eGetChatReceipt\x12\".memoryos.v1.GetChatReceiptRequest\x1a#.memoryos.v1.GetChatReceiptResponse\"Z\x90\x02\x01\x8a\xb5\x18\x35\x08\x02\x11\x00\x00\x00\x00\x00\x00$@\x1a(\n\x11\x63hat.receipt.read\x10\x01\x1a\x11\x63hat/receipt/{id}\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/chat/receipts/{id}\x12s\n\nListModels\x12\x1e.memoryos.v1.ListModelsRequest\x1a\x1f.memoryos.v1.ListModelsResponse\"$\x90\x02\x01\x8a\xb5\x18\x0b\x08\x02\x11\x00\x00\x00\x00\x00\x00.@\x82\xd3\xe4\x93\x02\x0c\x12\n/v1/modelsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'memoryos.v1.chat_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_GETCHATRECEIPTREQUEST'].fields_by_name['id']._loaded_options = None
+  _globals['_GETCHATRECEIPTREQUEST'].fields_by_name['id']._serialized_options = b'\342A\001\002'
   _globals['_CHATSERVICE'].methods_by_name['CreateChatCompletion']._loaded_options = None
   _globals['_CHATSERVICE'].methods_by_name['CreateChatCompletion']._serialized_options = b'\212\265\030&\010\002\021\000\000\000\000\000 \254@\032\031\n\017chat.completion\020\002\032\004chat\222\265\030l0\200\200\200 H\001Rc{\"model\": \"memoryos/recall\", \"messages\": [{\"role\": \"user\", \"content\": \"How do I take my coffee?\"}]}\202\323\344\223\002\031\"\024/v1/chat/completions:\001*'
   _globals['_CHATSERVICE'].methods_by_name['StreamChatCompletion']._loaded_options = None
   _globals['_CHATSERVICE'].methods_by_name['StreamChatCompletion']._serialized_options = b'\212\265\030&\010\002\021\000\000\000\000\000 \254@\032\031\n\017chat.completion\020\002\032\004chat'
+  _globals['_CHATSERVICE'].methods_by_name['CreateResponse']._loaded_options = None
+  _globals['_CHATSERVICE'].methods_by_name['CreateResponse']._serialized_options = b'\212\265\030&\010\002\021\000\000\000\000\000 \254@\032\031\n\017chat.completion\020\002\032\004chat\222\265\030J0\200\200\200 H\001RA{\"model\": \"memoryos/recall\", \"input\": \"How do I take my coffee?\"}\202\323\344\223\002\022\"\r/v1/responses:\001*'
+  _globals['_CHATSERVICE'].methods_by_name['StreamResponse']._loaded_options = None
+  _globals['_CHATSERVICE'].methods_by_name['StreamResponse']._serialized_options = b'\212\265\030&\010\002\021\000\000\000\000\000 \254@\032\031\n\017chat.completion\020\002\032\004chat'
+  _globals['_CHATSERVICE'].methods_by_name['GetChatReceipt']._loaded_options = None
+  _globals['_CHATSERVICE'].methods_by_name['GetChatReceipt']._serialized_options = b'\220\002\001\212\265\0305\010\002\021\000\000\000\000\000\000$@\032(\n\021chat.receipt.read\020\001\032\021chat/receipt/{id}\202\323\344\223\002\030\022\026/v1/chat/receipts/{id}'
   _globals['_CHATSERVICE'].methods_by_name['ListModels']._loaded_options = None
   _globals['_CHATSERVICE'].methods_by_name['ListModels']._serialized_options = b'\220\002\001\212\265\030\013\010\002\021\000\000\000\000\000\000.@\202\323\344\223\002\014\022\n/v1/models'
-  _globals['_MEMORYMODE']._serialized_start=1632
-  _globals['_MEMORYMODE']._serialized_end=1739
-  _globals['_CHATMESSAGE']._serialized_start=129
-  _globals['_CHATMESSAGE']._serialized_end=245
-  _globals['_CHATREQUEST']._serialized_start=248
-  _globals['_CHATREQUEST']._serialized_end=628
-  _globals['_INJECTEDMEMORY']._serialized_start=630
-  _globals['_INJECTEDMEMORY']._serialized_end=706
-  _globals['_CHATMEMORY']._serialized_start=709
-  _globals['_CHATMEMORY']._serialized_end=858
-  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=860
-  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=929
-  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=932
-  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_end=1079
-  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_start=1081
-  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_end=1163
-  _globals['_CHATCHUNK']._serialized_start=1165
-  _globals['_CHATCHUNK']._serialized_end=1236
-  _globals['_CHATEND']._serialized_start=1238
-  _globals['_CHATEND']._serialized_end=1288
-  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=1291
-  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=1465
-  _globals['_LISTMODELSREQUEST']._serialized_start=1467
-  _globals['_LISTMODELSREQUEST']._serialized_end=1486
-  _globals['_MODEL']._serialized_start=1488
-  _globals['_MODEL']._serialized_end=1558
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1560
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1630
-  _globals['_CHATSERVICE']._serialized_start=1742
-  _globals['_CHATSERVICE']._serialized_end=2326
+  _globals['_MEMORYMODE']._serialized_start=2758
+  _globals['_MEMORYMODE']._serialized_end=2865
+  _globals['_CHATMESSAGE']._serialized_start=195
+  _globals['_CHATMESSAGE']._serialized_end=311
+  _globals['_CHATREQUEST']._serialized_start=314
+  _globals['_CHATREQUEST']._serialized_end=711
+  _globals['_INJECTEDMEMORY']._serialized_start=713
+  _globals['_INJECTEDMEMORY']._serialized_end=805
+  _globals['_CHATMEMORY']._serialized_start=808
+  _globals['_CHATMEMORY']._serialized_end=1012
+  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_start=1014
+  _globals['_CREATECHATCOMPLETIONREQUEST']._serialized_end=1083
+  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_start=1086
+  _globals['_CREATECHATCOMPLETIONRESPONSE']._serialized_end=1233
+  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_start=1235
+  _globals['_STREAMCHATCOMPLETIONREQUEST']._serialized_end=1317
+  _globals['_CHATCHUNK']._serialized_start=1319
+  _globals['_CHATCHUNK']._serialized_end=1390
+  _globals['_CHATEND']._serialized_start=1392
+  _globals['_CHATEND']._serialized_end=1442
+  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_start=1445
+  _globals['_STREAMCHATCOMPLETIONRESPONSE']._serialized_end=1619
+  _globals['_CREATERESPONSEREQUEST']._serialized_start=1621
+  _globals['_CREATERESPONSEREQUEST']._serialized_end=1684
+  _globals['_CREATERESPONSERESPONSE']._serialized_start=1687
+  _globals['_CREATERESPONSERESPONSE']._serialized_end=1828
+  _globals['_STREAMRESPONSEREQUEST']._serialized_start=1830
+  _globals['_STREAMRESPONSEREQUEST']._serialized_end=1906
+  _globals['_STREAMRESPONSERESPONSE']._serialized_start=1909
+  _globals['_STREAMRESPONSERESPONSE']._serialized_end=2077
+  _globals['_GETCHATRECEIPTREQUEST']._serialized_start=2079
+  _globals['_GETCHATRECEIPTREQUEST']._serialized_end=2137
+  _globals['_RECEIPTITEM']._serialized_start=2140
+  _globals['_RECEIPTITEM']._serialized_end=2319
+  _globals['_GETCHATRECEIPTRESPONSE']._serialized_start=2322
+  _globals['_GETCHATRECEIPTRESPONSE']._serialized_end=2591
+  _globals['_LISTMODELSREQUEST']._serialized_start=2593
+  _globals['_LISTMODELSREQUEST']._serialized_end=2612
+  _globals['_MODEL']._serialized_start=2614
+  _globals['_MODEL']._serialized_end=2684
+  _globals['_LISTMODELSRESPONSE']._serialized_start=2686
+  _globals['_LISTMODELSRESPONSE']._serialized_end=2756
+  _globals['_CHATSERVICE']._serialized_start=2868
+  _globals['_CHATSERVICE']._serialized_end=4013
 # @@protoc_insertion_point(module_scope)

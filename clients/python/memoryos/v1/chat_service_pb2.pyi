@@ -6,6 +6,7 @@ Chat: OpenAI-compatible chat that recalls and remembers by itself."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from memoryos.v1 import types_pb2 as _types_pb2
@@ -105,10 +106,11 @@ class ChatRequest(_message.Message):
     SESSION_ID_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
     IDEMPOTENCY_KEY_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
     body_json: _builtins.str
     """body_json is OpenAI's whole request body as JSON text, verbatim, instead of the fields 2 to 6."""
     model: _builtins.str
-    """model is the model's name, such as `gpt-4o-mini` or the built-in `memoryos/recall`."""
+    """model is the model's name, such as `gpt-4o-mini` or the built-in `memoryos/recall`: at most 256 printable characters."""
     temperature: _builtins.float
     """temperature is 0..2."""
     max_tokens: _builtins.int
@@ -123,6 +125,8 @@ class ChatRequest(_message.Message):
     """memory is what to do with memory."""
     idempotency_key: _builtins.str
     """idempotency_key dedupes the remembering, not the call to the provider, 1..256 characters."""
+    comment: _builtins.bool
+    """comment asks a raw stream for one line more, an SSE comment in front of its end with the member `memoryos` of JSON answers."""
     @_builtins.property
     def messages(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChatMessage]:
         """messages are the conversation, oldest first; at least one."""
@@ -140,10 +144,11 @@ class ChatRequest(_message.Message):
         session_id: _builtins.str | None = ...,
         memory: Global___MemoryMode.ValueType = ...,
         idempotency_key: _builtins.str | None = ...,
+        comment: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_body_json", b"_body_json", "_extra_json", b"_extra_json", "_idempotency_key", b"_idempotency_key", "_max_tokens", b"_max_tokens", "_session_id", b"_session_id", "_temperature", b"_temperature", "body_json", b"body_json", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "max_tokens", b"max_tokens", "session_id", b"session_id", "temperature", b"temperature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body_json", b"_body_json", "_extra_json", b"_extra_json", "_idempotency_key", b"_idempotency_key", "_max_tokens", b"_max_tokens", "_session_id", b"_session_id", "_temperature", b"_temperature", "body_json", b"body_json", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "max_tokens", b"max_tokens", "memory", b"memory", "messages", b"messages", "model", b"model", "session_id", b"session_id", "temperature", b"temperature", "user_id", b"user_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body_json", b"_body_json", "_extra_json", b"_extra_json", "_idempotency_key", b"_idempotency_key", "_max_tokens", b"_max_tokens", "_session_id", b"_session_id", "_temperature", b"_temperature", "body_json", b"body_json", "comment", b"comment", "extra_json", b"extra_json", "idempotency_key", b"idempotency_key", "max_tokens", b"max_tokens", "memory", b"memory", "messages", b"messages", "model", b"model", "session_id", b"session_id", "temperature", b"temperature", "user_id", b"user_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__body_json: _TypeAlias = _typing.Literal["body_json"]  # noqa: Y015
     _WhichOneofArgType__body_json: _TypeAlias = _typing.Literal["_body_json", b"_body_json"]  # noqa: Y015
@@ -181,22 +186,26 @@ class InjectedMemory(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     TIER_FIELD_NUMBER: _builtins.int
     SCORE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """id is the memory's id."""
     tier: _types_pb2.Tier.ValueType
     """tier is where it comes from."""
     score: _builtins.float
     """score is its relevance, 0..1."""
+    tokens: _builtins.int
+    """tokens is what it cost in the request, estimated."""
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         tier: _types_pb2.Tier.ValueType = ...,
         score: _builtins.float = ...,
+        tokens: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "score", b"score", "tier", b"tier"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "score", b"score", "tier", b"tier", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -214,6 +223,9 @@ class ChatMemory(_message.Message):
     REMEMBERED_FIELD_NUMBER: _builtins.int
     EVENT_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    DROPPED_FIELD_NUMBER: _builtins.int
+    RECEIPT_ID_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """tokens is their estimated cost."""
     source: _builtins.str
@@ -224,9 +236,19 @@ class ChatMemory(_message.Message):
     """event_id is the id the turn is remembered under; empty if it is not."""
     session_id: _builtins.str
     """session_id is the conversation the turn belongs to."""
+    provider: _builtins.str
+    """provider is the name of the provider that answers; empty for the built-in model."""
+    receipt_id: _builtins.str
+    """receipt_id is what GetChatReceipt takes; empty if there is no receipt."""
     @_builtins.property
     def injected(self) -> _containers.RepeatedCompositeFieldContainer[Global___InjectedMemory]:
         """injected are the memories put into the request, in order."""
+
+    @_builtins.property
+    def dropped(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """dropped are the members of the request that the provider does not know and that it was not sent; `messages.x` is a
+        member of a message.
+        """
 
     def __init__(
         self,
@@ -237,10 +259,13 @@ class ChatMemory(_message.Message):
         remembered: _builtins.str = ...,
         event_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        dropped: _abc.Iterable[_builtins.str] | None = ...,
+        receipt_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_id", b"event_id", "injected", b"injected", "remembered", b"remembered", "session_id", b"session_id", "source", b"source", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "event_id", b"event_id", "injected", b"injected", "provider", b"provider", "receipt_id", b"receipt_id", "remembered", b"remembered", "session_id", b"session_id", "source", b"source", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -433,6 +458,284 @@ class StreamChatCompletionResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
 Global___StreamChatCompletionResponse: _TypeAlias = StreamChatCompletionResponse  # noqa: Y015
+
+@_typing.final
+class CreateResponseRequest(_message.Message):
+    """CreateResponseRequest is a conversation to continue in OpenAI's newer form."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def chat(self) -> Global___ChatRequest:
+        """chat is the conversation; its body_json is OpenAI's request, and the typed fields 2 to 6 stay empty."""
+
+    def __init__(
+        self,
+        *,
+        chat: Global___ChatRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateResponseRequest: _TypeAlias = CreateResponseRequest  # noqa: Y015
+
+@_typing.final
+class CreateResponseResponse(_message.Message):
+    """CreateResponseResponse is the answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    FINISH_REASON_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    CONTENT_TYPE_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    """body is OpenAI's response as JSON, the provider's bytes with the member `memoryos` spliced in (memory off: identical)."""
+    content: _builtins.str
+    """content is its text."""
+    finish_reason: _builtins.str
+    """finish_reason is `stop`, `length` or `tool_calls`; empty if it has not ended."""
+    content_type: _builtins.str
+    """content_type is the provider's, for body."""
+    @_builtins.property
+    def memory(self) -> Global___ChatMemory:
+        """memory is what memory did."""
+
+    def __init__(
+        self,
+        *,
+        body: _builtins.bytes = ...,
+        content: _builtins.str = ...,
+        finish_reason: _builtins.str = ...,
+        memory: Global___ChatMemory | None = ...,
+        content_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "content", b"content", "content_type", b"content_type", "finish_reason", b"finish_reason", "memory", b"memory"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateResponseResponse: _TypeAlias = CreateResponseResponse  # noqa: Y015
+
+@_typing.final
+class StreamResponseRequest(_message.Message):
+    """StreamResponseRequest is a conversation to continue in OpenAI's newer form."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHAT_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    raw: _builtins.bool
+    """raw asks for the provider's own SSE bytes instead of typed chunks."""
+    @_builtins.property
+    def chat(self) -> Global___ChatRequest:
+        """chat is the conversation, as in CreateResponseRequest."""
+
+    def __init__(
+        self,
+        *,
+        chat: Global___ChatRequest | None = ...,
+        raw: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chat", b"chat", "raw", b"raw"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamResponseRequest: _TypeAlias = StreamResponseRequest  # noqa: Y015
+
+@_typing.final
+class StreamResponseResponse(_message.Message):
+    """StreamResponseResponse is one event of an answer."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    START_FIELD_NUMBER: _builtins.int
+    CHUNK_FIELD_NUMBER: _builtins.int
+    RAW_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    raw: _builtins.bytes
+    """raw is the provider's own SSE bytes; only with raw."""
+    @_builtins.property
+    def start(self) -> Global___ChatMemory:
+        """start comes first, before any byte of the answer."""
+
+    @_builtins.property
+    def chunk(self) -> Global___ChatChunk:
+        """chunk is a typed piece; not with raw. Its chunk_json is OpenAI's event."""
+
+    @_builtins.property
+    def end(self) -> Global___ChatEnd:
+        """end comes last, only when the answer completed."""
+
+    def __init__(
+        self,
+        *,
+        start: Global___ChatMemory | None = ...,
+        chunk: Global___ChatChunk | None = ...,
+        raw: _builtins.bytes = ...,
+        end: Global___ChatEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "raw", b"raw", "start", b"start"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "event", b"event", "raw", b"raw", "start", b"start"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["start", "chunk", "raw", "end"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___StreamResponseResponse: _TypeAlias = StreamResponseResponse  # noqa: Y015
+
+@_typing.final
+class GetChatReceiptRequest(_message.Message):
+    """GetChatReceiptRequest names a chat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    USER_ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the chat's receipt_id, in HTTP the header `X-MemoryOS-Receipt`."""
+    user_id: _builtins.str
+    """user_id is whose chat it was. Default: the key's user."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        user_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "user_id", b"user_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChatReceiptRequest: _TypeAlias = GetChatReceiptRequest  # noqa: Y015
+
+@_typing.final
+class ReceiptItem(_message.Message):
+    """ReceiptItem is one memory that went into a chat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    TIER_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_FIELD_NUMBER: _builtins.int
+    OUTDATED_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    PARTS_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the memory's id."""
+    tier: _types_pb2.Tier.ValueType
+    """tier is where it came from."""
+    score: _builtins.float
+    """score is its relevance, 0..1."""
+    tokens: _builtins.int
+    """tokens is what it cost in the request, estimated."""
+    importance: _builtins.float
+    """importance is 0..1: rules go in by it, others by importance x score."""
+    outdated: _builtins.bool
+    """outdated is true if it said what was no longer believed."""
+    cut: _builtins.bool
+    """cut is true if only its beginning went in."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ScorePart]:
+        """parts are the weightiest addends of the score before calibration; none where the score is no sum."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        tier: _types_pb2.Tier.ValueType = ...,
+        score: _builtins.float = ...,
+        tokens: _builtins.int = ...,
+        importance: _builtins.float = ...,
+        outdated: _builtins.bool = ...,
+        cut: _builtins.bool = ...,
+        parts: _abc.Iterable[_types_pb2.ScorePart] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cut", b"cut", "id", b"id", "importance", b"importance", "outdated", b"outdated", "parts", b"parts", "score", b"score", "tier", b"tier", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReceiptItem: _TypeAlias = ReceiptItem  # noqa: Y015
+
+@_typing.final
+class GetChatReceiptResponse(_message.Message):
+    """GetChatReceiptResponse is what memory did for a chat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    CREATED_AT_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    EVENT_ID_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    BUDGET_TOKENS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    INJECTED_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """id is the receipt's id."""
+    model: _builtins.str
+    """model is the model that was asked for."""
+    source: _builtins.str
+    """source is what answered: `upstream` or `recall`."""
+    provider: _builtins.str
+    """provider is the name of the provider that answered; empty for the built-in model."""
+    event_id: _builtins.str
+    """event_id is the id the turn is remembered under once it has come to its end; empty if it is not to be."""
+    tokens: _builtins.int
+    """tokens is what all memories cost together with the frame around them, estimated."""
+    budget_tokens: _builtins.int
+    """budget_tokens is what they may have cost at most; 0 for the built-in model, which has no such bound."""
+    degraded: _builtins.bool
+    """degraded is true if memory, or a part of it, did not answer in time."""
+    removed: _builtins.int
+    """removed is how many were deleted since."""
+    @_builtins.property
+    def created_at(self) -> _timestamp_pb2.Timestamp:
+        """created_at is when the chat was asked."""
+
+    @_builtins.property
+    def injected(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReceiptItem]:
+        """injected are the memories that went in, in order, without those that were deleted since."""
+
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        created_at: _timestamp_pb2.Timestamp | None = ...,
+        model: _builtins.str = ...,
+        source: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        event_id: _builtins.str = ...,
+        tokens: _builtins.int = ...,
+        budget_tokens: _builtins.int = ...,
+        degraded: _builtins.bool = ...,
+        injected: _abc.Iterable[Global___ReceiptItem] | None = ...,
+        removed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["budget_tokens", b"budget_tokens", "created_at", b"created_at", "degraded", b"degraded", "event_id", b"event_id", "id", b"id", "injected", b"injected", "model", b"model", "provider", b"provider", "removed", b"removed", "source", b"source", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetChatReceiptResponse: _TypeAlias = GetChatReceiptResponse  # noqa: Y015
 
 @_typing.final
 class ListModelsRequest(_message.Message):

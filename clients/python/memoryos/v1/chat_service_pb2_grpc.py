@@ -45,6 +45,21 @@ class ChatServiceStub:
                 request_serializer=memoryos_dot_v1_dot_chat__service__pb2.StreamChatCompletionRequest.SerializeToString,
                 response_deserializer=memoryos_dot_v1_dot_chat__service__pb2.StreamChatCompletionResponse.FromString,
                 _registered_method=True)
+        self.CreateResponse = channel.unary_unary(
+                '/memoryos.v1.ChatService/CreateResponse',
+                request_serializer=memoryos_dot_v1_dot_chat__service__pb2.CreateResponseRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_chat__service__pb2.CreateResponseResponse.FromString,
+                _registered_method=True)
+        self.StreamResponse = channel.unary_stream(
+                '/memoryos.v1.ChatService/StreamResponse',
+                request_serializer=memoryos_dot_v1_dot_chat__service__pb2.StreamResponseRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_chat__service__pb2.StreamResponseResponse.FromString,
+                _registered_method=True)
+        self.GetChatReceipt = channel.unary_unary(
+                '/memoryos.v1.ChatService/GetChatReceipt',
+                request_serializer=memoryos_dot_v1_dot_chat__service__pb2.GetChatReceiptRequest.SerializeToString,
+                response_deserializer=memoryos_dot_v1_dot_chat__service__pb2.GetChatReceiptResponse.FromString,
+                _registered_method=True)
         self.ListModels = channel.unary_unary(
                 '/memoryos.v1.ChatService/ListModels',
                 request_serializer=memoryos_dot_v1_dot_chat__service__pb2.ListModelsRequest.SerializeToString,
@@ -70,6 +85,28 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateResponse(self, request, context):
+        """CreateResponse answers at once in OpenAI's newer form. In JSON it is `POST /v1/responses`, for providers that have it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StreamResponse(self, request, context):
+        """StreamResponse answers as the words come. In SSE it is OpenAI's `POST /v1/responses` with `"stream": true`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetChatReceipt(self, request, context):
+        """GetChatReceipt says which memories went into a chat, why, and at what cost. It is kept for some days, is written a moment
+        after the answer, and holds nothing of what a memory says. Unknown id, or somebody else's: 404.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListModels(self, request, context):
         """ListModels lists the models that can be named. In JSON it is OpenAI's `GET /v1/models`.
         """
@@ -89,6 +126,21 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.StreamChatCompletion,
                     request_deserializer=memoryos_dot_v1_dot_chat__service__pb2.StreamChatCompletionRequest.FromString,
                     response_serializer=memoryos_dot_v1_dot_chat__service__pb2.StreamChatCompletionResponse.SerializeToString,
+            ),
+            'CreateResponse': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateResponse,
+                    request_deserializer=memoryos_dot_v1_dot_chat__service__pb2.CreateResponseRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_chat__service__pb2.CreateResponseResponse.SerializeToString,
+            ),
+            'StreamResponse': grpc.unary_stream_rpc_method_handler(
+                    servicer.StreamResponse,
+                    request_deserializer=memoryos_dot_v1_dot_chat__service__pb2.StreamResponseRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_chat__service__pb2.StreamResponseResponse.SerializeToString,
+            ),
+            'GetChatReceipt': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetChatReceipt,
+                    request_deserializer=memoryos_dot_v1_dot_chat__service__pb2.GetChatReceiptRequest.FromString,
+                    response_serializer=memoryos_dot_v1_dot_chat__service__pb2.GetChatReceiptResponse.SerializeToString,
             ),
             'ListModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListModels,
@@ -151,6 +203,87 @@ class ChatService:
             '/memoryos.v1.ChatService/StreamChatCompletion',
             memoryos_dot_v1_dot_chat__service__pb2.StreamChatCompletionRequest.SerializeToString,
             memoryos_dot_v1_dot_chat__service__pb2.StreamChatCompletionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.ChatService/CreateResponse',
+            memoryos_dot_v1_dot_chat__service__pb2.CreateResponseRequest.SerializeToString,
+            memoryos_dot_v1_dot_chat__service__pb2.CreateResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamResponse(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/memoryos.v1.ChatService/StreamResponse',
+            memoryos_dot_v1_dot_chat__service__pb2.StreamResponseRequest.SerializeToString,
+            memoryos_dot_v1_dot_chat__service__pb2.StreamResponseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetChatReceipt(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/memoryos.v1.ChatService/GetChatReceipt',
+            memoryos_dot_v1_dot_chat__service__pb2.GetChatReceiptRequest.SerializeToString,
+            memoryos_dot_v1_dot_chat__service__pb2.GetChatReceiptResponse.FromString,
             options,
             channel_credentials,
             insecure,

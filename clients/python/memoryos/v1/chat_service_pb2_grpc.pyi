@@ -37,6 +37,14 @@ class ChatServiceStub:
     """CreateChatCompletion answers at once. In JSON it is OpenAI's `POST /v1/chat/completions`."""
     StreamChatCompletion: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.StreamChatCompletionRequest, _chat_service_pb2.StreamChatCompletionResponse]
     """StreamChatCompletion answers as the words come. In SSE it is OpenAI's `POST /v1/chat/completions` with `"stream": true`."""
+    CreateResponse: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.CreateResponseRequest, _chat_service_pb2.CreateResponseResponse]
+    """CreateResponse answers at once in OpenAI's newer form. In JSON it is `POST /v1/responses`, for providers that have it."""
+    StreamResponse: _grpc.UnaryStreamMultiCallable[_chat_service_pb2.StreamResponseRequest, _chat_service_pb2.StreamResponseResponse]
+    """StreamResponse answers as the words come. In SSE it is OpenAI's `POST /v1/responses` with `"stream": true`."""
+    GetChatReceipt: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.GetChatReceiptRequest, _chat_service_pb2.GetChatReceiptResponse]
+    """GetChatReceipt says which memories went into a chat, why, and at what cost. It is kept for some days, is written a moment
+    after the answer, and holds nothing of what a memory says. Unknown id, or somebody else's: 404.
+    """
     ListModels: _grpc.UnaryUnaryMultiCallable[_chat_service_pb2.ListModelsRequest, _chat_service_pb2.ListModelsResponse]
     """ListModels lists the models that can be named. In JSON it is OpenAI's `GET /v1/models`."""
 
@@ -49,6 +57,14 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """CreateChatCompletion answers at once. In JSON it is OpenAI's `POST /v1/chat/completions`."""
     StreamChatCompletion: _aio.UnaryStreamMultiCallable[_chat_service_pb2.StreamChatCompletionRequest, _chat_service_pb2.StreamChatCompletionResponse]  # type: ignore[assignment]
     """StreamChatCompletion answers as the words come. In SSE it is OpenAI's `POST /v1/chat/completions` with `"stream": true`."""
+    CreateResponse: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.CreateResponseRequest, _chat_service_pb2.CreateResponseResponse]  # type: ignore[assignment]
+    """CreateResponse answers at once in OpenAI's newer form. In JSON it is `POST /v1/responses`, for providers that have it."""
+    StreamResponse: _aio.UnaryStreamMultiCallable[_chat_service_pb2.StreamResponseRequest, _chat_service_pb2.StreamResponseResponse]  # type: ignore[assignment]
+    """StreamResponse answers as the words come. In SSE it is OpenAI's `POST /v1/responses` with `"stream": true`."""
+    GetChatReceipt: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.GetChatReceiptRequest, _chat_service_pb2.GetChatReceiptResponse]  # type: ignore[assignment]
+    """GetChatReceipt says which memories went into a chat, why, and at what cost. It is kept for some days, is written a moment
+    after the answer, and holds nothing of what a memory says. Unknown id, or somebody else's: 404.
+    """
     ListModels: _aio.UnaryUnaryMultiCallable[_chat_service_pb2.ListModelsRequest, _chat_service_pb2.ListModelsResponse]  # type: ignore[assignment]
     """ListModels lists the models that can be named. In JSON it is OpenAI's `GET /v1/models`."""
 
@@ -70,6 +86,32 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.StreamChatCompletionResponse], _abc.AsyncIterator[_chat_service_pb2.StreamChatCompletionResponse]]:
         """StreamChatCompletion answers as the words come. In SSE it is OpenAI's `POST /v1/chat/completions` with `"stream": true`."""
+
+    @_abc_1.abstractmethod
+    def CreateResponse(
+        self,
+        request: _chat_service_pb2.CreateResponseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.CreateResponseResponse, _abc.Awaitable[_chat_service_pb2.CreateResponseResponse]]:
+        """CreateResponse answers at once in OpenAI's newer form. In JSON it is `POST /v1/responses`, for providers that have it."""
+
+    @_abc_1.abstractmethod
+    def StreamResponse(
+        self,
+        request: _chat_service_pb2.StreamResponseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_chat_service_pb2.StreamResponseResponse], _abc.AsyncIterator[_chat_service_pb2.StreamResponseResponse]]:
+        """StreamResponse answers as the words come. In SSE it is OpenAI's `POST /v1/responses` with `"stream": true`."""
+
+    @_abc_1.abstractmethod
+    def GetChatReceipt(
+        self,
+        request: _chat_service_pb2.GetChatReceiptRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_service_pb2.GetChatReceiptResponse, _abc.Awaitable[_chat_service_pb2.GetChatReceiptResponse]]:
+        """GetChatReceipt says which memories went into a chat, why, and at what cost. It is kept for some days, is written a moment
+        after the answer, and holds nothing of what a memory says. Unknown id, or somebody else's: 404.
+        """
 
     @_abc_1.abstractmethod
     def ListModels(

@@ -125,7 +125,8 @@ class CreateTypedMemoryRequest(_message.Message):
     """importance is 0..1; the higher, the sooner it is injected. Default 0.5."""
     event_id: _builtins.str
     """event_id makes the call safely repeatable, 1..256 characters, scoped to the user: a repeat gives the memory that the
-    first call made, as it is now. Default: every call makes a memory.
+    first call made, as it is now, and is refused (`event_id_conflict`) for at least three days after that memory was
+    deleted. Default: every call makes a memory.
     """
     @_builtins.property
     def created_at(self) -> _timestamp_pb2.Timestamp:

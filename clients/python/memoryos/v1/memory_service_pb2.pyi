@@ -214,32 +214,6 @@ class RetrieveMemoryRequest(_message.Message):
 Global___RetrieveMemoryRequest: _TypeAlias = RetrieveMemoryRequest  # noqa: Y015
 
 @_typing.final
-class ScorePart(_message.Message):
-    """ScorePart is one addend of a raw score."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    VALUE_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """name is what the part stands for, such as `lexical`."""
-    value: _builtins.float
-    """value is the addend."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        value: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ScorePart: _TypeAlias = ScorePart  # noqa: Y015
-
-@_typing.final
 class Explanation(_message.Message):
     """Explanation is how an episode's score came about."""
 
@@ -256,14 +230,14 @@ class Explanation(_message.Message):
     calibration: _builtins.str
     """calibration says how raw became 0..1."""
     @_builtins.property
-    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ScorePart]:
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.ScorePart]:
         """parts sum to raw."""
 
     def __init__(
         self,
         *,
         episode_id: _builtins.str = ...,
-        parts: _abc.Iterable[Global___ScorePart] | None = ...,
+        parts: _abc.Iterable[_types_pb2.ScorePart] | None = ...,
         raw: _builtins.float = ...,
         calibration: _builtins.str = ...,
     ) -> None: ...

@@ -25,19 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17memoryos/v1/types.proto\x12\x0bmemoryos.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n\x07\x45pisode\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x1f\n\x04role\x18\x04 \x01(\x0e\x32\x11.memoryos.v1.Role\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x06 \x01(\t\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05score\x18\x08 \x01(\x01\x12\x10\n\x08outdated\x18\t \x01(\x08\"g\n\x04Turn\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.memoryos.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\x0f\n\x0bROLE_SYSTEM\x10\x03*\x99\x01\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x13\n\x0fTIER_SHORT_TERM\x10\x01\x12\x10\n\x0cTIER_EPISODE\x10\x02\x12\r\n\tTIER_RULE\x10\x03\x12\r\n\tTIER_FACT\x10\x04\x12\x10\n\x0cTIER_CONTEXT\x10\x05\x12\x10\n\x0cTIER_SEGMENT\x10\x06\x12\x12\n\x0eTIER_KNOWLEDGE\x10\x07\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17memoryos/v1/types.proto\x12\x0bmemoryos.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x01\n\x07\x45pisode\x12\n\n\x02id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nsession_id\x18\x03 \x01(\t\x12\x1f\n\x04role\x18\x04 \x01(\x0e\x32\x11.memoryos.v1.Role\x12\x0c\n\x04name\x18\x05 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x06 \x01(\t\x12-\n\ttimestamp\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05score\x18\x08 \x01(\x01\x12\x10\n\x08outdated\x18\t \x01(\x08\"g\n\x04Turn\x12\x1f\n\x04role\x18\x01 \x01(\x0e\x32\x11.memoryos.v1.Role\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\x12-\n\ttimestamp\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"(\n\tScorePart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01*P\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\r\n\tROLE_USER\x10\x01\x12\x12\n\x0eROLE_ASSISTANT\x10\x02\x12\x0f\n\x0bROLE_SYSTEM\x10\x03*\x99\x01\n\x04Tier\x12\x14\n\x10TIER_UNSPECIFIED\x10\x00\x12\x13\n\x0fTIER_SHORT_TERM\x10\x01\x12\x10\n\x0cTIER_EPISODE\x10\x02\x12\r\n\tTIER_RULE\x10\x03\x12\r\n\tTIER_FACT\x10\x04\x12\x10\n\x0cTIER_CONTEXT\x10\x05\x12\x10\n\x0cTIER_SEGMENT\x10\x06\x12\x12\n\x0eTIER_KNOWLEDGE\x10\x07\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'memoryos.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=384
-  _globals['_ROLE']._serialized_end=464
-  _globals['_TIER']._serialized_start=467
-  _globals['_TIER']._serialized_end=620
+  _globals['_ROLE']._serialized_start=426
+  _globals['_ROLE']._serialized_end=506
+  _globals['_TIER']._serialized_start=509
+  _globals['_TIER']._serialized_end=662
   _globals['_EPISODE']._serialized_start=74
   _globals['_EPISODE']._serialized_end=277
   _globals['_TURN']._serialized_start=279
   _globals['_TURN']._serialized_end=382
+  _globals['_SCOREPART']._serialized_start=384
+  _globals['_SCOREPART']._serialized_end=424
 # @@protoc_insertion_point(module_scope)

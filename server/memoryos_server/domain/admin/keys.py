@@ -16,6 +16,9 @@ from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, ApiKeys, AuditLog
 
+MOST_BUDGET = 10**12
+"""The largest budget that is still counted exactly, with room to spare."""
+
 CHOSEN = re.compile(r"(?!key_)[A-Za-z0-9._~-]{16,256}")
 
 
@@ -29,6 +32,8 @@ class NewKey:
         permissions: At least one of `PERMISSIONS`.
         description: For people, at most 1,000 characters.
         expires_at: When it ends, or None.
+        requests_per_minute: How many chats it may have within sixty seconds; 0: any number.
+        tokens_per_day: How many tokens its chats may cost on a day, UTC; 0: any number.
         key: A chosen key, 16..256 of letters, digits and `._~-`, not starting `key_`; None makes a strong one.
     """
 
@@ -37,6 +42,8 @@ class NewKey:
     permissions: Sequence[str]
     description: str = ""
     expires_at: datetime | None = None
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
     key: str | None = None
 
 
@@ -69,6 +76,9 @@ class KeyService:
         now = utc_now()
         if new.expires_at is not None and new.expires_at <= now:
             raise Invalid("expires_at must lie in the future", param="expires_at")
+        for name in ("requests_per_minute", "tokens_per_day"):
+            if not 0 <= getattr(new, name) <= MOST_BUDGET:
+                raise Invalid(f"{name} must be 0..{MOST_BUDGET}", param=name)
         if new.key is not None and not CHOSEN.fullmatch(new.key):
             raise Invalid(
                 "api_key must be 16..256 of letters, digits and ._~-, and not start with key_", param="api_key"
@@ -82,6 +92,8 @@ class KeyService:
             description=new.description,
             created_at=now,
             expires_at=new.expires_at,
+            requests_per_minute=new.requests_per_minute,
+            tokens_per_day=new.tokens_per_day,
         )
         await self._record("key.create", record, actor, "intent")
         try:

@@ -58,13 +58,25 @@ def spliced(body: bytes, value: dict[str, object], report: MemoryReport) -> byte
     end = body.rstrip(b" \t\r\n")
     if not value or not end.endswith(b"}"):
         return body
-    member = {
-        "injected": [{"id": item.id, "tier": item.tier, "score": round(item.score, 6)} for item in report.injected],
+    return end[:-1] + b',"memoryos":' + _member(report) + body[len(end) - 1 :]
+
+
+def comment(report: MemoryReport) -> bytes:
+    """A line with the same for a stream, which clients pass over; it may stand between any two lines."""
+    return b": memoryos " + _member(report) + b"\n"
+
+
+def _member(report: MemoryReport) -> bytes:
+    value = {
+        "injected": [
+            {"id": item.id, "tier": item.tier, "score": round(item.score, 6), "tokens": item.tokens}
+            for item in report.injected
+        ],
         "tokens": report.tokens,
         "source": report.source,
         "remembered": report.remembered == "true",
         "event_id": report.event_id,
         "session_id": report.session_id,
+        "receipt_id": report.receipt_id,
     }
-    inside = json.dumps(member, ensure_ascii=False, separators=(",", ":")).encode()
-    return end[:-1] + b',"memoryos":' + inside + body[len(end) - 1 :]
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -214,7 +214,7 @@ def as_json(text: str, how: Rendering) -> bytes:
         "created": how.created,
         "model": RECALL_MODEL,
         "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-        "usage": _usage(text, how),
+        "usage": usage_of(text, how),
     }
     return json.dumps(value, ensure_ascii=False).encode()
 
@@ -222,12 +222,17 @@ def as_json(text: str, how: Rendering) -> bytes:
 def as_sse(text: str, how: Rendering, *, include_usage: bool) -> Iterator[bytes]:
     """The answer as OpenAI's stream: a frame with the role, one per piece of text, the end, `[DONE]`."""
     yield _frame(how, {"role": "assistant", "content": ""}, None, include_usage)
-    for piece in re.findall(r"\s*\S{1,40}", text):
+    for piece in pieces_of(text):
         yield _frame(how, {"content": piece}, None, include_usage)
     yield _frame(how, {}, "stop", include_usage)
     if include_usage:
-        yield _data(_chunk(how) | {"choices": [], "usage": _usage(text, how)})
+        yield _data(_chunk(how) | {"choices": [], "usage": usage_of(text, how)})
     yield b"data: [DONE]\n\n"
+
+
+def pieces_of(text: str) -> list[str]:
+    """The pieces in which a text is streamed: words, and parts of long ones."""
+    return re.findall(r"\s*\S{1,40}", text)
 
 
 def _chunk(how: Rendering) -> dict[str, object]:
@@ -243,6 +248,7 @@ def _data(value: dict[str, object]) -> bytes:
     return b"data: " + json.dumps(value, ensure_ascii=False).encode() + b"\n\n"
 
 
-def _usage(text: str, how: Rendering) -> dict[str, int]:
+def usage_of(text: str, how: Rendering) -> dict[str, int]:
+    """OpenAI's usage of an answer, estimated."""
     said = estimate_tokens(text)
     return {"prompt_tokens": how.prompt_tokens, "completion_tokens": said, "total_tokens": how.prompt_tokens + said}

@@ -15,7 +15,7 @@ import re
 import unicodedata
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memoryos_server.domain.chat.builtin import words
 from memoryos_server.domain.chat.model import Noted, RecalledItem, Recollection
@@ -52,6 +52,9 @@ END_CHARS = 2000
 CACHE_SECONDS = 600.0
 CACHE_SIZE = 1024
 
+_CUT = '"cut": true}'
+"""How the line of a memory ends that is not there as a whole; no text can end so, for its quotes are escaped."""
+
 _BLANKS = re.compile(r"\s+")
 _BRACKETS = frozenset("<>＜＞﹤﹥")
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -86,6 +89,7 @@ def items_of(query: str, found: Recollection) -> list[RecalledItem]:
             # A probability, seldom above a half; its root compares with how close a note or a summary is.
             math.sqrt(hit.score),
             outdated=hit.turn.id in found.outdated,
+            parts=hit.parts,
         )
         for hit in found.episodes
     ]
@@ -160,9 +164,10 @@ def render(items: Iterable[RecalledItem], present: Iterable[str], budget: int) -
             if line is None:
                 continue
             seen.add(text)
-            chosen.append(item)
+            cost = estimate_tokens(line)
+            chosen.append(replace(item, tokens=cost, cut=line.endswith(_CUT)))
             lines.append(line)
-            spent += estimate_tokens(line)
+            spent += cost
         return spent
 
     given = list(items)

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from memoryos_server.domain.chat.model import Memory, Noted, Notes, RecalledItem, Recollection
 from memoryos_server.domain.core.faults import BackendDown, Fault
+from memoryos_server.domain.core.saying import Sparing
 
 _T = TypeVar("_T")
 
-_log = logging.getLogger(__name__)
+_log = Sparing(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +52,19 @@ class Gathering:
         memory: The users' memory.
         notes: The users' typed memories, or None.
         limit: How many memories to ask for.
+        explain: Whether to ask how scores came about.
     """
 
-    def __init__(self, memory: Memory, notes: Notes | None, limit: int) -> None:
+    def __init__(self, memory: Memory, notes: Notes | None, limit: int, *, explain: bool = False) -> None:
         """Keeps whom to ask."""
         self._memory = memory
         self._notes = notes
         self._limit = limit
+        self._explain = explain
 
     async def gather(self, tenant_id: str, owner: str, query: str, seconds: float) -> Gathered:
         """What comes within so many seconds; neither waits for the other. An empty query finds rules only."""
-        said = asyncio.ensure_future(self._memory.recall(tenant_id, owner, query, limit=self._limit)) if query else None
+        said = asyncio.ensure_future(self._recalled(tenant_id, owner, query)) if query else None
         noted = asyncio.ensure_future(self._notes.for_chat(tenant_id, owner, query)) if self._notes else None
         asked = [task for task in (said, noted) if task is not None]
         late: set[asyncio.Future[Any]] = set()
@@ -85,12 +88,15 @@ class Gathering:
         """
         noted = asyncio.create_task(self._noted(tenant_id, owner, query))
         try:
-            said = await self._memory.recall(tenant_id, owner, query, limit=self._limit)
+            said = await self._recalled(tenant_id, owner, query)
             notes = await noted
         finally:
             noted.cancel()
         missing = self._notes is not None and notes is None
         return Gathered(said, notes, missing or said.degraded or (notes is not None and notes.degraded))
+
+    async def _recalled(self, tenant_id: str, owner: str, query: str) -> Recollection:
+        return await self._memory.recall(tenant_id, owner, query, limit=self._limit, explain=self._explain)
 
     async def _noted(self, tenant_id: str, owner: str, query: str) -> Noted | None:
         if self._notes is None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -22,6 +22,10 @@ class Ranked(Protocol):
     @property
     def score(self) -> float:
         """The relevance, 0..1."""
+
+    @property
+    def parts(self) -> Mapping[str, float]:
+        """Name -> addend of the score before calibration; only when explained."""
 
 
 class Topic(Protocol):
@@ -87,8 +91,10 @@ class Recollection(Protocol):
 class Memory(Protocol):
     """A user's memory, as far as chat knows it."""
 
-    async def recall(self, tenant_id: str, user_id: str, query: str, *, limit: int) -> Recollection:
-        """What is relevant to a question; nothing for a user never heard of.
+    async def recall(
+        self, tenant_id: str, user_id: str, query: str, *, limit: int, explain: bool = False
+    ) -> Recollection:
+        """What is relevant to a question; nothing for a user never heard of. With `explain`, how scores came about.
 
         Raises:
             BackendDown: Memory does not answer.
@@ -191,6 +197,9 @@ class RecalledItem:
         score: The relevance, 0..1.
         importance: 0..1; what nobody weighed is of middling importance.
         outdated: It says what is no longer believed.
+        parts: Name -> addend of the score before calibration, as far as it is a sum.
+        tokens: What it costs in a request, estimated; 0 before it is put into one.
+        cut: Only its beginning is put in.
     """
 
     id: str
@@ -201,6 +210,9 @@ class RecalledItem:
     score: float
     importance: float = 0.5
     outdated: bool = False
+    parts: Mapping[str, float] = field(default_factory=dict, compare=False)
+    tokens: int = 0
+    cut: bool = False
 
     @property
     def said(self) -> bool:
@@ -217,6 +229,13 @@ class MemoryMode(enum.Enum):
     WRITE = "write"
 
 
+class Api(enum.Enum):
+    """In which of OpenAI's forms a conversation is continued."""
+
+    CHAT_COMPLETIONS = "chat_completions"
+    RESPONSES = "responses"
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """A conversation to continue.
@@ -227,6 +246,8 @@ class ChatRequest:
         session_id: The conversation, or None.
         memory: What to do with memory.
         idempotency_key: Dedupes the remembering, or None.
+        api: The form of the body, and of the answer.
+        comment: Whether a stream of the provider's bytes ends with a comment that says what memory did.
     """
 
     body: str
@@ -234,6 +255,8 @@ class ChatRequest:
     session_id: str | None = None
     memory: MemoryMode = MemoryMode.ON
     idempotency_key: str | None = None
+    api: Api = Api.CHAT_COMPLETIONS
+    comment: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +271,9 @@ class MemoryReport:
         event_id: The id the turn is remembered under, "" if it is not.
         session_id: The conversation the turn belongs to, "" if it is not remembered.
         degraded: Memory should have been recalled and could not be, or not all of it.
+        provider: The name of the provider that answered, "" for the built-in model.
+        dropped: The members of the request that the provider does not know and that were left out.
+        receipt_id: The id of the chat's receipt, "" if it has none.
     """
 
     injected: tuple[RecalledItem, ...] = ()
@@ -257,6 +283,9 @@ class MemoryReport:
     event_id: str = ""
     session_id: str = ""
     degraded: bool = False
+    provider: str = ""
+    dropped: tuple[str, ...] = ()
+    receipt_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ class Held:
         self._released = True
 
     def due(self) -> bytes:
-        """What may go now: whole events, up to the line `[DONE]`."""
+        """What may go now: whole events, up to the line `[DONE]`. Behind that event nothing ever goes."""
         tee = self._tee
         end = self._given + len(self._bytes)
         if not self._released:
@@ -46,10 +46,14 @@ class Held:
                 end = tee.whole_to
             if tee.done_at is not None:
                 end = min(end, tee.done_at)
+        if tee.done_to is not None:
+            end = min(end, tee.done_to)
         size = max(0, end - self._given)
         taken = bytes(self._bytes[:size])
         del self._bytes[:size]
         self._given += size
+        if self._given == tee.done_to:
+            self._bytes.clear()
         return taken
 
 

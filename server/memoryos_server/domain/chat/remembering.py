@@ -15,7 +15,8 @@ from memoryos_server.domain.chat.model import Memory
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import Exists, Fault
 from memoryos_server.domain.core.ids import derived_uuid, uuid7
-from memoryos_server.domain.core.text import MAX_TEXT
+from memoryos_server.domain.core.saying import Sparing
+from memoryos_server.domain.core.text import MAX_TEXT, sound
 
 MAX_SESSIONS = 10_000
 REPEAT_SECONDS = 600.0
@@ -24,7 +25,7 @@ REPEAT_SECONDS = 600.0
 MAX_UNDER_WAY = 1000
 """Turns that wait for a slow store at once; further ones are said not to be remembered."""
 
-_log = logging.getLogger(__name__)
+_log = Sparing(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,7 @@ def turns_of(what: Remembered, answer: str, answered_at: datetime) -> list[NewTu
 
 
 def _clean(text: str) -> str:
-    # A lone surrogate, which JSON can escape, cannot be kept as UTF-8.
-    return without_blocks(text.encode("utf-8", "replace").decode())
+    return without_blocks(sound(text))
 
 
 def _pieces(what: Remembered, role: str, text: str, event_id: str, said_at: datetime) -> list[NewTurn]:
@@ -119,10 +119,12 @@ class Remembering:
         deadline_seconds: float,
         told: Callable[[bool], None] = lambda kept: None,
         doubtful: Callable[[], bool] = lambda: False,
+        keeps: Callable[[], bool] = lambda: True,
     ) -> None:
         self._memory = memory
         self._told = told
         self._doubtful = doubtful
+        self._keeps = keeps
         self._deadline = deadline_seconds
         self._under_way: set[asyncio.Task[bool]] = set()
 
@@ -136,7 +138,9 @@ class Remembering:
         """
         if not turns:
             return False
-        kept = await self._handed(what, turns, 0.1 * self._deadline if hasty else self._deadline)
+        # Where the store is known to be away, trying costs the chat more than its provider's answer, and logs each time.
+        seconds = 0.1 * self._deadline if hasty else self._deadline
+        kept = self._keeps() and await self._handed(what, turns, seconds)
         self._told(kept)
         return kept
 
@@ -207,18 +211,19 @@ class Repeats:
         self._clock = clock
         self._last: OrderedDict[tuple[str, str, str], tuple[bytes, str, float]] = OrderedDict()
 
-    def event_id(self, tenant_id: str, user_id: str, session_id: str, question: str, before: int) -> str:
+    def event_id(self, tenant_id: str, user_id: str, session_id: str, turn: str | None) -> str:
         """The id of the turn: a new one, or that of the session's last turn if it is the same.
 
         Args:
             tenant_id: The tenant.
             user_id: Whose memory it is.
             session_id: The conversation.
-            question: The user's message as JSON text.
-            before: How many earlier messages of the request say the same.
+            turn: What tells the turn from the others of its session; None: it is always a new one.
         """
+        if turn is None:
+            return uuid7()
         key, now = (tenant_id, user_id, session_id), self._clock()
-        digest = hashlib.blake2b(f"{before}:{question}".encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(turn.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         kept = self._last.pop(key, None)
         same = kept is not None and kept[0] == digest and now - kept[2] < REPEAT_SECONDS
         event_id = kept[1] if kept is not None and same else uuid7()

@@ -7,15 +7,17 @@ into the text at positions that the scan here finds. Nothing is parsed and print
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from memoryos_server.domain.chat.jsontext import Member, edited, elements, members
 from memoryos_server.domain.chat.sse import text_of
 from memoryos_server.domain.core.faults import Invalid
 
-_BLANK = re.compile(r"[ \t\n\r]*")
+MAX_MODEL = 256
+"""The longest name of a model, in characters."""
+
 _MODELLED = ("model", "messages", "temperature", "max_tokens")
 
 
@@ -44,6 +46,11 @@ class ChatBody:
     params: dict[str, Any]
 
     @property
+    def texts(self) -> list[str]:
+        """The texts of all messages."""
+        return [text_of(message.get("content")) for message in self.messages]
+
+    @property
     def question_text(self) -> str:
         """The text of the last user message; "" if there is none."""
         return "" if self.question is None else text_of(self.messages[self.question].get("content"))
@@ -60,9 +67,14 @@ class ChatBody:
         return "" if self.question is None else self.text[slice(*self.spans[self.question])]
 
     @property
-    def asked_before(self) -> int:
+    def turn(self) -> str | None:
+        """What tells the turn from the others of its session; the same request is the same turn. None: nothing does."""
+        return f"{self._asked_before}:{self.question_json}"
+
+    @property
+    def _asked_before(self) -> int:
         """How many earlier user messages say just what the last one says."""
-        asked = [self.text[a:b] for m, (a, b) in zip(self.messages, self.spans, strict=True) if m["role"] == "user"]
+        asked = [self.text[a:b] for m, (a, b) in zip(self.messages, self.spans, strict=True) if m.get("role") == "user"]
         return asked[:-1].count(asked[-1]) if asked else 0
 
     @property
@@ -94,11 +106,9 @@ def parse_body(body: str, *, stream: bool) -> ChatBody:
     Raises:
         Invalid: It is no JSON object, or a modelled member is missing, ill-typed or out of range.
     """
-    members = _members(body)
-    params = {name: value for name, value, _, _ in members}
-    model = params.get("model")
-    if not isinstance(model, str) or not model.strip():
-        raise Invalid("model is required: the name of a model", param="model")
+    named = members(body)
+    params = {one.name: one.value for one in named}
+    model = model_of(params)
     messages = params.get("messages")
     if not isinstance(messages, list) or not messages:
         raise Invalid("messages is required: a non-empty array", param="messages")
@@ -109,25 +119,20 @@ def parse_body(body: str, *, stream: bool) -> ChatBody:
         if not isinstance(role, str) or not role:
             raise Invalid(f"messages[{index}].role must be a string", param=f"messages[{index}].role")
     _check_numbers(params)
-    asked = params.get("stream")
-    if asked is not None and not isinstance(asked, bool):
-        raise Invalid("stream must be true or false", param="stream")
-    if bool(asked) != stream and not (stream and asked is None):
-        raise Invalid("stream contradicts the call: a streamed answer is StreamChatCompletion's", param="stream")
-    if stream and asked is None:
-        return parse_body(_with_stream(body, members), stream=True)
+    text = check_stream(body, named, stream=stream)
     user = params.get("user")
-    start = next(start for name, _, start, _ in reversed(members) if name == "messages")
+    start = next(one.start for one in reversed(named) if one.name == "messages")
     questions = [i for i, m in enumerate(messages) if m["role"] == "user"]
     return ChatBody(
-        text=body,
+        text=text,
         model=model,
         messages=messages,
-        spans=[(a, b) for _, a, b in _elements(body, start)],
+        # What `check_stream` adds moves nothing.
+        spans=[(one.start, one.end) for one in elements(body, start)],
         question=questions[-1] if questions else None,
         stream=stream,
         user=user if isinstance(user, str) else "",
-        params=params,
+        params=params | {"stream": stream},
     )
 
 
@@ -160,7 +165,7 @@ def build_body(
                 "message_json stands instead of role, content and name", param=f"messages[{index}].message_json"
             )
         else:
-            _members(message_json, f"messages[{index}].message_json")
+            members(message_json, f"messages[{index}].message_json")
             written.append(message_json.strip())
     parts = [f'"model":{json.dumps(model, ensure_ascii=False)}', f'"messages":[{",".join(written)}]']
     if temperature is not None:
@@ -168,111 +173,65 @@ def build_body(
     if max_tokens is not None:
         parts.append(f'"max_tokens":{max_tokens}')
     if extra_json is not None:
-        for name, _, _, _ in _members(extra_json, "extra_json"):
-            if name in _MODELLED:
-                raise Invalid(f"extra_json must not hold {name}, which has a field of its own", param="extra_json")
+        for one in members(extra_json, "extra_json"):
+            if one.name in _MODELLED:
+                raise Invalid(f"extra_json must not hold {one.name}, which has a field of its own", param="extra_json")
         inner = extra_json.strip()[1:-1].strip()
         parts += [inner] if inner else []
     return "{" + ",".join(parts) + "}"
 
 
-def _check_numbers(params: dict[str, Any]) -> None:
+def model_of(params: dict[str, Any]) -> str:
+    """The name of the model. It is kept, logged and given back, so it has to be text of some length.
+
+    Raises:
+        Invalid: There is none, it is too long, or it has characters that cannot be printed.
+    """
+    model = params.get("model")
+    if not isinstance(model, str) or not model.strip():
+        raise Invalid("model is required: the name of a model", param="model")
+    if len(model) > MAX_MODEL or not model.isprintable():  # a lone surrogate is not printable either
+        raise Invalid(f"model must have at most {MAX_MODEL} printable characters", param="model")
+    return model
+
+
+def check_stream(body: str, named: Sequence[Member], *, stream: bool) -> str:
+    """The JSON text of a request, which says how it is to be answered. Every value but that stands where it stood.
+
+    Raises:
+        Invalid: It asks for the other way.
+    """
+    asked = next((one.value for one in reversed(named) if one.name == "stream"), None)
+    if asked is not None and not isinstance(asked, bool):
+        raise Invalid("stream must be true or false", param="stream")
+    if bool(asked) != stream and not (stream and asked is None):
+        raise Invalid("stream contradicts the call: a streamed answer is StreamChatCompletion's", param="stream")
+    return _with_stream(body, named) if stream and asked is None else body
+
+
+def check_temperature(params: dict[str, Any]) -> None:
+    """Checks how much chance there shall be.
+
+    Raises:
+        Invalid: It is no number from 0 to 2.
+    """
     temperature = params.get("temperature")
     if temperature is not None and (
         isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 <= temperature <= 2
     ):
         raise Invalid("temperature must be a number from 0 to 2", param="temperature")
+
+
+def _check_numbers(params: dict[str, Any]) -> None:
+    check_temperature(params)
     most = params.get("max_tokens")
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise Invalid("max_tokens must be an integer, at least 1", param="max_tokens")
 
 
-def _with_stream(body: str, members: Sequence[tuple[str, Any, int, int]]) -> str:
-    for name, _, start, end in reversed(members):
-        if name == "stream":  # it is null
-            return f"{body[:start]}true{body[end:]}"
-    end = members[-1][3]
-    return f'{body[:end]},"stream":true{body[end:]}'
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _integer(text: str) -> int | float:
-    # Python refuses integers of more than 4,300 digits; such a number is only compared, never printed.
-    return int(text) if len(text) < 4000 else float("-inf" if text.startswith("-") else "inf")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_int=_integer)
-
-
-def _skip(text: str, at: int) -> int:
-    match = _BLANK.match(text, at)
-    return match.end() if match else at
-
-
-def _members(text: str, param: str | None = None) -> list[tuple[str, Any, int, int]]:
-    """(name, value, start, end) of each member of a JSON object."""
-    what = param or "The body"
-    try:
-        found = list(_scan(text, "{"))
-        end = found[-1][3] if found else _skip(text, 0) + 1
-        end = _skip(text, end)
-        if text[end : end + 1] != "}" or _skip(text, end + 1) != len(text):
-            raise ValueError("there is more behind the object")
-    except TypeError:
-        raise Invalid(f"{what} must be a JSON object", param=param) from None
-    except (ValueError, StopIteration) as error:
-        raise Invalid(f"{what} is not valid JSON", details=_where(error), param=param) from None
-    except RecursionError:
-        raise Invalid(f"{what} is nested too deeply", param=param) from None
-    return found
-
-
-def _where(error: Exception) -> str | None:
-    # A decoder error's own text holds no content, only what was expected and where.
-    return str(error) if isinstance(error, json.JSONDecodeError) else None
-
-
-def _elements(text: str, start: int) -> Iterator[tuple[Any, int, int]]:
-    """(value, start, end) of each element of a JSON array known to be sound."""
-    return ((value, a, b) for _, value, a, b in _scan(text, "[", start))
-
-
-def _scan(text: str, opening: str, at: int = 0) -> Iterator[tuple[str, Any, int, int]]:
-    """Walks the members of the object, or elements of the array, that starts at `at`.
-
-    Raises:
-        TypeError: Something else stands there.
-        ValueError: It is not JSON.
-        RecursionError: It is nested too deeply.
-    """
-    at = _skip(text, at)
-    if text[at : at + 1] != opening:
-        _DECODER.raw_decode(text, at)
-        raise TypeError
-    closing = "}" if opening == "{" else "]"
-    at = _skip(text, at + 1)
-    if text[at : at + 1] == closing:
-        return
-    while True:
-        name = ""
-        if opening == "{":
-            key, at = _DECODER.raw_decode(text, at)
-            if not isinstance(key, str):
-                raise ValueError("a member's name is no string")
-            name = key
-            at = _skip(text, at)
-            if text[at : at + 1] != ":":
-                raise json.JSONDecodeError("Expecting ':' delimiter", text, at)
-            at = _skip(text, at + 1)
-        value, end = _DECODER.raw_decode(text, at)
-        yield name, value, at, end
-        at = _skip(text, end)
-        following = text[at : at + 1]
-        if following == closing:
-            return
-        if following != ",":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, at)
-        at = _skip(text, at + 1)
+def _with_stream(body: str, named: Sequence[Member]) -> str:
+    for one in reversed(named):
+        if one.name == "stream":  # it is null
+            return edited(body, [(one.start, one.end, "true")])
+    end = named[-1].end
+    return edited(body, [(end, end, ',"stream":true')])

@@ -5,26 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import TypeVar
 
 from memoryos_server.domain.chat import builtin
-from memoryos_server.domain.chat.answer import goes_on, parsed, settled, spliced
+from memoryos_server.domain.chat.answer import comment, parsed, settled, spliced
 from memoryos_server.domain.chat.builtin import RECALL_MODEL, Quoted
 from memoryos_server.domain.chat.context import (
     Block,
-    Blocks,
-    derived_of,
-    ends_of,
-    items_of,
-    newest_of,
-    notes_of,
-    render,
 )
-from memoryos_server.domain.chat.gathering import Gathered, Gathering
+from memoryos_server.domain.chat.form import CHAT_COMPLETIONS, Form
+from memoryos_server.domain.chat.gathering import Gathering
 from memoryos_server.domain.chat.model import (
+    Api,
     ChatAnswer,
     ChatBytes,
     ChatFinished,
@@ -36,30 +32,38 @@ from memoryos_server.domain.chat.model import (
     MemoryReport,
     ModelInfo,
     Notes,
-    RecalledItem,
 )
 from memoryos_server.domain.chat.passing import Held, closing, following
+from memoryos_server.domain.chat.recalling import Recalling
+from memoryos_server.domain.chat.receipts import Receipts
 from memoryos_server.domain.chat.remembering import Remembered, Remembering, Repeats, Sessions, plan, turns_of
-from memoryos_server.domain.chat.request import ChatBody, parse_body
-from memoryos_server.domain.chat.sse import Piece, Tee, first_choice, said_of, text_of
+from memoryos_server.domain.chat.request import ChatBody
+from memoryos_server.domain.chat.responses import RESPONSES
+from memoryos_server.domain.chat.sse import Piece, Tee
+from memoryos_server.domain.core.audit import nothing_changes
 from memoryos_server.domain.core.caller import Caller
-from memoryos_server.domain.core.faults import DeadlineExceeded, Fault, Invalid, Upstream
+from memoryos_server.domain.core.faults import Upstream, unknown_model
 from memoryos_server.domain.core.ids import uuid7
-from memoryos_server.domain.core.patience import in_a_hurry
+from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.core.text import check_id, check_session, estimate_tokens
 from memoryos_server.domain.core.time import utc_now
-from memoryos_server.domain.ports import Llm, ProviderAnswer
+from memoryos_server.domain.core.tokens import Tokens, reported, rough_sum, rough_tokens
+from memoryos_server.domain.ports import Asked, Llm, ProviderAnswer, Served
 
 RECALL_LIMIT = 30
 """How many memories are asked for; the token budget decides how many go in."""
 
-BUILTIN_RECALL_SECONDS = 5.0
-"""How long the built-in model waits for memory, which is all it has."""
-
 ChatEvent = ChatStarted | ChatBytes | Piece | ChatFinished
 """Streams begin with ChatStarted and, if they complete, end with ChatFinished."""
 
-_log = logging.getLogger(__name__)
+LARGE_BODY = 256 * 1024
+"""A request of more characters is read in a thread: other chats are streaming meanwhile."""
+
+_FORMS = {Api.CHAT_COMPLETIONS: CHAT_COMPLETIONS, Api.RESPONSES: RESPONSES}
+
+_T = TypeVar("_T")
+
+_log = Sparing(logging.getLogger(__name__))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +71,13 @@ class _Prepared:
     """A request ready to go out."""
 
     body: ChatBody
-    text: str
+    asked: Asked
     quoted: Quoted | None
     keep: Remembered | None
     report: MemoryReport
     memory_off: bool
     late: bool = False
+    owner: str = ""
 
 
 class ChatService:
@@ -80,10 +85,13 @@ class ChatService:
 
     Args:
         memory: The users' memory.
-        llm: The provider, or None: only the built-in model answers.
+        llm: The providers, or None: only the built-in model answers.
         options: What to wait for and spend.
         notes: The users' typed memories, or None: there are none.
+        receipts: Keeps which memories went into chats, or None: nobody does.
         remembered: Told of every completed turn whether it is known to be kept.
+        spent: Told of every answer that began who asked, which model, and what it cost; returns at once.
+        admit: Refuses whose budget is used up, by `TooMany`; None: nobody is refused.
         doubtful: Whether a store seems to hang: then nobody waits until a turn is known to be kept.
         keeps: Whether turns can be kept at present, as far as that is known without asking.
         away: Whether no store answers at all: then a chat passes through at once.
@@ -98,23 +106,28 @@ class ChatService:
         options: ChatOptions,
         *,
         notes: Notes | None = None,
+        receipts: Receipts | None = None,
         remembered: Callable[[bool], None] = lambda kept: None,
+        spent: Callable[[Caller, str, Tokens], None] = lambda who, model, tokens: None,
+        admit: Callable[[Caller], Awaitable[None]] | None = None,
         doubtful: Callable[[], bool] = lambda: False,
         keeps: Callable[[], bool] = lambda: True,
         away: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        self._gathering = Gathering(memory, notes, RECALL_LIMIT)
+        gathering = Gathering(memory, notes, RECALL_LIMIT, explain=receipts is not None)
+        self._recalling = Recalling(gathering, options, away, clock)
+        self._receipts = receipts
         self._llm = llm
         self._options = options
+        self._spent = spent
+        self._admit = admit
         self._keeps = keeps
-        self._away = away
         self._now = now
-        self._blocks = Blocks(clock)
         self._sessions = Sessions(options.session_idle_seconds, clock)
         self._repeats = Repeats(clock)
-        self._remembering = Remembering(memory, options.remember_deadline_seconds, remembered, doubtful)
+        self._remembering = Remembering(memory, options.remember_deadline_seconds, remembered, doubtful, keeps)
 
     async def drain(self, seconds: float) -> None:
         """Waits until every completed turn is handed to memory, at most so long; for a stop of the server."""
@@ -126,13 +139,13 @@ class ChatService:
 
     def forget_if(self, whose: Callable[[str, str], bool]) -> None:
         """As `forget`, for every tenant and user for whom `whose` is true."""
-        self._blocks.forget_if(whose)
+        self._recalling.forget_if(whose)
         self._repeats.forget_if(whose)
 
     async def models(self) -> list[ModelInfo]:
-        """The models that can be named: the built-in one, then the provider's as far as it lists them."""
+        """The models that can be named: the built-in one, then the providers' as far as they are listed."""
         found = {RECALL_MODEL: ModelInfo(RECALL_MODEL, 0, "memoryos")}
-        for item in await self._listed():
+        for item in await self._llm.models() if self._llm else ():
             created, owner = item.get("created"), item.get("owned_by")
             name = str(item["id"])
             number = created if isinstance(created, int) and 0 <= created < 2**32 else 0
@@ -145,6 +158,7 @@ class ChatService:
         Raises:
             Invalid: The request is malformed, or names a model that nobody serves.
             Forbidden: The caller may not act for the user.
+            TooMany: The key's budget is used up.
             UpstreamRejected: The provider refused the request.
             Upstream: The provider failed.
             DeadlineExceeded: The provider took too long; or the built-in model was asked and memory did.
@@ -152,19 +166,18 @@ class ChatService:
         """
         ready = await self._prepare(who, request, stream=False)
         if ready.quoted is not None:
-            made = builtin.as_json(ready.quoted.text, self._rendering(ready.body))
+            made = _FORMS[request.api].as_json(ready.quoted.text, self._rendering(ready.body))
             answer = ProviderAnswer(made, "application/json")
         else:
-            answer = await self._provider().complete(ready.text.encode())
+            answer = await self._provider().complete(ready.asked)
         value = parsed(answer.body)
-        choice = first_choice(value)
-        message = choice.get("message")
-        content = said_of(message) if isinstance(message, dict) else ""
-        finish = choice.get("finish_reason")
-        reason = finish if isinstance(finish, str) else ""
-        report = await self._settled(ready, content, ends=bool(choice) and not goes_on(reason, message))
+        said = _FORMS[request.api].said(value)
+        self._count(who, ready, said.usage, said.generated)
+        report = await self._settled(ready, said.content, ends=said.ends)
+        report = _served(report, answer.served)
+        self._receive(who, ready, report)
         body = answer.body if ready.memory_off else spliced(answer.body, value, report)
-        return ChatAnswer(body, answer.content_type, content, reason, report)
+        return ChatAnswer(body, answer.content_type, said.content, said.reason, report)
 
     async def stream(self, who: Caller, request: ChatRequest, *, raw: bool) -> AsyncGenerator[ChatEvent, None]:
         """The answer as it comes. What may fail before the first byte fails before the first event.
@@ -183,38 +196,82 @@ class ChatService:
             Upstream: Midway: the provider broke off, or ended without completing its answer.
         """
         ready = await self._prepare(who, request, stream=True)
-        tee = Tee(ready.body.choices)
+        tee = _FORMS[request.api].tee(ready.body)
         held = Held(tee)
         report: MemoryReport | None = None
-        async with aclosing(self._source(ready)) as source:
-            chunk = await anext(source, None)
-            yield ChatStarted(ready.report)
-            while chunk is not None:
-                pieces = tee.feed(chunk)
-                held.add(chunk)
-                for event in _events(pieces, held.due(), raw):
+        told: list[Served] = []
+        with self._counting(who, ready, tee):
+            async with aclosing(self._source(ready, _FORMS[request.api], told.append)) as source:
+                chunk = await anext(source, None)
+                ready = replace(ready, report=_served(ready.report, *told))
+                self._receive(who, ready, ready.report)
+                yield ChatStarted(ready.report)
+                while chunk is not None:
+                    pieces = tee.feed(chunk)
+                    held.add(chunk)
+                    for event in _events(pieces, held.due(), raw):
+                        yield event
+                    if not raw:
+                        _check_readable(tee)
+                    if report is None and tee.done:
+                        report = await self._ended(ready, tee)
+                        if not (tee.complete or tee.blind):
+                            break
+                        if raw and request.comment:
+                            yield ChatBytes(comment(report))
+                        held.release()
+                        for event in _events([], held.due(), raw):
+                            yield event
+                    chunk = await following(source, tee)
+            if report is None:
+                for event in _events(tee.finish(), held.due(), raw):
                     yield event
                 if not raw:
                     _check_readable(tee)
-                if report is None and tee.done:
-                    report = await self._ended(ready, tee)
-                    if not (tee.complete or tee.blind):
-                        break
+                report = await self._ended(ready, tee)
+                if raw and request.comment and tee.complete:
+                    yield ChatBytes(comment(report))
+                if tee.complete or tee.blind:
                     held.release()
-                    for event in _events([], held.due(), raw):
-                        yield event
-                chunk = await following(source, tee)
-        if report is None:
-            for event in _events(tee.finish(), held.due(), raw):
-                yield event
-            if not raw:
-                _check_readable(tee)
-            report = await self._ended(ready, tee)
-            if tee.complete or tee.blind:
-                held.release()
-            for event in _events([], held.due(), raw):
-                yield event
-        yield ChatFinished(report)
+                for event in _events([], held.due(), raw):
+                    yield event
+            yield ChatFinished(report)
+
+    @contextmanager
+    def _counting(self, who: Caller, ready: _Prepared, tee: Tee) -> Iterator[None]:
+        """Counts what a stream cost, however it ends: the provider charges for what it wrote, whoever stays to read it."""
+        try:
+            yield
+        finally:
+            self._count(who, ready, tee.usage, tee.generated)
+
+    def _count(self, who: Caller, ready: _Prepared, usage: object, generated: str) -> None:
+        """Counts what an answer cost. It is there and paid for: whatever is wrong with counting, it is given."""
+        try:
+            self._count_known(who, ready, usage, generated)
+        except Exception as error:
+            _log.error("an answer is not counted: %s", type(error).__name__)
+
+    def _count_known(self, who: Caller, ready: _Prepared, usage: object, generated: str) -> None:
+        """Counts what an answer cost; one without text and without costs has not begun."""
+        known = reported(usage)
+        if known is None and not generated:
+            return
+        injected = ready.report.tokens if ready.quoted is None else 0
+        if known is None:
+            given = rough_sum(ready.body.texts) + injected
+            known = Tokens(given, rough_tokens(generated), estimated=True)
+        # The built-in model has no tokens of its own: what it says of them is an estimate, too.
+        tokens = replace(known, injected=injected, estimated=known.estimated or ready.quoted is not None)
+        self._spent(who, ready.body.model, tokens)
+
+    def _receive(self, who: Caller, ready: _Prepared, report: MemoryReport) -> None:
+        """Has the receipt kept that the answer's head names."""
+        if self._receipts is not None and report.receipt_id:
+            budget = self._options.inject_tokens if ready.quoted is None else 0
+            # What is kept of the turn is known at its end; a receipt is made when the answer begins.
+            kept = replace(report, event_id=ready.report.event_id)
+            self._receipts.keep(who.tenant_id, ready.owner, ready.body.model, budget, kept)
 
     async def _ended(self, ready: _Prepared, tee: Tee) -> MemoryReport:
         """The report of a stream that brings nothing more.
@@ -234,20 +291,23 @@ class ChatService:
             remembered = await self._remembering.remember(ready.keep, turns, hasty=ready.late)
         return settled(ready.report, remembered, ends=ends)
 
-    async def _source(self, ready: _Prepared) -> AsyncGenerator[bytes, None]:
+    async def _source(
+        self, ready: _Prepared, form: Form, served: Callable[[Served], None]
+    ) -> AsyncGenerator[bytes, None]:
         if ready.quoted is not None:
             options = ready.body.params.get("stream_options")
             usage = isinstance(options, dict) and options.get("include_usage") is True
-            for frame in builtin.as_sse(ready.quoted.text, self._rendering(ready.body), include_usage=usage):
+            for frame in form.as_sse(ready.quoted.text, self._rendering(ready.body), include_usage=usage):
                 yield frame
             return
-        async with aclosing(closing(self._provider().stream(ready.text.encode()))) as chunks:
+        stream = self._provider().stream(ready.asked, served)
+        async with aclosing(closing(stream)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def _prepare(self, who: Caller, request: ChatRequest, *, stream: bool) -> _Prepared:
         asked_at = self._now()
-        body = parse_body(request.body, stream=stream)
+        body = await _aside(request.body, lambda: _FORMS[request.api].parse(request.body, stream=stream))
         if request.session_id is not None:
             check_session(request.session_id, "session_id")
         if request.idempotency_key is not None:
@@ -259,15 +319,18 @@ class ChatService:
         built_in = body.model == RECALL_MODEL
         if not built_in:
             await self._check_model(body.model)
+        if self._admit is not None:
+            await self._admit(who)
         block, quoted, degraded, late = Block(), None, False, False
         if built_in:
             if reads and owner:
-                quoted, degraded = await self._quote(who.tenant_id, owner, body, kept=writes)
+                quoted, degraded = await self._recalling.quote(who.tenant_id, owner, body, kept=writes)
             else:
-                quoted = _quote_nothing(body)
-            block = Block("", quoted.items, sum(estimate_tokens(item.content) for item in quoted.items))
+                quoted = builtin.answer(body.question_text, (), readable=False)
+            items = tuple(replace(item, tokens=estimate_tokens(item.content)) for item in quoted.items)
+            block = Block("", items, sum(item.tokens for item in items))
         elif reads and owner:
-            block, degraded, late = await self._block(who.tenant_id, owner, body)
+            block, degraded, late = await self._recalling.block(who.tenant_id, owner, body)
         keep = None
         if writes and owner and body.question is not None:
             session = request.session_id or self._sessions.current(who.tenant_id, owner)
@@ -277,12 +340,12 @@ class ChatService:
                 session,
                 body.question_text,
                 idempotency_key=request.idempotency_key,
-                event_id=lambda: self._repeats.event_id(
-                    who.tenant_id, owner, session, body.question_json, body.asked_before
-                ),
+                event_id=lambda: self._repeats.event_id(who.tenant_id, owner, session, body.turn),
                 asked_at=asked_at,
                 answers=not built_in,
             )
+        if keep is None:
+            nothing_changes()
         report = MemoryReport(
             injected=block.items,
             tokens=block.tokens,
@@ -291,59 +354,14 @@ class ChatService:
             event_id=keep.event_id if keep else "",
             session_id=keep.session_id if keep else "",
             degraded=degraded,
+            receipt_id=self._receipts.new_id() if self._receipts and reads and self._keeps() else "",
         )
-        text = body.with_system_message(block.text) if block.text else body.text
-        return _Prepared(body, text, quoted, keep, report, mode is MemoryMode.OFF, late)
-
-    async def _block(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool, bool]:
-        """The block for a request; whether memory, or a part of it, did not answer; and whether it took all of its time."""
-        if body.question is None or self._options.inject_tokens <= 0:
-            return Block(), False, False
-        if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
-            return known, False, False
-        block, degraded, late = await self._recalled(tenant_id, owner, body)
-        # An empty one too: a tool loop that began without memories goes on without, or the provider's cache would miss.
-        self._blocks.put(tenant_id, owner, body.conversation, block)
-        return block, degraded, late
-
-    async def _recalled(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool, bool]:
-        """As `_block`, newly made."""
-        if self._away():
-            return Block(), True, False
-        query = _query(body.question_text)
-        try:
-            async with asyncio.timeout(self._options.recall_deadline_seconds):
-                # A little sooner than all of it, so that what has come by then can be put in.
-                patience = 0.9 * self._options.recall_deadline_seconds
-                with in_a_hurry():
-                    found = await self._gathering.gather(tenant_id, owner, query, patience)
-                if found.nothing:
-                    return Block(), found.degraded, found.late
-                # In a thread: long texts take long to compare, and other chats are streaming meanwhile.
-                block = await asyncio.to_thread(_rendered, query, found, body, self._options.inject_tokens)
-        except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
-            _log.warning("chat goes on without memory: %s", type(error).__name__)
-            return Block(), True, isinstance(error, TimeoutError)
-        found.used(block.items)
-        return block, found.degraded, found.late
-
-    async def _quote(self, tenant_id: str, owner: str, body: ChatBody, *, kept: bool) -> tuple[Quoted, bool]:
-        """What the built-in model quotes, and whether something may be missing."""
-        query = _query(body.question_text)
-        if not query:
-            return builtin.answer("", (), readable=True), False
-        try:
-            async with asyncio.timeout(BUILTIN_RECALL_SECONDS):
-                found = await self._gathering.demand(tenant_id, owner, query)
-                # In a thread, as in `_block`.
-                quoted = await asyncio.to_thread(_quoted, query, found, kept)
-        except TimeoutError:
-            raise DeadlineExceeded("Memory did not answer in time") from None
-        found.used(quoted.items)
-        return quoted, found.degraded
+        text = await _aside(body.text, lambda: body.with_system_message(block.text)) if block.text else body.text
+        asked = Asked(body.model, text, block.text, _FORMS[request.api].path)
+        return _Prepared(body, asked, quoted, keep, report, mode is MemoryMode.OFF, late, owner or "")
 
     def _rendering(self, body: ChatBody) -> builtin.Rendering:
-        cost = sum(estimate_tokens(text) for text in _texts(body))
+        cost = rough_sum(body.texts)
         return builtin.Rendering(f"chatcmpl-{uuid7().replace('-', '')}", int(self._now().timestamp()), cost)
 
     def _provider(self) -> Llm:
@@ -351,28 +369,24 @@ class ChatService:
             raise RuntimeError("routing let a model through that nobody serves")
         return self._llm
 
-    async def _listed(self) -> list[dict[str, object]]:
-        if self._llm is None:
-            return []
-        try:
-            return [dict(item) for item in await self._llm.models()]
-        except Fault as fault:
-            _log.warning("the provider's models are not known: %s", fault.reason)
-            return []
-
     async def _check_model(self, name: str) -> None:
-        """Lets a model pass that the provider lists; any, if it has no list or does not tell it now.
+        """Lets a model pass that somebody serves.
 
         Raises:
-            Invalid: Nobody serves the model.
+            Invalid: Nobody does.
         """
-        if self._llm is not None:
-            listed = {str(item["id"]) for item in await self._listed()}
-            # Ollama takes names without their default tag, Gemini without the collection's prefix.
-            if not listed or not listed.isdisjoint({name, f"{name}:latest", f"models/{name}"}):
-                return
-        details = f"Model '{name}' is not supported"
-        raise Invalid("Invalid model name", reason="model_not_found", details=details, param="model")
+        if self._llm is None or not await self._llm.serves(name):
+            raise unknown_model(name)
+
+
+async def _aside(text: str, work: Callable[[], _T]) -> _T:
+    """What is made of a request's text, in a thread if that is long."""
+    return await asyncio.to_thread(work) if len(text) > LARGE_BODY else work()
+
+
+def _served(report: MemoryReport, served: Served | None = None) -> MemoryReport:
+    """The report with who answers."""
+    return report if served is None else replace(report, provider=served.provider, dropped=served.dropped)
 
 
 def _owner(who: Caller, user_id: str, label: str) -> str | None:
@@ -392,34 +406,6 @@ def _owner(who: Caller, user_id: str, label: str) -> str | None:
     ):
         return None
     return who.owner(user_id)
-
-
-def _query(text: str) -> str:
-    return ends_of(text.strip()).encode("utf-8", "replace").decode()
-
-
-def _quote_nothing(body: ChatBody) -> Quoted:
-    return builtin.answer(body.question_text, (), readable=False)
-
-
-def _rendered(query: str, found: Gathered, body: ChatBody, budget: int) -> Block:
-    return render(_items(query, found), _texts(body), budget)
-
-
-def _quoted(query: str, found: Gathered, kept: bool) -> Quoted:
-    recent = newest_of(found.recalled) if found.recalled else ()
-    # Summaries would only repeat what was said.
-    items = [item for item in _items(query, found) if item.tier != "segment"]
-    return builtin.answer(query, items, readable=True, recent=recent, kept=kept)
-
-
-def _items(query: str, found: Gathered) -> list[RecalledItem]:
-    recalled = [] if found.recalled is None else items_of(query, found.recalled) + derived_of(query, found.recalled)
-    return recalled + ([] if found.noted is None else notes_of(found.noted))
-
-
-def _texts(body: ChatBody) -> list[str]:
-    return [text_of(message.get("content")) for message in body.messages]
 
 
 def _events(pieces: list[Piece], data: bytes, raw: bool) -> list[ChatEvent]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from memoryos_server.domain.chat.answer import goes_on
+from memoryos_server.domain.core.text import sound
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
 """The longest event that is read, such as a picture in one delta; a longer one is passed over."""
 
 MAX_CONTENT_CHARS = 4_000_000
 """The longest answer that is collected."""
+
+MAX_UNSAID_CHARS = 1_000_000
+"""Of what only costs are estimated by, so much is collected."""
 
 _END_OF_LINE = re.compile(rb"\r\n|\n|\r")
 _BOM = b"\xef\xbb\xbf"
@@ -43,12 +48,14 @@ class SseSplitter:
         overflowed: An event was longer than the bound and was passed over.
         whole_to: Offset in the stream up to which it holds whole events, and comments between them.
         done_at: Offset in the stream of the line `data: [DONE]`, known as soon as that line ends; None before.
+        done_to: Offset in the stream of what follows the event `[DONE]`; None before its end.
     """
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.overflowed = False
         self.whole_to = 0
         self.done_at: int | None = None
+        self.done_to: int | None = None
         self._max = max_event_bytes
         self._line = bytearray()
         self._line_start = 0
@@ -73,6 +80,8 @@ class SseSplitter:
                 self._line_start = self._offset + 1
                 if self.whole_to == self._offset:
                     self.whole_to += 1
+                if self.done_to == self._offset:
+                    self.done_to += 1
         for match in _END_OF_LINE.finditer(chunk, position):
             self._append(chunk[position : match.start()])
             position = match.end()
@@ -80,6 +89,8 @@ class SseSplitter:
             self._line_start = self._offset + position
             if not self._begun:
                 self.whole_to = self._line_start
+                if self.done_at is not None and self.done_to is None:
+                    self.done_to = self.whole_to
         if position < len(chunk):
             self._append(chunk[position:])
         self._after_cr = chunk.endswith(b"\r") if chunk else self._after_cr
@@ -178,6 +189,10 @@ class Tee:
         self._ended: dict[int, bool] = {}
         self._content: list[str] = []
         self._size = 0
+        self._half = ""
+        self._over = False
+        self._unsaid: list[str] = []
+        self._unsaid_size = 0
 
     @property
     def done(self) -> bool:
@@ -188,6 +203,11 @@ class Tee:
     def done_at(self) -> int | None:
         """Offset in the stream of the line `data: [DONE]`, or None."""
         return self._splitter.done_at
+
+    @property
+    def done_to(self) -> int | None:
+        """Offset in the stream of what follows the event `[DONE]`, or None."""
+        return self._splitter.done_to
 
     @property
     def whole_to(self) -> int:
@@ -203,6 +223,11 @@ class Tee:
     def content(self) -> str:
         """Choice 0's text so far."""
         return "".join(self._content)
+
+    @property
+    def generated(self) -> str:
+        """All text that the provider wrote so far, reasoning, calls of tools and other choices included."""
+        return "".join((*self._content, *self._unsaid))
 
     @property
     def finished(self) -> bool:
@@ -238,6 +263,8 @@ class Tee:
         pieces = []
         for event in events:
             if event.data.strip() == b"[DONE]":
+                self._over = True
+            if self._over:
                 continue
             try:
                 text = event.data.decode("utf-8", "replace")
@@ -245,10 +272,10 @@ class Tee:
             except (ValueError, RecursionError):
                 continue
             if isinstance(value, dict):
-                pieces.append(self._chunk(value, text))
+                pieces.append(self._read_event(event, value, text))
         return pieces
 
-    def _chunk(self, value: dict[str, object], text: str) -> Piece:
+    def _read_event(self, event: SseEvent, value: dict[str, Any], text: str) -> Piece:
         error = value.get("error")
         if error:
             self.error = message_of(error)
@@ -262,12 +289,29 @@ class Tee:
         finish = choice.get("finish_reason")
         reason = finish if isinstance(finish, str) else ""
         self.goes_on = self.goes_on or goes_on(reason, delta)
+        content = self._joined(content, last=bool(reason))
+        self._collect(content)
+        self._note_unsaid(value.get("choices"), choice)
+        return Piece(content, reason, text)
+
+    def _joined(self, content: str, *, last: bool) -> str:
+        """The text, with the half of a character that the one before ended with; its own waits, unless it is the last."""
+        content, self._half = self._half + content, ""
+        if not last and "\ud800" <= content[-1:] <= "\udbff":
+            content, self._half = content[:-1], content[-1]
+        return sound(content)
+
+    def _collect(self, content: str) -> None:
         self._size += len(content)
         if self._size > MAX_CONTENT_CHARS:
             self.broken = True
         elif content:
             self._content.append(content)
-        return Piece(content, reason, text)
+
+    def _collect_unsaid(self, texts: Sequence[str]) -> None:
+        if self._unsaid_size <= MAX_UNSAID_CHARS:
+            self._unsaid += texts
+            self._unsaid_size += sum(map(len, texts))
 
     def _note_ends(self, choices: object) -> None:
         for choice in choices if isinstance(choices, list) else ():
@@ -275,6 +319,12 @@ class Tee:
                 index = choice.get("index", 0)
                 number = index if isinstance(index, int) else 0
                 self._ended[number] = bool(choice.get("finish_reason")) or self._ended.get(number, False)
+
+    def _note_unsaid(self, choices: object, said: dict[str, object]) -> None:
+        for choice in choices if isinstance(choices, list) else ():
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            if isinstance(delta, dict):
+                self._collect_unsaid(unsaid_of(delta) if choice is said else [said_of(delta), *unsaid_of(delta)])
 
 
 def first_choice(value: dict[str, object]) -> dict[str, object]:
@@ -287,12 +337,15 @@ def first_choice(value: dict[str, object]) -> dict[str, object]:
     return {}
 
 
+_TEXTS = frozenset({"text", "input_text", "output_text"})
+
+
 def text_of(content: object) -> str:
     """The text of a message's content: a string, or the text parts of an array, joined by line feeds."""
     if isinstance(content, str):
         return content
     if isinstance(content, list):
-        texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type", "text") == "text"]
+        texts = [p.get("text") for p in content if isinstance(p, dict) and p.get("type", "text") in _TEXTS]
         return "\n".join(t for t in texts if isinstance(t, str))
     return ""
 
@@ -304,6 +357,28 @@ def said_of(message: dict[str, object]) -> str:
     if not text and isinstance(audio, dict) and isinstance(audio.get("transcript"), str):
         return str(audio["transcript"])
     return text
+
+
+def unsaid_of(message: dict[str, object]) -> list[str]:
+    """What else was written for an answer's message or delta: reasoning, refusals, and calls of tools."""
+    texts = [message.get(name) for name in ("reasoning_content", "reasoning", "refusal")]
+    calls = message.get("tool_calls")
+    functions = [call.get("function") for call in calls if isinstance(call, dict)] if isinstance(calls, list) else []
+    for function in (*functions, message.get("function_call")):
+        if isinstance(function, dict):
+            texts += [function.get("name"), function.get("arguments")]
+    return [text for text in texts if isinstance(text, str)]
+
+
+def generated_of(value: dict[str, object]) -> str:
+    """All text that a whole answer holds, of every choice."""
+    choices = value.get("choices")
+    texts: list[str] = []
+    for choice in choices if isinstance(choices, list) else ():
+        message = choice.get("message") if isinstance(choice, dict) else None
+        if isinstance(message, dict):
+            texts += [said_of(message), *unsaid_of(message)]
+    return "".join(texts)
 
 
 def message_of(error: object) -> str:

@@ -50,10 +50,17 @@ class AuditEvent:
 
 @dataclass(slots=True)
 class Draft:
-    """The event of the present call, until somebody takes it."""
+    """The event of the present call, until somebody takes it.
+
+    Attributes:
+        event: The event; None: the call has none.
+        taken: Somebody wrote it together with the change.
+        idle: The call changed nothing, although calls of its kind do; its event may be written late, as that of a read.
+    """
 
     event: AuditEvent | None = None
     taken: bool = field(default=False)
+    idle: bool = field(default=False)
 
 
 _draft: ContextVar[Draft | None] = ContextVar("memoryos_audit", default=None)
@@ -64,6 +71,12 @@ def begin(event: AuditEvent | None) -> Draft:
     draft = Draft(event)
     _draft.set(draft)
     return draft
+
+
+def nothing_changes() -> None:
+    """Says of the present call that it changes nothing."""
+    if (present := _draft.get()) is not None:
+        present.idle = True
 
 
 def draft() -> Draft | None:

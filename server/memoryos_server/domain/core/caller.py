@@ -44,6 +44,23 @@ def check_tenant(value: str, param: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """What a key may use; 0 for any amount.
+
+    Attributes:
+        requests_per_minute: Chats within sixty seconds.
+        tokens_per_day: Tokens read and written by models on a day, UTC.
+    """
+
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
+
+    def __bool__(self) -> bool:
+        """Whether it bounds anything."""
+        return bool(self.requests_per_minute or self.tokens_per_day)
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who calls.
 
@@ -54,6 +71,8 @@ class Caller:
         key_id: The key's id for audit and logs, never the key; `anonymous` without one.
         named_user: The user named by `X-User-ID`, or None.
         anonymous: Auth is off.
+        any_tenant: The key may name any tenant.
+        budget: What the key may use.
         address: The client's address, or "" if not known.
         request_id: The id of the call.
     """
@@ -64,6 +83,8 @@ class Caller:
     key_id: str = "anonymous"
     named_user: str | None = None
     anonymous: bool = False
+    any_tenant: bool = False
+    budget: Budget = Budget()
     address: str = ""
     request_id: str = ""
 

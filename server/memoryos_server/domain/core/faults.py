@@ -50,6 +50,12 @@ class Invalid(Fault):
     reason = "invalid_argument"
 
 
+def unknown_model(name: str, here: str = "") -> Invalid:
+    """The fault of a model that nobody serves; `here` says what is served instead."""
+    details = f"Model '{name}' is not supported{here}"
+    return Invalid("Invalid model name", reason="model_not_found", details=details, param="model")
+
+
 class Unauthenticated(Fault):
     """No key, or one we do not know (401)."""
 

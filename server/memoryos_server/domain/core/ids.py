@@ -6,6 +6,7 @@ import hashlib
 import os
 import time
 import uuid
+from datetime import UTC, datetime
 
 _ALIAS_BITS = 40
 
@@ -17,6 +18,11 @@ def uuid7() -> str:
     value = value & ~(0xF << 76) | 0x7 << 76
     value = value & ~(0x3 << 62) | 0x2 << 62
     return str(uuid.UUID(int=value))
+
+
+def made_at(made: str) -> datetime:
+    """When a UUIDv7 was made, UTC."""
+    return datetime.fromtimestamp((uuid.UUID(made).int >> 80) / 1000, UTC)
 
 
 def derived_uuid(*parts: str) -> str:

@@ -56,6 +56,16 @@ def check_text(value: str, param: str, *, most: int = MAX_TEXT) -> str:
     return value
 
 
+def sound(text: str) -> str:
+    """The text as UTF-8 can hold it: halves of a surrogate pair that stand side by side are joined, single ones replaced.
+
+    JSON can write a half as an escape, and whoever cuts text by UTF-16's units does.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def is_cjk(char: str) -> bool:
     """Whether a character is a CJK ideograph, kana or hangul syllable: written without blanks between words, or best matched by bigrams."""
     code = ord(char)
@@ -69,13 +79,29 @@ def is_cjk(char: str) -> bool:
     )
 
 
+_DIGITS = b"0123456789"
+_MARKS = bytes(range(0x21, 0x7F)).translate(
+    None, b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,!?'-"
+)
+_HIGH = bytes(range(0x80, 0x100))
+
+
 def estimate_tokens(text: str) -> int:
-    """A conservative count of LLM tokens: a CJK character counts 1.5, four bytes of anything else count 1.3, rounded up."""
-    if text.isascii():
-        return int(len(text) / 4 * 1.3) + 1  # the same sum, without looking at every character
-    cjk = sum(1 for c in text if is_cjk(c))
-    other = len(text.encode()) - sum(len(c.encode()) for c in text if is_cjk(c))
-    return int(cjk * 1.5 + other / 4 * 1.3) + 1
+    """A conservative count of LLM tokens.
+
+    Four letters, blanks or marks of prose count 1.3, a digit 1, any other mark 0.6, a CJK character 1.5, two bytes of anything
+    else 1. Of the tokenizers it was compared with (cl100k, o200k, DeepSeek's, an old one of Anthropic's) the newer ones count less,
+    of prose and of JSON with ids and dates.
+    """
+    data = text.encode("utf-8", "replace")  # half of a surrogate pair counts as a question mark
+    plain = data if text.isascii() else data.translate(None, _HIGH)
+    digits = len(plain) - len(plain.translate(None, _DIGITS))
+    marks = len(plain) - len(plain.translate(None, _MARKS))
+    cost = (len(plain) - digits - marks) / 4 * 1.3 + digits + marks * 0.6
+    if len(plain) < len(data):
+        cjk = "".join(c for c in text if is_cjk(c))
+        cost += len(cjk) * 1.5 + (len(data) - len(plain) - len(cjk.encode())) / 2
+    return int(cost) + 1
 
 
 def turn_tokens(name: str, content: str) -> int:

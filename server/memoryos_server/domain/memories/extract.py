@@ -17,7 +17,7 @@ from typing import Any
 from memoryos_server.domain.core.faults import Fault
 from memoryos_server.domain.core.text import is_cjk
 from memoryos_server.domain.memories.model import DEFAULT_IMPORTANCE, TYPES, Suggested, Suggestion
-from memoryos_server.domain.ports import Llm
+from memoryos_server.domain.ports import Asked, Llm
 
 Message = tuple[str, str]
 """Role and text."""
@@ -86,7 +86,7 @@ class Extraction:
         """The model's answer; None if it gave no good one twice."""
         for plain in (False, True):
             try:
-                answer = await llm.complete(_request(self._model, messages, plain=plain))
+                answer = await llm.complete(Asked(self._model, _request(self._model, messages, plain=plain)))
             except Fault as fault:
                 _log.warning("the model extracted no memories: %s", fault.reason)
                 continue
@@ -97,7 +97,7 @@ class Extraction:
         return None
 
 
-def _request(model: str, messages: Sequence[Message], *, plain: bool) -> bytes:
+def _request(model: str, messages: Sequence[Message], *, plain: bool) -> str:
     """The question to the model; plain: without what some providers do not know."""
     conversation = json.dumps([{"role": role, "content": text} for role, text in messages], ensure_ascii=False)
     body: dict[str, Any] = {
@@ -109,7 +109,7 @@ def _request(model: str, messages: Sequence[Message], *, plain: bool) -> bytes:
     }
     if not plain:
         body |= {"temperature": 0, "response_format": {"type": "json_object"}}
-    return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+    return json.dumps(body, ensure_ascii=False)
 
 
 def read_answer(body: bytes, messages: Sequence[Message]) -> list[Suggestion] | None:

@@ -92,7 +92,7 @@ class MemoriesService:
 
         Raises:
             Invalid: A field is malformed, or created_at is in the future.
-            Exists: reason `event_id_conflict`: the event_id was used for other content.
+            Exists: reason `event_id_conflict`: the event_id was used for other content, or what it made was deleted.
             BackendDown: The memory could not be kept.
         """
         check_text(content, "content")
@@ -113,7 +113,7 @@ class MemoriesService:
         record = new_record(memory_id, content, memory_type, share, created_at or now)
 
         async def make() -> Change:
-            return Change(put=(record,))
+            return Change(put=(record,), made_once="" if event_id is None else memory_id)
 
         return Kept(memory_of(record), await self._changes.change(subject, make, reads=False))
 

@@ -18,7 +18,7 @@ from memoryos_server.domain.core.faults import Fault
 from memoryos_server.domain.core.text import is_cjk
 from memoryos_server.domain.memory.segments import Gist
 from memoryos_server.domain.memory.summary import MAX_TAGS, length
-from memoryos_server.domain.ports import Llm, Turn
+from memoryos_server.domain.ports import Asked, Llm, Turn
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class LlmSummariser:
             ],
         }
         try:
-            answer = await self._llm.complete(json.dumps(body, ensure_ascii=False).encode())
+            answer = await self._llm.complete(Asked(self._model, json.dumps(body, ensure_ascii=False)))
             content = json.loads(answer.body)["choices"][0]["message"]["content"]
         except Fault as fault:
             log.info("a model gave no summary: %s", fault.message)

@@ -7,16 +7,12 @@ after a week. Nothing is thrown away for being cold. Warm memories are what beco
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import math
 from collections.abc import Callable, Iterable
 from datetime import datetime
-from types import TracebackType
-from typing import Self
 
-from memoryos_server.domain.core.faults import Fault
+from memoryos_server.domain.core.behind import WrittenBehind
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import HeatState, HeatStore, Subject
 
@@ -44,7 +40,7 @@ def touched(state: HeatState, now: datetime, times: int = 1) -> HeatState:
     return HeatState(decayed(state, now) + times, state.count + times, max(now, state.last_accessed))
 
 
-class HeatKeeper:
+class HeatKeeper(WrittenBehind):
     """Counts uses in memory and writes them once in a while, so that reading costs no write.
 
     Best effort: a count is lost when the process dies within an interval, when two processes write the same memory at once,
@@ -58,8 +54,6 @@ class HeatKeeper:
         clock: The present time.
     """
 
-    _STOP_SECONDS = 2.0
-
     def __init__(
         self,
         store: HeatStore,
@@ -68,27 +62,12 @@ class HeatKeeper:
         capacity: int = 20_000,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        super().__init__("heat", interval)
         self._store = store
-        self._interval = interval
         self._capacity = capacity
         self._clock = clock
         self._waiting: dict[str, tuple[Subject, dict[str, int]]] = {}
         self._count = 0
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._run())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        with contextlib.suppress(Fault, TimeoutError):
-            async with asyncio.timeout(self._STOP_SECONDS):
-                await self.write()
 
     def touch(self, subject: Subject, ids: Iterable[str]) -> None:
         """Counts one use of each memory; returns at once."""
@@ -96,11 +75,7 @@ class HeatKeeper:
             self._add(subject, memory_id, 1)
 
     async def write(self) -> None:
-        """Writes what waits; what cannot be written goes on waiting.
-
-        Raises:
-            BackendDown: The store does not answer.
-        """
+        """As `WrittenBehind.write`."""
         waiting, self._waiting, self._count = self._waiting, {}, 0
         while waiting:
             subject_id = next(iter(waiting))
@@ -124,13 +99,3 @@ class HeatKeeper:
                 return
             self._count += 1
         counts[memory_id] = counts.get(memory_id, 0) + times
-
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._interval)
-            try:
-                await self.write()
-            except Fault as fault:
-                log.debug("uses of memories wait to be counted: %s", fault.message)
-            except Exception:
-                log.exception("uses of memories could not be counted")

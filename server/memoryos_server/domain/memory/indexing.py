@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from memoryos_server.domain.core.faultpoints import reach
@@ -161,8 +162,8 @@ class Indexing:
         """
         self.removes(entry.id, change)
         took = set()
-        if change.put:
-            records = await (self._whole(change.put) if change.embed else self._in_words(change.put))
+        if put := await self._standing(entry, change.put):
+            records = await (self._whole(put) if change.embed else self._in_words(put))
             took.add(await self._vectors.put(entry.subject, records))
         if change.heat:
             await self._heat.put(entry.subject, change.heat)
@@ -202,13 +203,20 @@ class Indexing:
             async with self._locks.change(entry.subject.id):
                 # What was changed or removed meanwhile must not come back.
                 there = await self._vectors.records(entry.subject, [r.record.id for r in records])
-                versions = {record.id: record.version for record in there}
-                still = [r for r in records if versions.get(r.record.id) == r.record.version]
+                versions = {record.id: _version(record) for record in there}
+                still = [r for r in records if versions.get(r.record.id) == _version(r.record)]
                 if still:
                     took.add(await self._vectors.put(entry.subject, still))
         if len(took) > 1:
             raise BackendDown("The searchable side was restarted midway")
         self._wordy.discard(entry.id)
+
+    async def _standing(self, entry: Entry, put: Sequence[Record]) -> Sequence[Record]:
+        """What an entry is to put: of one that was given back, no version that another has taken the place of since."""
+        if not entry.returned or not put:
+            return put
+        there = {one.id: one for one in await self._vectors.records(entry.subject, [one.id for one in put])}
+        return [one for one in put if (other := there.get(one.id)) is None or not _replaced(one, other)]
 
     async def _whole(self, records: Sequence[Record]) -> list[IndexedRecord]:
         made = await self._indexer.terms_and_vectors([record.text for record in records])
@@ -236,6 +244,16 @@ def _place(entry_id: str) -> tuple[int, int]:
     """Where an entry stands among those of its partition."""
     millis, _, number = entry_id.partition("/")[2].partition("-")
     return int(millis), int(number)
+
+
+def _version(record: Record) -> tuple[int, datetime]:
+    """What tells two versions of a record apart, also two that were made of the same one."""
+    return record.version, record.updated_at
+
+
+def _replaced(record: Record, there: Record) -> bool:
+    """Whether what is there took the place of a version, or of the one that it was made of."""
+    return there.version >= record.version and _version(there) != _version(record)
 
 
 def _note(kept: OrderedDict[str, _Value], key: str, value: _Value) -> None:

@@ -47,6 +47,14 @@ _CORRECTS = re.compile(
     re.IGNORECASE,
 )
 _TAG = re.compile(r"[a-z][a-z0-9+#.]*(?:[-'][a-z0-9]+)*")
+# A tag is a label that is shown in lists and asked for by name: nothing that somebody wanted to keep to themselves.
+_SECRET = re.compile(
+    r"\b(?:pass(?:word|code|phrase)|pin(?: code)?|api[ -]?key|access[ -]?key|token|secret(?: key)?)s?\b"
+    r"[^.!?\n]{0,40}?(?:\bis\b|\bwas\b|[:=])\s*\S+"
+    r"|(?:密码|口令|密钥|令牌|验证码)[^。！？\n]{0,6}?[是为:=]\s*[^\s。，,；]+"
+)
+_CODED = re.compile(r"(?:[a-z]+\d+){2,}[a-z]*|(?:[a-z]+\d+)+[a-z]+\d*", re.ASCII)
+_SHORTEST_CODED = 8
 _CJK_BREAK = frozenset(
     "的了吗嗎呢吧啊呀是我你您他她它们們在有和与與就都也很这這那个個么麼什为為不没沒要会會能可以到去来來说說对對把被给給让讓从從"
     "上下里裡着著过過还還又再最太但而且因所如果或及等之其此每些哪谁誰怎几幾多少好想吃喝看做点點得地一二两兩三四五六七八九十只隻条條岁歲次位件"
@@ -192,10 +200,14 @@ def tags(
     parts: Counter[str] = Counter()
     for text in texts:
         named = {fold(name) for name in _NAME.findall(text)}
-        folded = fold(text)
+        folded = _SECRET.sub(" ", fold(text))
         for word in _TAG.findall(folded):
             word = word.removesuffix("'s").rstrip(".'-")
             if len(word) < 3 or "'" in word or word in _PLAIN_WORDS or not terms(word):
+                continue
+            if len(word) >= _SHORTEST_CODED and _CODED.fullmatch(
+                word
+            ):  # letters and digits by turns: a key, a password
                 continue
             if any(name.startswith(word) for name in common):  # also as it is called for short
                 continue

@@ -17,7 +17,7 @@ from memoryos_server.domain.ports.ledger import (
     Turns,
 )
 from memoryos_server.domain.ports.memories import KINDS, Change, HeatState, Record, Session, Subject, Subjects, Turn
-from memoryos_server.domain.ports.outside import ApiKey, ApiKeys, AuditLog, Embedder, Llm, ProviderAnswer
+from memoryos_server.domain.ports.outside import ApiKey, ApiKeys, Asked, AuditLog, Embedder, Llm, ProviderAnswer, Served
 from memoryos_server.domain.ports.search import (
     IndexedRecord,
     IndexedTurn,
@@ -33,6 +33,7 @@ __all__ = [
     "Acceptance",
     "ApiKey",
     "ApiKeys",
+    "Asked",
     "AuditLog",
     "Candidate",
     "Candidates",
@@ -54,6 +55,7 @@ __all__ = [
     "RecordHit",
     "RecordQuery",
     "SearchQuery",
+    "Served",
     "Session",
     "Settlement",
     "Subject",

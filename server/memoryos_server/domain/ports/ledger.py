@@ -38,6 +38,8 @@ class Entry:
         turn: The turn, or None.
         change: The change, or None.
         attempts: How often it was tried and failed, or was under way when a process died.
+        returned: It is a change that was given up and given back: others may have come before it, of a later time. What
+            was removed since is in it no more.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Entry:
     turn: Turn | None = None
     change: Change | None = None
     attempts: int = 0
+    returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ class Queue(Protocol):
 
         Raises:
             Stale: The subject's epoch is over, or its revision is not `revision` (None: whatever it is). Nothing was written.
+            Exists: What is made once was removed within the last days: reason `event_id_conflict`. Nothing was written.
         """
 
     async def revision(self, subject: Subject) -> int:
@@ -240,7 +244,10 @@ class Queue(Protocol):
         """Every dead letter of a tenant (None: of all), oldest first."""
 
     async def requeue(self, dead_letter_id: str, tenant_id: str | None) -> bool:
-        """Makes a dead letter an open entry again, with no attempts counted; False if there is no such one in the tenant (None: in any)."""
+        """Makes a dead letter an open entry again, with no attempts counted; False if there is no such one in the tenant (None: in any).
+
+        A change does not put again what was removed since it was accepted; one of which nothing is left is done.
+        """
 
     async def discard(self, dead_letter_id: str, tenant_id: str | None) -> bool:
         """Drops a dead letter for good; its event ends as rejected, `discarded`.

@@ -123,6 +123,8 @@ class Change:
         heat: Record id -> heat to set (imports bring theirs).
         embed: Whether records are findable by meaning when the change is applied; else words only, and meaning follows.
         events: Of each episode in `remove`: memory id -> (event_id, session_id), by which the ledger knows it.
+        made_once: Id of a record in `put` that is not put if it was removed before, "" for none: a delivery that is
+            repeated must not undo a deletion.
     """
 
     put: tuple[Record, ...] = ()
@@ -130,6 +132,7 @@ class Change:
     heat: Mapping[str, HeatState] = field(default_factory=dict)
     embed: bool = True
     events: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    made_once: str = ""
 
 
 @dataclass(frozen=True, slots=True)

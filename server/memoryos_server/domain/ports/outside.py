@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
@@ -33,6 +33,8 @@ class ApiKey:
         created_at: When it was made.
         expires_at: When it ends, or None.
         last_used_at: When it was last seen, or None. At most a minute late.
+        requests_per_minute: How many chats it may have within sixty seconds; 0: any number.
+        tokens_per_day: How many tokens its chats may cost on a day, UTC; 0: any number.
     """
 
     id: str
@@ -43,6 +45,8 @@ class ApiKey:
     created_at: datetime
     expires_at: datetime | None
     last_used_at: datetime | None = None
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
 
 
 class ApiKeys(Protocol):
@@ -77,34 +81,71 @@ class Embedder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """What is asked of whoever serves a model.
+
+    Attributes:
+        model: The model's name.
+        body: OpenAI's request as JSON text, which has that name.
+        block: The content of the message that memory put in, "" if it did not. It stays beside the question where a
+            provider moves system messages to the front.
+        path: The interface, by its place under a provider's base URL.
+    """
+
+    model: str
+    body: str
+    block: str = ""
+    path: str = "/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """Who answers a request, and what of it does not reach them.
+
+    Attributes:
+        provider: The provider's name.
+        dropped: The members left out because the provider knows them not; `messages.x` is a member of a message.
+    """
+
+    provider: str
+    dropped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderAnswer:
     """A provider's whole answer.
 
     Attributes:
         body: Its bytes.
         content_type: Its content type.
+        served: Whose it is; None: no provider's.
     """
 
     body: bytes
     content_type: str
+    served: Served | None = None
 
 
 class Llm(Protocol):
-    """One LLM provider in OpenAI's dialect.
+    """The LLM providers, in OpenAI's dialect.
 
     Errors before the first byte are faults: `UpstreamRejected` (400, 404, 413, 422, 429), `Upstream` (our key refused, 5xx,
-    connection), `DeadlineExceeded`. Cancelling or closing a call closes the connection at once.
+    connection), `DeadlineExceeded`, `Invalid` (nobody serves the model). Cancelling or closing a call closes the connection
+    at once.
     """
 
-    async def complete(self, body: bytes) -> ProviderAnswer:
-        """The answer to a chat completion request."""
+    async def serves(self, model: str) -> bool:
+        """Whether a request for the model goes to somebody."""
 
-    def stream(self, body: bytes) -> AsyncIterator[bytes]:
-        """The raw SSE bytes as they come, in pieces of any size.
+    async def complete(self, asked: Asked) -> ProviderAnswer:
+        """The answer to a request."""
+
+    def stream(self, asked: Asked, served: Callable[[Served], None]) -> AsyncIterator[bytes]:
+        """The raw SSE bytes as they come, in pieces of any size; `served` is called before the first.
 
         Raises:
             Upstream: Midway; the connection broke or fell silent.
         """
 
     async def models(self) -> list[Mapping[str, object]]:
-        """The provider's models, in OpenAI's shape; empty if it has no list."""
+        """The models that can be named, in OpenAI's shape, as far as they are listed."""

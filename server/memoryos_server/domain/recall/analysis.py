@@ -2,7 +2,8 @@
 
 The terms of a turn are what its words, speaker and date say; a store adds how rare each term is among the subject's
 turns (IDF) and sums products. English is stemmed, Chinese, Japanese and Korean go by characters and pairs, ids and
-addresses stay whole beside their parts. Stemming and folding are handed in, because they need dictionaries.
+addresses stay whole beside their parts, and so do emoji that are made of several. Stemming and folding are handed in,
+because they need dictionaries.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from memoryos_server.domain.ports import Turn
 from memoryos_server.domain.recall.hints import hints
 from memoryos_server.domain.recall.irregular import BASE
 
-ANALYSIS_VERSION = 2
+ANALYSIS_VERSION = 3
 """Raised when the terms of a text change; stored with the data, because terms of two versions do not match."""
 
 K1 = 1.2
@@ -26,7 +27,7 @@ AVERAGE_LENGTH = 24.0
 """The length, in terms, at which weights are neither raised nor lowered. Fixed: a weight, once kept, never changes."""
 
 # What an occurrence in a field counts, against 1 in the text itself.
-SIGN_WEIGHT = 0.3  # a single CJK character
+SIGN_WEIGHT = 0.3  # a single CJK character, or an emoji
 NAME_WEIGHT = 1.0
 CAPTION_WEIGHT = 1.0
 DATE_WEIGHT = 1.0
@@ -61,6 +62,12 @@ _WHERE = re.compile(r"\b(where|(which|what) (country|city|state|place|town))\b|�
 
 _TOKEN = re.compile(r"\w+(?:['’]\w+)?(?:[-_.@:/+#]\w+)*")
 _PART = re.compile(r"\w+(?:['’]\w+)?")
+# Unicode Technical Standard 51: two regional indicators are a flag; joined ones are one emoji; a skin's tone and the mark
+# that asks for a coloured picture change how one looks, not what it is.
+_PICTURE = "\u2600-\u27bf\u2b05-\u2b55\U0001f000-\U0001f1e5\U0001f200-\U0001f3fa\U0001f400-\U0001faff"
+_LOOKS = "\ufe0f\U0001f3fb-\U0001f3ff"
+_EMOJI = re.compile(f"[\U0001f1e6-\U0001f1ff]{{2}}|[{_PICTURE}](?:[{_LOOKS}]*\u200d[{_PICTURE}])*")
+_LOOK = re.compile(f"[{_LOOKS}]")
 _CAPTION = re.compile(r"\[image: (.*?)\]\s*$", re.DOTALL)
 
 _MONTH_TEXT = "january february march april may june july august september october november december"
@@ -162,7 +169,7 @@ class Analysis:
 
     def tells(self, question: Question, content: str) -> bool:
         """Whether a text says more than the question does: it has a term that the question has not."""
-        return any(term not in question.terms for term in self._terms(self._fold(content)))
+        return any(term not in question.terms for term in self._spoken(self._fold(content)))
 
     def names(self, name: str) -> tuple[str, ...]:
         """The words of a speaker's name as a question may have them; a CJK name as it stands."""
@@ -176,6 +183,12 @@ class Analysis:
         return hints(turn, self._fold(turn.content), terms)
 
     def _terms(self, text: str) -> Iterator[str]:
+        yield from self._spoken(text)
+        if not text.isascii():
+            for match in _EMOJI.finditer(text):
+                yield from _emoji(_LOOK.sub("", match[0]))
+
+    def _spoken(self, text: str) -> Iterator[str]:
         for match in _TOKEN.finditer(text):
             token = match[0]
             if token.isascii():
@@ -232,12 +245,18 @@ def _runs(token: str) -> Iterator[tuple[str, bool]]:
             start = i
 
 
+def _emoji(joined: str) -> Iterator[str]:
+    yield joined
+    if len(parts := joined.split("\u200d")) > 1:
+        yield from parts
+
+
 def _is_sign(term: str) -> bool:
-    return len(term) == 1 and is_cjk(term)
+    return (len(term) == 1 and is_cjk(term)) or _EMOJI.match(term) is not None
 
 
 def _worth(term: str) -> float:
-    """What an occurrence of a term counts: a single CJK character says less than a word or a pair."""
+    """What an occurrence of a term counts: a CJK character or an emoji says less than a word or a pair."""
     return SIGN_WEIGHT if _is_sign(term) else 1.0
 
 

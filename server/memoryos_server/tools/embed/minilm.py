@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -207,7 +210,9 @@ async def prepare(directory: Path, progress: Callable[[str], None]) -> Path:
         _, errors = await process.communicate()
     finally:
         if process.returncode is None:
-            process.kill()
+            # Not `process.kill()`, which may take the exit status away from the loop that waits for it.
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
             await process.wait()
     if process.returncode or not await asyncio.to_thread(intact, target):
         lines = errors.decode(errors="replace").strip().splitlines()

@@ -40,7 +40,7 @@ class EmbedderOptions(Protocol):
 
     @property
     def dimension(self) -> int:
-        """Of `http`: how long its vectors are; 0: asked of the provider at the start."""
+        """Of `http`: how long its vectors are; 0: asked of the provider at the start, else as it said before."""
 
     @property
     def max_chars(self) -> int:
@@ -59,7 +59,7 @@ async def open_embedder(
 
     Args:
         options: Which.
-        directory: Where model files are kept.
+        directory: Where model files, and what is known of models elsewhere, are kept.
         progress: Gets a line when something takes seconds.
 
     Raises:
@@ -70,7 +70,7 @@ async def open_embedder(
     elif options.provider == HTTP:
         from memoryos_server.tools.embed.http import open_http
 
-        async with open_http(options) as remote:
+        async with open_http(options, directory) as remote:
             yield remote
     elif options.provider == FASTEMBED:
         from memoryos_server.tools.embed.fast import open_fast

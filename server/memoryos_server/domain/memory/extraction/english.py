@@ -73,10 +73,15 @@ _OTHER = re.compile(
     r"middle|best|close|good|dear|lovely)\s+)?"
     rf"(?P<rel>{_REL}|{_FRIEND}|{_PET})(?:,? (?P<name>[^\W\d_][\w'-]*))?(?P<end>,? )(?=[a-z'])"
 )
+_CALLED = re.compile(
+    rf"(?:my|our) (?:\w+ )?(?P<rel>{_REL}|{_FRIEND}|{_PET})(?:['’]s name is|(?: is|['’]s) (?:called|named)) (?=\w)"
+)
+_PARTNERS = words("wife husband girlfriend boyfriend partner fiancé fiancée fiance fiancee")
 _NAMED = re.compile(
     r"(?P<name>[^\W\d_][\w-]+(?: [^\W\d_][\w-]+)?) (?=(?:lives|works (?:at|as|for)|speaks|is allergic|"
     r"is from|is married|was born|moved to|hates|prefers)\b)"
 )
+_CAPITALISED = re.compile(r"[^\W\d_a-z][\w'’-]*(?: [A-Z][\w'’-]*)?")
 _NOT_NAMES = words(
     """
     this that it there here he she they we you who what everyone everybody someone nobody people the a
@@ -188,6 +193,10 @@ class _Reader:
 
     def _other(self, clause: Clause, at: int) -> tuple[list[Fact], str]:
         """What is said of somebody else."""
+        if (called := _CALLED.match(self._low, at, clause.end)) and (
+            capitals := _CAPITALISED.match(self._text, called.end(), clause.end)
+        ):
+            return [self._acquaintance(called["rel"], capitals[0], clause)], f"{called['rel']} {capitals[0]}"
         match = _OTHER.match(self._low, at, clause.end)
         if match is None:
             named = _NAMED.match(self._low, at, clause.end)
@@ -207,33 +216,24 @@ class _Reader:
             behind = match.end("rel")
         subject = f"{kin} {name}".strip()
         found: list[Fact] = []
-        predicate = "has_relative" if re.fullmatch(_REL, kin.casefold()) else "has_friend"
-        predicate = "has_pet" if re.fullmatch(_PET, kin.casefold()) else predicate
         start = behind
         while start < clause.end and self._low[start] in " ,":
             start += 1
         late = (match["adj"] or "").strip() == "late" or _DIED.match(self._low, start, clause.end) is not None
-        if predicate == "has_pet" and (name or late):
-            value = f"{kin} {name}".strip()
-            found.append(self._fact(SPEAKER, predicate, value, 0.9, clause, ended=late))
-        elif name and not late:
-            partner = kin.casefold() in (
-                "wife",
-                "husband",
-                "girlfriend",
-                "boyfriend",
-                "partner",
-                "fiancé",
-                "fiancée",
-                "fiance",
-                "fiancee",
-            )
-            found.append(self._fact(SPEAKER, "partner" if partner else predicate, subject, 0.9, clause))
+        if (name and not late) or (late and re.fullmatch(_PET, kin.casefold())):
+            found.append(self._acquaintance(kin, name, clause, ended=late))
         if self._low.startswith("'s ", behind):
             return found, ""  # "my sister's house": of a thing of theirs
         if late:
             return found, ""
         return [*found, *self._phrase(subject, start, clause)], subject
+
+    def _acquaintance(self, kin: str, name: str, clause: Clause, *, ended: bool = False) -> Fact:
+        """That the speaker has such a relative, friend or animal."""
+        folded = kin.casefold()
+        predicate = "has_relative" if re.fullmatch(_REL, folded) else "has_friend"
+        predicate = "has_pet" if re.fullmatch(_PET, folded) else "partner" if folded in _PARTNERS else predicate
+        return self._fact(SPEAKER, predicate, f"{kin} {name}".strip(), 0.9, clause, ended=ended)
 
     def _phrase(self, subject: str, at: int, clause: Clause) -> list[Fact]:
         """What a verb phrase says of a subject."""

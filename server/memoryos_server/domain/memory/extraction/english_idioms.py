@@ -274,6 +274,13 @@ ENDINGS = (
         ended=True,
     ),
     Saying(
+        "owns",
+        re.compile(rf"(?:{HAVE})?(?:just |recently )*sold (?:my|our|the) (?:old )?(?P<v>[\w-]+(?: [\w-]+){{0,2}})"),
+        "book",
+        0.85,
+        ended=True,
+    ),
+    Saying(
         "studies_at",
         re.compile(rf"(?:{HAVE})?(?:just |recently )*(?:graduated|dropped out) (?:from|of) {V}"),
         "org",

@@ -342,6 +342,16 @@ VERBS = (
         0.88,
     ),
     Saying(
+        "owns",
+        re.compile(
+            rf"(?:drives? |{BE}driving |{HAVE}been driving )(?:an?|my own|our own) (?:(?:old|new|used|small|little|big|"
+            r"second-hand|electric|hybrid|white|black|gr[ae]y|silver|red|blue|green|yellow) ){0,2}"
+            r"(?P<v>[\w-]+(?: [\w-]+){0,2})"
+        ),
+        "book",  # as a title, a make begins with a capital letter
+        0.85,
+    ),
+    Saying(
         "member_of",
         re.compile(
             rf"(?:{HAVE})?(?:just |recently |finally )*joined (?P<v>(?:an?|the|my) (?:[\w'-]+ ){{0,4}}?"
