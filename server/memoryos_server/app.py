@@ -153,8 +153,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     letters = DeadLetters(redis.queue)
     await stack.enter_async_context(QueueWatch(letters, counts))
 
-    key_service = KeyService(redis.keys, redis.audit)
-    await _check_first_key(settings, key_service)
+    await _check_first_key(settings, KeyService(redis.keys, redis.audit))
     methods = schema.load()
     board = HealthBoard(dict.fromkeys(method.service for method in methods))
     health = await stack.enter_async_context(
@@ -169,6 +168,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         )
     )
     writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))
+    keys = KeyService(redis.keys, redis.audit, writer.put, spare_admin=bool(settings.auth.admin_key))
     await stack.enter_async_context(MetricsListener(metrics, settings.server.metrics_listen))
     around = standard(
         methods,
@@ -188,7 +188,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     retention = await stack.enter_async_context(_retention(settings, redis))
     # Live stores have backups of their own, taken where they run.
     backups = Backups(embedded, redis, memory.pipeline.held, retention.still) if _all_embedded(settings) else None
-    commands = Operator(key_service, redis.audit, letters, House(backups, retention, redis.audit))
+    commands = Operator(keys, redis.audit, letters, House(backups, retention, redis.audit))
     directory = operator_dir(settings)
     private_dir(directory)  # no embedded store may have made it
     await stack.enter_async_context(operator.serve(commands, directory))
@@ -205,7 +205,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                 "memoryos.v1.EmbeddingService": EmbeddingServicer(
                     EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status(), memory.upstream)
                 ),
-                **wiring.servicers(settings, memory, chat, letters, meter, receipts),
+                **wiring.servicers(settings, memory, chat, letters, meter, receipts, keys),
             },
             around=around,
             serving=health,

@@ -92,6 +92,8 @@ def _show_key(item: Mapping[str, Any]) -> str:
         f"{item['id']}  tenant={item['tenant_id']}  user={item['user_id']}  {','.join(item['permissions'])}"
         f"  expires={item['expires_at'] or 'never'}  last used={item['last_used_at'] or 'never'}{budget}  {item['description']}"
     ).rstrip()
+    if "old_id" in item:
+        line += f"\nThe old key, {item['old_id']}, ends at {item['old_expires_at']}."
     return f"{line}\nThe key, shown this once:\n{item['api_key']}" if "api_key" in item else line
 
 
@@ -123,6 +125,15 @@ def _create(args: argparse.Namespace) -> int:
     return run(args, "keys.create", arguments, _show_key)
 
 
+def _rotate(args: argparse.Namespace) -> int:
+    arguments = {
+        "key": args.key,
+        "overlap_seconds": args.overlap_seconds,
+        "expires_at": args.expires.isoformat() if args.expires else None,
+    }
+    return run(args, "keys.rotate", arguments, _show_key)
+
+
 def _time(text: str) -> datetime:
     value = datetime.fromisoformat(text)
     return value if value.tzinfo else value.astimezone()
@@ -136,7 +147,7 @@ def register(subparsers: Any) -> None:
     sub = subparsers.add_parser("serve", help="run the gRPC server with its stores")
     sub.set_defaults(run=lambda args: serve(args.loaded))
 
-    keys = subparsers.add_parser("keys", help="make, list and revoke API keys").add_subparsers(required=True)
+    keys = subparsers.add_parser("keys", help="make, list, rotate and revoke API keys").add_subparsers(required=True)
     create = keys.add_parser("create", help="make a key; it is shown once")
     create.add_argument("--user", help="its user (default: default_user, or admin with --admin)")
     create.add_argument("--tenant", help="its tenant (default: default); * may name any (default with --admin)")
@@ -156,6 +167,14 @@ def register(subparsers: Any) -> None:
     revoke = keys.add_parser("revoke", help="end a key at once")
     revoke.add_argument("key", help="the key or its id")
     revoke.set_defaults(run=lambda args: run(args, "keys.revoke", {"key": args.key}, _show_key))
+
+    rotate = keys.add_parser("rotate", help="make a new key with the rights of an old one, which ends after a while")
+    rotate.add_argument("key", help="the old key or its id")
+    rotate.add_argument(
+        "--overlap-seconds", type=int, help="how long the old key goes on, 0..2592000 (default: 86400, a day)"
+    )
+    rotate.add_argument("--expires", type=_time, help="when the new key ends (default: when the old one would have)")
+    rotate.set_defaults(run=_rotate)
 
     audit = subparsers.add_parser("audit", help="read what was recorded").add_subparsers(required=True)
     tail = audit.add_parser("tail", help="the newest events, oldest of them first")
@@ -188,5 +207,5 @@ def register(subparsers: Any) -> None:
     discard.set_defaults(
         run=lambda args: run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
     )
-    for parser in (create, listing, revoke, tail, seen, replay, discard):
+    for parser in (create, listing, revoke, rotate, tail, seen, replay, discard):
         parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from memoryos_server.domain.admin.keys import KeyService, NewKey
+from memoryos_server.domain.admin.keys import Keeper, KeyService, NewKey
 from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent
+from memoryos_server.domain.core.caller import ANY_TENANT
 from memoryos_server.domain.core.faults import Fault, Invalid
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
@@ -49,6 +50,8 @@ _END_SECONDS = 5.0
 
 ACTOR = "operator"
 """Who audit events name for a change made on the machine itself."""
+
+_KEEPER = Keeper(ACTOR, every=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +86,19 @@ class Operator:
         """
         if command == "keys.create":
             new = NewKey(**{**arguments, "expires_at": _time(arguments.get("expires_at"))})
-            key, record = await self._keys.create(new, ACTOR)
+            key, record = await self._keys.create(new, _KEEPER)
             yield {"api_key": key, **_key(record)}
         elif command == "keys.list":
-            for record in await self._keys.list():
+            for record in await self._keys.listed(_KEEPER, ANY_TENANT):
                 yield _key(record)
         elif command == "keys.revoke":
-            yield _key(await self._keys.revoke(arguments["key"], ACTOR))
+            # Who may do this can make another admin key, too.
+            yield _key(await self._keys.revoke(arguments["key"], _KEEPER, keep_admin=False))
+        elif command == "keys.rotate":
+            key, record, old = await self._keys.rotate(
+                arguments["key"], _KEEPER, arguments.get("overlap_seconds"), _time(arguments.get("expires_at"))
+            )
+            yield {"api_key": key, **_key(record), "old_id": old.id, "old_expires_at": _key(old)["expires_at"]}
         elif command == "audit.tail":
             async for item in self._tail(arguments.get("tenant_id"), int(arguments["limit"])):
                 yield item

@@ -16,8 +16,10 @@ from typing import Protocol
 from memoryos.settings import Settings, SettingsError, UpstreamSettings
 from memoryos.tracing import Spans
 from memoryos_server.domain.admin.budgets import Budgets
+from memoryos_server.domain.admin.keys import KeyService
 from memoryos_server.domain.admin.metering import Meter
 from memoryos_server.domain.admin.usage import UsageService
+from memoryos_server.domain.admin.users import UserService
 from memoryos_server.domain.chat.receipts import Receipts
 from memoryos_server.domain.chat.service import ChatService
 from memoryos_server.domain.core.caller import Caller
@@ -47,6 +49,7 @@ from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Subject, Vectors
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.rpc.admin_servicer import AdminServicer
 from memoryos_server.rpc.chat_servicer import ChatServicer
 from memoryos_server.rpc.memories_servicer import MemoriesServicer
 from memoryos_server.rpc.memory_servicer import MemoryServicer
@@ -286,6 +289,7 @@ def servicers(
     letters: DeadLetters,
     meter: Meter,
     receipts: Receipts | None,
+    keys: KeyService,
 ) -> dict[str, object]:
     """The services on memory by their full names."""
     redis, vectors, pipeline, words = memory.redis, memory.vectors, memory.pipeline, memory.words
@@ -327,5 +331,6 @@ def servicers(
         "memoryos.v1.MemoryService": MemoryServicer(memory.service, said),
         "memoryos.v1.QueueService": QueueServicer(letters),
         "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
+        "memoryos.v1.AdminService": AdminServicer(keys, UserService(redis.keys, redis.subjects)),
         "memoryos.v1.UsageService": UsageServicer(UsageService(redis.usage, meter)),
     }

@@ -431,8 +431,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/admin/keys",
         {"api_key": str, "message": "API Key created successfully"},
         {"api_key": "a-chosen-key-of-alice", "permissions": ["chat", "memory"], "description": "a key"} | ALICE,
+        built=True,
     ),
-    Endpoint(43, "DELETE", "/v1/admin/keys/{key}", {"message": "API Key deleted successfully"}),
+    Endpoint(43, "DELETE", "/v1/admin/keys/{key}", {"message": "API Key deleted successfully"}, built=True),
     Endpoint(
         44,
         "GET",
@@ -564,6 +565,9 @@ ADDED = frozenset(
         ("POST", "/v1/embeddings"),
         ("POST", "/v1/responses"),
         ("GET", "/v1/usage"),
+        ("GET", "/v1/admin/keys"),
+        ("POST", "/v1/admin/keys/{key}/rotate"),
+        ("GET", "/v1/admin/users"),
         ("GET", "/v1/chat/receipts/{id}"),
     }
 )

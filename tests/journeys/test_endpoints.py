@@ -39,7 +39,9 @@ def known(shared: System) -> dict[str, str]:
 
 
 def noted(shared: System, path: str) -> dict[str, str]:
-    """The id of a new typed memory, where the path asks for one."""
+    """A new key, or the id of a new typed memory, where the path asks for one."""
+    if path.startswith("/v1/admin/keys/{key}"):
+        return {"key": shared.post("/v1/admin/keys", {"user_id": "alice", "permissions": ["chat"]})[1]["api_key"]}
     if not path.startswith("/v1/memories/{id}"):
         return {}
     return {"id": shared.post("/v1/memories", {"content": "noted", "memory_type": "fact"})[1]["data"]["id"]}

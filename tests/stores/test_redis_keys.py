@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from memoryos_server.domain.core.faults import BackendDown, Exists
+from memoryos_server.domain.core.faults import BackendDown, Exists, Stale
 from memoryos_server.domain.core.time import from_unix
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.redis import RedisStore
@@ -73,6 +73,64 @@ async def test_revoke_when_others_have_it_cached_then_it_ends_at_once_everywhere
         assert await store.keys.list() == []
         await store.keys.create(KEY, RECORD)
         assert await other.keys.find(KEY)
+
+
+async def test_rotate_when_others_have_the_old_one_cached_then_they_learn_its_end_at_once(
+    store: RedisStore, connect: Connect
+) -> None:
+    async with connect() as other:
+        await store.keys.create(KEY, RECORD)
+        assert await other.keys.find(KEY)
+        ends = datetime.now(UTC) + timedelta(hours=1)
+        new = replace(RECORD, id="key_ffffffffffffffff", created_at=ends)
+        await store.keys.rotate(RECORD, ends, "the-new-key-of-ann", new)
+        found = await other.keys.find("the-new-key-of-ann")
+        assert found is not None
+        assert replace(found, last_used_at=None) == new
+
+        async def ended() -> bool:
+            known = await other.keys.find(KEY)
+            return known is not None and known.expires_at == ends
+
+        await until(ended, 2)
+        assert [key.id for key in await store.keys.list()] == [RECORD.id, new.id]
+
+
+async def test_rotate_when_the_old_one_was_changed_meanwhile_then_nothing_is_done(store: RedisStore) -> None:
+    await store.keys.create(KEY, RECORD)
+    ends = datetime.now(UTC) + timedelta(hours=1)
+    for number, outcome in enumerate(
+        await asyncio.gather(
+            *(
+                store.keys.rotate(RECORD, ends, f"the-new-key-number-{n}", replace(RECORD, id=f"key_{n:016x}"))
+                for n in range(8)
+            ),
+            return_exceptions=True,
+        )
+    ):
+        assert outcome is None or isinstance(outcome, Stale)
+        assert (await store.keys.find(f"the-new-key-number-{number}") is not None) == (outcome is None)
+    assert len(await store.keys.list()) == 2
+    await store.keys.revoke(RECORD.id)
+    with pytest.raises(Stale):
+        await store.keys.rotate(RECORD, None, "the-new-key-of-ann", replace(RECORD, id="key_ffffffffffffffff"))
+
+
+async def test_revoke_when_two_remove_each_other_then_one_of_them_stays(store: RedisStore) -> None:
+    others = {RECORD.id: "key_ffffffffffffffff", "key_ffffffffffffffff": RECORD.id}
+    await store.keys.create(KEY, RECORD)
+    await store.keys.create(KEY + "x", replace(RECORD, id=others[RECORD.id]))
+    outcomes = await asyncio.gather(
+        *(store.keys.revoke(one, while_there=[other]) for one, other in others.items()), return_exceptions=True
+    )
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["ApiKey", "Stale"]
+    assert len(await store.keys.list()) == 1
+
+
+async def test_look_when_asked_then_it_counts_as_no_use(store: RedisStore) -> None:
+    await store.keys.create(KEY, RECORD)
+    assert [await store.keys.look(name) for name in (KEY, RECORD.id)] == [RECORD, RECORD]
+    assert [await store.keys.look(name) for name in (KEY + "x", "key_0000000000000000")] == [None, None]
 
 
 async def test_find_when_cached_and_changes_are_heard_then_does_not_ask_the_store(store: RedisStore) -> None:

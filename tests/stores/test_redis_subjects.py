@@ -110,3 +110,27 @@ async def test_find_when_the_cache_is_stale_then_asks_again(store: RedisStore, c
         assert await hurried.find("acme", "ann") == ann
         await erase(store, ann)
         assert await hurried.find("acme", "ann") is None
+
+
+async def test_users_when_listed_page_by_page_then_each_of_the_tenant_once_and_none_who_is_erased(
+    store: RedisStore,
+) -> None:
+    await store.subjects.open_tenant("acme")
+    for start in range(0, 2400, 200):
+        await asyncio.gather(
+            *(store.subjects.open("acme" if n % 40 == 0 else "globex", f"user {n}") for n in range(start, start + 200))
+        )
+    gone = await store.subjects.find("acme", "user 40")
+    assert gone is not None
+    await erase(store, gone)
+    found: list[str] = []
+    pages, after = 0, ""
+    while after or not pages:
+        page, after = await store.subjects.users("acme", after, 25)
+        assert len(page) <= 25
+        assert [one.id for one in page] == sorted(one.id for one in page)
+        found += [one.user_id for one in page]
+        pages += 1
+    assert sorted(found) == sorted(f"user {n}" for n in range(0, 2400, 40) if n != 40)
+    assert await store.subjects.users("nobody", "", 100) != ([], "")  # there is more to look at
+    assert pages <= 5

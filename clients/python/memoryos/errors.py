@@ -124,6 +124,7 @@ _BY_REASON: Mapping[str, type[MemoryOSError]] = {
     "already_exists": Conflict,
     "event_id_conflict": Conflict,
     "stale": Conflict,
+    "last_admin_key": Conflict,
     "session_expired": SessionExpired,
     "too_large": TooLarge,
     "unsupported_media_type": InvalidArgument,

@@ -18,6 +18,7 @@ from google.protobuf.descriptor import Descriptor, FileDescriptor, MethodDescrip
 from google.protobuf.message import Message
 
 from memoryos.v1 import (
+    admin_service_pb2,
     chat_service_pb2,
     embedding_service_pb2,
     memories_service_pb2,
@@ -38,6 +39,7 @@ FILES: tuple[FileDescriptor, ...] = (
     queue_service_pb2.DESCRIPTOR,
     embedding_service_pb2.DESCRIPTOR,
     usage_service_pb2.DESCRIPTOR,
+    admin_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 
@@ -117,6 +119,11 @@ class Method:
         """The needed permission as keys hold it, such as `memory.read`; `public` needs none."""
         short = options_pb2.Permission.Name(self.policy.permission).removeprefix("PERMISSION_").lower()
         return short.replace("memory_", "memory.")
+
+    @property
+    def whose(self) -> str:
+        """Whose data a call touches, such as `user`; `unspecified` if the proto does not say."""
+        return options_pb2.Whose.Name(self.policy.whose).removeprefix("WHOSE_").lower()
 
     @property
     def deadline(self) -> float:

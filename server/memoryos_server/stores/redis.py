@@ -29,12 +29,12 @@ class RedisStore:
 
     Attributes:
         manifest: What the store is; `manifest.notes` are for the operator.
-        subjects: The ports `Subjects` and `Sealers`.
+        subjects: The ports `Subjects`, `People` and `Sealers`.
         turns: The port `Turns`.
         queue: The port `Queue`.
         heat: The port `HeatStore`.
         audit: The port `AuditLog`.
-        keys: The port `ApiKeys`.
+        keys: The ports `ApiKeys` and `KeyStore`.
         usage: The port `UsageStore`.
         budgets: The port `BudgetStore`.
         receipts: The port `ReceiptStore`.

@@ -6,14 +6,15 @@ All keys lie in one slot, since making or revoking one changes record and list t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import orjson
 
-from memoryos_server.domain.core.faults import BackendDown, Exists
+from memoryos_server.domain.core.faults import BackendDown, Exists, Stale
 from memoryos_server.domain.core.patience import in_a_hurry
 from memoryos_server.domain.core.time import from_unix
 from memoryos_server.domain.ports import ApiKey
@@ -23,7 +24,7 @@ from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import API_KEY_IDS, API_KEY_USES, API_KEYS, CHANGES
 
 KIND = "apikey"
-"""The kind of message that says that a key is revoked."""
+"""The kind of message that says that a key is revoked, or has another end than before."""
 
 _USE_SECONDS = 60
 _ID_PREFIX = "key_"
@@ -61,7 +62,7 @@ _CREATE = Script(
 _REVOKE = Script(
     "revoke_api_key",
     """
-    -- KEYS keys, ids, uses. ARGV hash or '', id or '', channel, kind of message.
+    -- KEYS keys, ids, uses. ARGV hash or '', id or '', channel, kind of message, ids of which one must be there.
     local hash = ARGV[1]
     if hash == '' then hash = redis.call('HGET', KEYS[2], ARGV[2]) end
     if not hash then return {} end
@@ -69,6 +70,9 @@ _REVOKE = Script(
     redis.call('PUBLISH', ARGV[3], ARGV[4] .. ' ' .. hash)
     local record = redis.call('HGET', KEYS[1], hash)
     if not record then return {} end
+    local there = #ARGV == 4
+    for i = 5, #ARGV do there = there or redis.call('HEXISTS', KEYS[2], ARGV[i]) == 1 end
+    if not there then return {'alone'} end
     local id = string.match(record, '^[^ ]+')
     local used = redis.call('HGET', KEYS[3], id)
     redis.call('HDEL', KEYS[1], hash)
@@ -78,14 +82,48 @@ _REVOKE = Script(
     """,
 )
 
+_LOOK = Script(
+    "look_up_api_key",
+    """
+    -- KEYS keys, ids, uses. ARGV hash or '', id or ''.
+    local hash = ARGV[1]
+    if hash == '' then hash = redis.call('HGET', KEYS[2], ARGV[2]) end
+    local record = hash and redis.call('HGET', KEYS[1], hash)
+    if not record then return {} end
+    return {record, redis.call('HGET', KEYS[3], string.match(record, '^[^ ]+')) or '', hash}
+    """,
+)
+
+_ROTATE = Script(
+    "rotate_api_key",
+    """
+    -- KEYS keys, ids, uses. ARGV channel, kind of message, old hash, old id, old record as it was, as it is to be or '',
+    -- new hash, new id, new record. Sent again, it says 1 again.
+    if redis.call('HGET', KEYS[1], ARGV[7]) ~= ARGV[9] then
+      if redis.call('HGET', KEYS[1], ARGV[3]) ~= ARGV[5] then return 0 end
+      redis.call('HSET', KEYS[1], ARGV[7], ARGV[9])
+      redis.call('HSET', KEYS[2], ARGV[8], ARGV[7])
+      if ARGV[6] == '' then
+        redis.call('HDEL', KEYS[1], ARGV[3])
+        redis.call('HDEL', KEYS[2], ARGV[4])
+        redis.call('HDEL', KEYS[3], ARGV[4])
+      else
+        redis.call('HSET', KEYS[1], ARGV[3], ARGV[6])
+      end
+    end
+    redis.call('PUBLISH', ARGV[1], ARGV[2] .. ' ' .. ARGV[3])
+    return 1
+    """,
+)
+
 _LIST = Script("list_api_keys", "return {redis.call('HGETALL', KEYS[1]), redis.call('HGETALL', KEYS[3])}")
 
-SCRIPTS = (_FIND, _CREATE, _REVOKE, _LIST)
+SCRIPTS = (_FIND, _CREATE, _REVOKE, _LOOK, _ROTATE, _LIST)
 KEYS = (API_KEYS, API_KEY_IDS, API_KEY_USES)
 
 
 class RedisApiKeys:
-    """The port `ApiKeys`.
+    """The ports `ApiKeys` and `KeyStore`.
 
     A seen key is cached for at most a minute, while changes of other replicas are heard; while they are not, every look
     goes to the store. While the store is down a cached key keeps working. Whether a key is expired is for the caller to
@@ -168,28 +206,62 @@ class RedisApiKeys:
         ]
         return sorted(found, key=lambda key: (key.created_at, key.id))
 
-    async def revoke(self, key_or_id: str) -> ApiKey | None:
-        """Removes a key by itself or by its id, at once on every replica; None if there is no such key.
+    async def look(self, key_or_id: str) -> ApiKey | None:
+        """The record of a key by itself or by its id, as the store has it now; it does not count as a use.
 
         Raises:
             BackendDown: The store does not answer.
         """
-        by_id = key_or_id.startswith(_ID_PREFIX)  # no key may begin so
-        digest = "" if by_id else self._digest(key_or_id)
-        answer = await self._client.script(_REVOKE, KEYS, [digest, key_or_id if by_id else "", CHANGES, KIND])
+        answer = await self._client.script(_LOOK, KEYS, self._named(key_or_id))
+        return self._open(answer[2].decode(), answer[0], answer[1]) if answer else None
+
+    async def rotate(self, old: ApiKey, ends: datetime | None, key: str, record: ApiKey) -> None:
+        """Keeps a new key and, in the same write, gives an old one its end (None: now, and it is forgotten).
+
+        Raises:
+            Stale: The old key was changed or removed meanwhile; nothing was done.
+            BackendDown: The store does not answer.
+        """
+        answer = await self._client.script(_LOOK, KEYS, ["", old.id])
+        digest = answer[2].decode() if answer else ""
+        if not answer or replace(self._open(digest, answer[0], None), last_used_at=old.last_used_at) != old:
+            raise Stale("The API key was changed meanwhile", param="key")
+        ending = b"" if ends is None else self._seal(digest, replace(old, expires_at=ends))
+        new = self._digest(key)
+        arguments = [CHANGES, KIND, digest, old.id, answer[0], ending, new, record.id, self._seal(new, record)]
+        if not await self._client.script(_ROTATE, KEYS, arguments):
+            raise Stale("The API key was changed meanwhile", param="key")
+        self._cache.drop(digest)
+
+    async def revoke(self, key_or_id: str, *, while_there: Sequence[str] = ()) -> ApiKey | None:
+        """Removes a key by itself or by its id, at once on every replica; None if there is no such key.
+
+        Raises:
+            Stale: None of the ids `while_there` is there any more; nothing was done.
+            BackendDown: The store does not answer.
+        """
+        arguments = [*self._named(key_or_id), CHANGES, KIND, *while_there]
+        answer = await self._client.script(_REVOKE, KEYS, arguments)
         if not answer:
             return None
+        if len(answer) == 1:
+            raise Stale("The keys were changed meanwhile", param="key")
         digest = answer[2].decode()
         self._cache.drop(digest)
         return self._open(digest, answer[0], answer[1])
 
     def heard(self, digest: str) -> None:
-        """Forgets a key that is said to be revoked."""
+        """Forgets a key that is said to be revoked or changed."""
         self._cache.drop(digest)
 
     def distrust(self) -> None:
         """Looks at every cached key again before its next use."""
         self._cache.distrust()
+
+    def _named(self, key_or_id: str) -> tuple[str, str]:
+        """Hash and id, of which the one that is not known is ""."""
+        by_id = key_or_id.startswith(_ID_PREFIX)  # no key may begin so
+        return ("", key_or_id) if by_id else (self._digest(key_or_id), "")
 
     def _digest(self, key: str) -> str:
         return self._secrets.hash("apikey", key)

@@ -68,6 +68,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_INTERNAL is a fault of ours; the request id finds it in the log."""
     ERROR_REASON_CANCELLED: _ErrorReason.ValueType  # 22
     """ERROR_REASON_CANCELLED is a call whose caller left."""
+    ERROR_REASON_LAST_ADMIN_KEY: _ErrorReason.ValueType  # 23
+    """ERROR_REASON_LAST_ADMIN_KEY is the removal of the last key with the permission `admin`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error."""
@@ -118,4 +120,6 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 21
 """ERROR_REASON_INTERNAL is a fault of ours; the request id finds it in the log."""
 ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 22
 """ERROR_REASON_CANCELLED is a call whose caller left."""
+ERROR_REASON_LAST_ADMIN_KEY: ErrorReason.ValueType  # 23
+"""ERROR_REASON_LAST_ADMIN_KEY is the removal of the last key with the permission `admin`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -99,6 +99,42 @@ AUDIT_KIND_CHANGE: AuditKind.ValueType  # 2
 """AUDIT_KIND_CHANGE is written in the same atomic write as the change."""
 Global___AuditKind: _TypeAlias = AuditKind  # noqa: Y015
 
+class _Whose:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _WhoseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Whose.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    WHOSE_UNSPECIFIED: _Whose.ValueType  # 0
+    """WHOSE_UNSPECIFIED is said by no RPC of ours."""
+    WHOSE_NOBODY: _Whose.ValueType  # 1
+    """WHOSE_NOBODY is no one's data: health, models, embeddings."""
+    WHOSE_USER: _Whose.ValueType  # 2
+    """WHOSE_USER is one user's: the key's, or with `act_as` or `admin` another one of the tenant, who is named."""
+    WHOSE_KEY: _Whose.ValueType  # 3
+    """WHOSE_KEY is the calling key's own; with `admin` that of all keys of the tenant."""
+    WHOSE_TENANT: _Whose.ValueType  # 4
+    """WHOSE_TENANT is the whole tenant's."""
+    WHOSE_STORE: _Whose.ValueType  # 5
+    """WHOSE_STORE is every tenant's: only a key of all tenants may call."""
+
+class Whose(_Whose, metaclass=_WhoseEnumTypeWrapper):
+    """Whose says whose data an RPC reads or changes, and so what a key must be besides holding the permission."""
+
+WHOSE_UNSPECIFIED: Whose.ValueType  # 0
+"""WHOSE_UNSPECIFIED is said by no RPC of ours."""
+WHOSE_NOBODY: Whose.ValueType  # 1
+"""WHOSE_NOBODY is no one's data: health, models, embeddings."""
+WHOSE_USER: Whose.ValueType  # 2
+"""WHOSE_USER is one user's: the key's, or with `act_as` or `admin` another one of the tenant, who is named."""
+WHOSE_KEY: Whose.ValueType  # 3
+"""WHOSE_KEY is the calling key's own; with `admin` that of all keys of the tenant."""
+WHOSE_TENANT: Whose.ValueType  # 4
+"""WHOSE_TENANT is the whole tenant's."""
+WHOSE_STORE: Whose.ValueType  # 5
+"""WHOSE_STORE is every tenant's: only a key of all tenants may call."""
+Global___Whose: _TypeAlias = Whose  # noqa: Y015
+
 class _Envelope:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -166,10 +202,13 @@ class Policy(_message.Message):
     PERMISSION_FIELD_NUMBER: _builtins.int
     DEFAULT_DEADLINE_SECONDS_FIELD_NUMBER: _builtins.int
     AUDIT_FIELD_NUMBER: _builtins.int
+    WHOSE_FIELD_NUMBER: _builtins.int
     permission: Global___Permission.ValueType
     """permission is required; an RPC without one stops the server from starting."""
     default_deadline_seconds: _builtins.float
     """default_deadline_seconds bounds a call that brings no deadline of its own, and caps one that does. Required, above 0."""
+    whose: Global___Whose.ValueType
+    """whose is whose data a call touches."""
     @_builtins.property
     def audit(self) -> Global___Audit:
         """audit is what is recorded of a call."""
@@ -180,10 +219,11 @@ class Policy(_message.Message):
         permission: Global___Permission.ValueType = ...,
         default_deadline_seconds: _builtins.float = ...,
         audit: Global___Audit | None = ...,
+        whose: Global___Whose.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "default_deadline_seconds", b"default_deadline_seconds", "permission", b"permission"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audit", b"audit", "default_deadline_seconds", b"default_deadline_seconds", "permission", b"permission", "whose", b"whose"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,7 +26,7 @@ from google.api import annotations_pb2 as google_dot_api_dot_annotations__pb2
 from memoryos.v1 import options_pb2 as memoryos_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmemoryos/v1/usage_service.proto\x12\x0bmemoryos.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19memoryos/v1/options.proto\"\xa7\x01\n\x10ListUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x1c\n\x08\x66rom_day\x18\x03 \x01(\tB\n\x9a\xb5\x18\x06\x12\x04\x66rom\x12\x18\n\x06to_day\x18\x04 \x01(\tB\x08\x9a\xb5\x18\x04\x12\x02to\x12\x16\n\tpage_size\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x06 \x01(\tB\x0c\n\n_page_size\"\xac\x02\n\x05Usage\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\r\x12\x14\n\x0cinput_tokens\x18\x06 \x01(\r\x12\x15\n\routput_tokens\x18\x07 \x01(\r\x12\x15\n\rcached_tokens\x18\x08 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\t \x01(\r\x12\x17\n\x0finjected_tokens\x18\n \x01(\r\x12\x1a\n\x12\x65stimated_requests\x18\x0b \x01(\r\x12\x1e\n\x16\x65stimated_input_tokens\x18\x0c \x01(\r\x12\x1f\n\x17\x65stimated_output_tokens\x18\r \x01(\r\"O\n\x11ListUsageResponse\x12!\n\x05usage\x18\x01 \x03(\x0b\x32\x12.memoryos.v1.Usage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x97\x01\n\x0cUsageService\x12\x86\x01\n\tListUsage\x12\x1d.memoryos.v1.ListUsageRequest\x1a\x1e.memoryos.v1.ListUsageResponse\":\x90\x02\x01\x8a\xb5\x18\"\x08\x02\x11\x00\x00\x00\x00\x00\x00>@\x1a\x15\n\nusage.read\x10\x01\x1a\x05usage\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmemoryos/v1/usage_service.proto\x12\x0bmemoryos.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x19memoryos/v1/options.proto\"\xa7\x01\n\x10ListUsageRequest\x12\x11\n\ttenant_id\x18\x01 \x01(\t\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x1c\n\x08\x66rom_day\x18\x03 \x01(\tB\n\x9a\xb5\x18\x06\x12\x04\x66rom\x12\x18\n\x06to_day\x18\x04 \x01(\tB\x08\x9a\xb5\x18\x04\x12\x02to\x12\x16\n\tpage_size\x18\x05 \x01(\rH\x00\x88\x01\x01\x12\x12\n\npage_token\x18\x06 \x01(\tB\x0c\n\n_page_size\"\xac\x02\n\x05Usage\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x11\n\ttenant_id\x18\x02 \x01(\t\x12\x0e\n\x06key_id\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08requests\x18\x05 \x01(\r\x12\x14\n\x0cinput_tokens\x18\x06 \x01(\r\x12\x15\n\routput_tokens\x18\x07 \x01(\r\x12\x15\n\rcached_tokens\x18\x08 \x01(\r\x12\x18\n\x10reasoning_tokens\x18\t \x01(\r\x12\x17\n\x0finjected_tokens\x18\n \x01(\r\x12\x1a\n\x12\x65stimated_requests\x18\x0b \x01(\r\x12\x1e\n\x16\x65stimated_input_tokens\x18\x0c \x01(\r\x12\x1f\n\x17\x65stimated_output_tokens\x18\r \x01(\r\"O\n\x11ListUsageResponse\x12!\n\x05usage\x18\x01 \x03(\x0b\x32\x12.memoryos.v1.Usage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\x99\x01\n\x0cUsageService\x12\x88\x01\n\tListUsage\x12\x1d.memoryos.v1.ListUsageRequest\x1a\x1e.memoryos.v1.ListUsageResponse\"<\x90\x02\x01\x8a\xb5\x18$\x08\x02\x11\x00\x00\x00\x00\x00\x00>@\x1a\x15\n\nusage.read\x10\x01\x1a\x05usage \x03\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,7 +38,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTUSAGEREQUEST'].fields_by_name['to_day']._loaded_options = None
   _globals['_LISTUSAGEREQUEST'].fields_by_name['to_day']._serialized_options = b'\232\265\030\004\022\002to'
   _globals['_USAGESERVICE'].methods_by_name['ListUsage']._loaded_options = None
-  _globals['_USAGESERVICE'].methods_by_name['ListUsage']._serialized_options = b'\220\002\001\212\265\030\"\010\002\021\000\000\000\000\000\000>@\032\025\n\nusage.read\020\001\032\005usage\202\323\344\223\002\013\022\t/v1/usage'
+  _globals['_USAGESERVICE'].methods_by_name['ListUsage']._serialized_options = b'\220\002\001\212\265\030$\010\002\021\000\000\000\000\000\000>@\032\025\n\nusage.read\020\001\032\005usage \003\202\323\344\223\002\013\022\t/v1/usage'
   _globals['_LISTUSAGEREQUEST']._serialized_start=106
   _globals['_LISTUSAGEREQUEST']._serialized_end=273
   _globals['_USAGE']._serialized_start=276
@@ -46,5 +46,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTUSAGERESPONSE']._serialized_start=578
   _globals['_LISTUSAGERESPONSE']._serialized_end=657
   _globals['_USAGESERVICE']._serialized_start=660
-  _globals['_USAGESERVICE']._serialized_end=811
+  _globals['_USAGESERVICE']._serialized_end=813
 # @@protoc_insertion_point(module_scope)

@@ -16,8 +16,28 @@ from memoryos_server.domain.ports.ledger import (
     Settlement,
     Turns,
 )
-from memoryos_server.domain.ports.memories import KINDS, Change, HeatState, Record, Session, Subject, Subjects, Turn
-from memoryos_server.domain.ports.outside import ApiKey, ApiKeys, Asked, AuditLog, Embedder, Llm, ProviderAnswer, Served
+from memoryos_server.domain.ports.memories import (
+    KINDS,
+    Change,
+    HeatState,
+    People,
+    Record,
+    Session,
+    Subject,
+    Subjects,
+    Turn,
+)
+from memoryos_server.domain.ports.outside import (
+    ApiKey,
+    ApiKeys,
+    Asked,
+    AuditLog,
+    Embedder,
+    KeyStore,
+    Llm,
+    ProviderAnswer,
+    Served,
+)
 from memoryos_server.domain.ports.search import (
     IndexedRecord,
     IndexedTurn,
@@ -46,8 +66,10 @@ __all__ = [
     "HeatStore",
     "IndexedRecord",
     "IndexedTurn",
+    "KeyStore",
     "Lease",
     "Llm",
+    "People",
     "ProviderAnswer",
     "Queue",
     "Record",

@@ -152,6 +152,27 @@ class Session:
     last_at: datetime
 
 
+class People(Protocol):
+    """The users of a tenant that the stores know."""
+
+    async def find(self, tenant_id: str, user_id: str) -> Subject | None:
+        """The subject, or None if the user was never heard of. Cached, bounded."""
+
+    async def users(self, tenant_id: str, after: str, most: int) -> tuple[list[Subject], str]:
+        """Subjects of a tenant in the order of their ids.
+
+        What is looked at is bounded, so that fewer than `most`, even none, may come although there are more.
+
+        Args:
+            tenant_id: The tenant.
+            after: The subject id to go on behind; "" from the first.
+            most: The most subjects wanted.
+
+        Returns:
+            The subjects, and the subject id to go on behind; "" at the end.
+        """
+
+
 class Subjects(Protocol):
     """Who the stores know."""
 

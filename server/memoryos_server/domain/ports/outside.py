@@ -50,10 +50,20 @@ class ApiKey:
 
 
 class ApiKeys(Protocol):
-    """API keys, stored as keyed hashes."""
+    """Whose key it is."""
 
     async def find(self, key: str) -> ApiKey | None:
-        """The record of a key, or None. Cached at most 60 s while the store is up."""
+        """The record of a key that is being used, or None. Cached at most 60 s while the store is up."""
+
+
+class KeyStore(Protocol):
+    """API keys, stored as keyed hashes."""
+
+    async def look(self, key_or_id: str) -> ApiKey | None:
+        """The record of a key by itself or by its id, as the store has it now; it does not count as a use."""
+
+    async def list(self) -> list[ApiKey]:
+        """Every key, oldest first."""
 
     async def create(self, key: str, record: ApiKey) -> None:
         """Keeps a key.
@@ -62,11 +72,29 @@ class ApiKeys(Protocol):
             Exists: The key is there already.
         """
 
-    async def list(self) -> list[ApiKey]:
-        """Every key, oldest first."""
+    async def rotate(self, old: ApiKey, ends: datetime | None, key: str, record: ApiKey) -> None:
+        """Keeps a new key and, in the same write, gives an old one its end, which every replica learns at once.
 
-    async def revoke(self, key_or_id: str) -> ApiKey | None:
-        """Removes a key by itself or by its id, at once on every replica; None if there is no such key."""
+        Args:
+            old: The old key.
+            ends: When it ends; None: now, and it is forgotten.
+            key: The new key.
+            record: What is kept of it.
+
+        Raises:
+            Stale: The old key was changed or removed meanwhile; nothing was done.
+        """
+
+    async def revoke(self, key_or_id: str, *, while_there: Sequence[str] = ()) -> ApiKey | None:
+        """Removes a key by itself or by its id, at once on every replica; None if there is no such key.
+
+        Args:
+            key_or_id: The key.
+            while_there: Ids of which one must be there when the key is removed; none: whatever there is.
+
+        Raises:
+            Stale: None of them is there any more; nothing was done.
+        """
 
 
 class Embedder(Protocol):
