@@ -196,6 +196,7 @@ def _facts(memory: chat.ChatMemory) -> dict[str, str]:
         ("X-MemoryOS-Provider", memory.provider),
         ("X-MemoryOS-Dropped", _listed(memory.dropped)),
         ("X-MemoryOS-Receipt", memory.receipt_id),
+        ("X-MemoryOS-Reason", memory.reason),
     ):
         if value:
             headers[name] = percent_utf8(value)

@@ -50,7 +50,9 @@ from memoryos_server.domain.ports import Subject, Vectors
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.rpc.admin_servicer import AdminServicer
+from memoryos_server.domain.security.consents import ConsentedSubjects, ConsentService
 from memoryos_server.rpc.chat_servicer import ChatServicer
+from memoryos_server.rpc.consent_servicer import ConsentServicer
 from memoryos_server.rpc.memories_servicer import MemoriesServicer
 from memoryos_server.rpc.memory_servicer import MemoryServicer
 from memoryos_server.rpc.queue_servicer import QueueServicer
@@ -95,6 +97,7 @@ class Memory:
         words: Folds and stems.
         upstream: The providers of models, or None.
         knowledge: What is believed.
+        consents: Who may be remembered and recalled; whoever opens a subject here may keep something of it.
         consolidator: Makes segments.
         pipeline: The way of turns and changes.
         keeper: Counts accesses.
@@ -107,6 +110,7 @@ class Memory:
     words: Words
     upstream: Gateway | None
     knowledge: Knowledge
+    consents: ConsentedSubjects
     consolidator: Consolidator
     pipeline: Pipeline
     keeper: heat.HeatKeeper
@@ -164,6 +168,7 @@ async def open_memory(
         idle=timedelta(seconds=redis.queue.idle_seconds),
         counts=counts,
     )
+    consents = ConsentedSubjects(redis.subjects, redis.consents, required=settings.consent.required)
     pipeline = Pipeline(
         redis.turns,
         redis.queue,
@@ -186,6 +191,7 @@ async def open_memory(
         ),
         doubtful=lambda: redis.client.breaker.is_doubtful or vectors.breaker.is_doubtful,
         down=lambda: redis.client.breaker.is_open or vectors.breaker.is_open,
+        consents=consents,
     )
     reindexer = Reindexer(
         vectors,
@@ -206,9 +212,11 @@ async def open_memory(
     await stack.enter_async_context(reindexer)
     keeper = await stack.enter_async_context(heat.HeatKeeper(redis.heat))
     derived = DerivedRecall(vectors, engine, knowledge)
-    service = MemoryService(redis.subjects, redis.turns, vectors, pipeline, engine, derived=derived, heat=keeper)
+    service = MemoryService(
+        consents, redis.turns, vectors, pipeline, engine, derived=derived, heat=keeper, consents=consents
+    )
     finder = Finder(vectors, engine)
-    return Memory(redis, vectors, words, upstream, knowledge, consolidator, pipeline, keeper, finder, service)
+    return Memory(redis, vectors, words, upstream, knowledge, consents, consolidator, pipeline, keeper, finder, service)
 
 
 async def open_receipts(stack: AsyncExitStack, settings: Settings, memory: Memory) -> Receipts | None:
@@ -257,7 +265,9 @@ def open_chat(
         if settings.retention.usage_days > 0:
             meter.count(who.tenant_id, who.key_id, name, tokens)
 
-    notes = ChatNotes(memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper)
+    notes = ChatNotes(
+        memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper, memory.consents
+    )
     breakers = (memory.redis.client.breaker, memory.vectors.breaker)
     chat = ChatService(
         memory.service,
@@ -272,6 +282,7 @@ def open_chat(
         doubtful=lambda: any(breaker.is_doubtful and not breaker.is_open for breaker in breakers),
         keeps=lambda: not memory.redis.client.breaker.is_open,
         away=lambda: all(breaker.is_open for breaker in breakers),
+        may_use=memory.consents.allowed,
     )
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat
@@ -293,6 +304,7 @@ def servicers(
 ) -> dict[str, object]:
     """The services on memory by their full names."""
     redis, vectors, pipeline, words = memory.redis, memory.vectors, memory.pipeline, memory.words
+    consents = memory.consents
 
     def forget(tenant_id: str, user_id: str) -> None:
         chat.forget(tenant_id, user_id)
@@ -315,16 +327,22 @@ def servicers(
         rebuild=memory.consolidator,
         forget=forget,
     )
-    memories = MemoriesService(redis.subjects, vectors, pipeline, memory.finder, memory.keeper, forget=forget)
+    memories = MemoriesService(consents, vectors, pipeline, memory.finder, memory.keeper, forget=forget)
     extraction = Extraction(
         lambda messages, said_at: extract_memories(messages, said_at=said_at, fold=words.fold),
         memory.upstream,
         settings.memory.consolidation_model,
     )
     extracting = Extracting(
-        redis.subjects, vectors, pipeline, memory.finder, extraction, Sameness(words.fold, words.stem)
+        consents,
+        vectors,
+        pipeline,
+        memory.finder,
+        extraction,
+        Sameness(words.fold, words.stem),
+        consents=consents,
     )
-    segments = SegmentService(redis.subjects, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
+    segments = SegmentService(consents, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
     return {
         "memoryos.v1.ChatService": ChatServicer(chat, receipts),
         "memoryos.v1.SegmentService": SegmentServicer(segments),
@@ -332,5 +350,6 @@ def servicers(
         "memoryos.v1.QueueService": QueueServicer(letters),
         "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
         "memoryos.v1.AdminService": AdminServicer(keys, UserService(redis.keys, redis.subjects)),
+        "memoryos.v1.ConsentService": ConsentServicer(ConsentService(redis.subjects, redis.consents)),
         "memoryos.v1.UsageService": UsageServicer(UsageService(redis.usage, meter)),
     }

@@ -329,6 +329,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/security/gdpr/consent",
         {"status": "ok", "message": "Consent recorded"},
         ALICE | {"purpose": "data_processing", "granted": True},
+        built=True,
     ),
     Endpoint(
         31,
@@ -336,6 +337,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/security/gdpr/consent/check",
         {"status": "ok", "user_id": "alice", "purpose": "data_processing", "has_consent": bool},
         ALICE | {"purpose": "data_processing"},
+        built=True,
     ),
     Endpoint(
         32,

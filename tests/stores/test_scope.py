@@ -13,11 +13,13 @@ from memoryos_server.domain.core.caller import Budget
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, Change, HeatState, Subject
+from memoryos_server.domain.ports.consents import Consent
 from memoryos_server.domain.ports.receipts import Receipt
 from memoryos_server.domain.ports.usage import Spent, Usage
 from memoryos_server.stores import (
     redis_audit,
     redis_budgets,
+    redis_consents,
     redis_heat,
     redis_keys,
     redis_queue,
@@ -49,6 +51,7 @@ SCRIPTS = [
     for module in (
         redis_audit,
         redis_budgets,
+        redis_consents,
         redis_heat,
         redis_keys,
         redis_queue,
@@ -167,6 +170,7 @@ async def _use(store: RedisStore, user: str) -> Subject:
     )
     await store.turns.accept(subject, [said(subject, "e1"), said(subject, "e2", "b")], event)
     await store.turns.recent(subject, 20)
+    await store.consents.record(subject, Consent(uuid7(), "data_processing", True, utc_now(), "key_1"), None)
     anonymous = AuditEvent(f"w-{user}", utc_now(), "denied", "acme", "", "", "AddMemory", "denied", "anonymous")
     await store.audit.append(
         [anonymous, AuditEvent(f"x-{user}", utc_now(), "read", "acme", user, "", "R", "ok", "key_1")]

@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from memoryos.v1 import (
     admin_service_pb2,
     chat_service_pb2,
+    consent_service_pb2,
     embedding_service_pb2,
     memories_service_pb2,
     memory_service_pb2,
@@ -40,6 +41,7 @@ FILES: tuple[FileDescriptor, ...] = (
     embedding_service_pb2.DESCRIPTOR,
     usage_service_pb2.DESCRIPTOR,
     admin_service_pb2.DESCRIPTOR,
+    consent_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 

@@ -252,6 +252,16 @@ class RetentionSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ConsentSettings:
+    """What people agree to."""
+
+    required: bool = setting(
+        False,
+        "Whether only those are remembered and recalled who granted `data_processing`; else all but who withdrew it.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSettings:
     """What probes say."""
 
@@ -305,6 +315,7 @@ class Settings:
     security: SecuritySettings = SecuritySettings()
     qdrant: QdrantSettings = QdrantSettings()
     retention: RetentionSettings = RetentionSettings()
+    consent: ConsentSettings = ConsentSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

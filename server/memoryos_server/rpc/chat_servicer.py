@@ -173,6 +173,7 @@ def _memory(report: MemoryReport) -> pb.ChatMemory:
         provider=report.provider,
         dropped=map(sound, report.dropped),
         receipt_id=report.receipt_id,
+        reason=report.reason,
     )
 
 

@@ -93,6 +93,7 @@ class MemoryServicer:
                 )
                 for hit in (found.episodes if request.explain else ())
             ],
+            withheld=found.withheld or None,
         )
 
     async def ListSessions(self, request: pb.ListSessionsRequest, _context: _Context) -> pb.ListSessionsResponse:

@@ -13,6 +13,7 @@ from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.redis_budgets import RedisBudgets
 from memoryos_server.stores.redis_changes import Changes
 from memoryos_server.stores.redis_client import Client
+from memoryos_server.stores.redis_consents import RedisConsents
 from memoryos_server.stores.redis_heat import RedisHeat
 from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
@@ -38,6 +39,7 @@ class RedisStore:
         usage: The port `UsageStore`.
         budgets: The port `BudgetStore`.
         receipts: The port `ReceiptStore`.
+        consents: The port `ConsentStore`.
         changes: Hears what other replicas changed, and tells them.
         shared: Whether other processes may work on it, too.
     """
@@ -53,6 +55,7 @@ class RedisStore:
     usage: RedisUsage
     budgets: RedisBudgets
     receipts: RedisReceipts
+    consents: RedisConsents
     changes: Changes
     shared: bool
 
@@ -69,6 +72,7 @@ class RedisStore:
         usage_days: int = 90,
         receipts_days: int = 7,
         holder: str = "",
+        consent_required: bool = False,
     ) -> AsyncIterator[RedisStore]:
         """The opened store, until the block ends.
 
@@ -83,6 +87,7 @@ class RedisStore:
             usage_days: How long it is kept what chats cost.
             receipts_days: How long it is kept which memories went into chats.
             holder: Under which name this process holds partitions; only one that is alone may keep one over restarts.
+            consent_required: Whether nothing is kept of who did not agree to it; else only of who objected.
 
         Raises:
             ManifestMismatch: The store is not what this server expects.
@@ -111,14 +116,30 @@ class RedisStore:
                 client,
                 manifest,
                 subjects,
-                RedisTurns(client, subjects, audit, keep=short_term_turns, ttl_seconds=short_term_ttl_seconds),
-                RedisQueue(client, subjects, audit, full=short_term_turns, idle_seconds=idle, holder=holder),
+                RedisTurns(
+                    client,
+                    subjects,
+                    audit,
+                    keep=short_term_turns,
+                    ttl_seconds=short_term_ttl_seconds,
+                    consent_required=consent_required,
+                ),
+                RedisQueue(
+                    client,
+                    subjects,
+                    audit,
+                    full=short_term_turns,
+                    idle_seconds=idle,
+                    holder=holder,
+                    consent_required=consent_required,
+                ),
                 RedisHeat(client, subjects),
                 audit,
                 api_keys,
                 RedisUsage(client, manifest, days=usage_days),
                 RedisBudgets(client, manifest),
                 RedisReceipts(client, subjects, days=receipts_days),
+                RedisConsents(client, subjects, audit),
                 changes,
                 shared=not holder,
             )

@@ -91,6 +91,7 @@ async def open_redis(
         session_idle_seconds=memory.session_idle_seconds,
         usage_days=settings.retention.usage_days,
         receipts_days=settings.retention.receipts_days,
+        consent_required=settings.consent.required,
         holder="" if isinstance(where, Endpoint) else _ALONE,
     ) as store:
         yield store

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 
 from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.consent import withdrawn
 from memoryos_server.domain.core.faults import Exists, Stale
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Change, Entry, Subject
@@ -18,6 +19,7 @@ from memoryos_server.stores import (
     redis_marks,
     redis_sessions,
     redis_settling,
+    redis_subjects,
     redis_waiting,
 )
 from memoryos_server.stores.change_form import opened_change, seal_change, without_gone
@@ -49,15 +51,18 @@ _SUBMIT = Script(
     redis_marks.LUA
     + redis_sessions.LUA
     + redis_fresh.LUA
+    + redis_subjects.CONSENT
     + """
     -- KEYS subject record, queue, audit, changes, done, recent, fresh, due, sessions, sessions by activity, heat, attempts,
     --      dead, dead marks, then marks of the days of which there may still be some, newest first.
     -- ARGV epoch, subject id, revision or '', nonce, sealed change, life of `done` (s), audit event or '', who, life of marks
-    --      (s), id that is made once or '', then per id that goes: memory id, mark or '' (a record), session field or, of
-    --      a record, its field among the dead marks.
+    --      (s), id that is made once or '', of what only adds '1' if it is not kept without consent, else '0', '' of
+    --      what removes; then per id that goes: memory id, mark or '' (a record), session field or, of a record, its field
+    --      among the dead marks.
     local done = redis.call('GET', KEYS[5])
     if done then return {'ok', done} end
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return {'erased'} end
+    if ARGV[11] ~= '' and is_withheld(KEYS[1], ARGV[1], ARGV[11]) then return {'withheld'} end
     if ARGV[3] ~= '' and (redis.call('HGET', KEYS[1], 'rev') or '0') ~= ARGV[3] then return {'changed'} end
     if ARGV[10] ~= '' and find_mark(ARGV[10], 15, #KEYS) then return {'gone'} end
     redis.call('HINCRBY', KEYS[1], 'rev', 1)
@@ -65,9 +70,9 @@ _SUBMIT = Script(
     redis.call('HSET', KEYS[4], ARGV[4], ARGV[5])
     redis.call('SET', KEYS[5], entry, 'EX', ARGV[6])
     if ARGV[7] ~= '' then redis.call('XADD', KEYS[3], '*', 'e', ARGV[7], 'w', ARGV[8]) end
-    if #ARGV == 10 then return {'ok', entry} end
+    if #ARGV == 11 then return {'ok', entry} end
     local gone = {}
-    for i = 11, #ARGV, 3 do
+    for i = 12, #ARGV, 3 do
       local id, mark, session = ARGV[i], ARGV[i + 1], ARGV[i + 2]
       gone[id] = true
       redis.call('HDEL', KEYS[11], id)
@@ -128,6 +133,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
         full: How many fresh turns are due for consolidation at once.
         idle_seconds: How long after a subject's last turn fewer of them are due.
         holder: Under which name it holds leases; "": one of its own.
+        consent_required: Whether nothing is kept of who did not agree to it; else only of who objected.
     """
 
     def __init__(
@@ -139,6 +145,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
         full: int = 20,
         idle_seconds: int = 1800,
         holder: str = "",
+        consent_required: bool = False,
     ) -> None:
         Leases.__init__(self, client, holder)
         Settling.__init__(self, client, subjects, full=max(1, full), idle_seconds=max(0, idle_seconds))
@@ -146,6 +153,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
         DeadLetters.__init__(self, client, subjects)
         Waiting.__init__(self, client, subjects)
         self._audit = audit
+        self._required = int(consent_required)
 
     async def submit(
         self, subject: Subject, change: Change, audit: AuditEvent | None, *, revision: int | None
@@ -160,6 +168,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
         Raises:
             Stale: The subject's epoch is over, or its revision is not `revision` (None: whatever it is). Nothing was
                 written.
+            Forbidden: reason `consent_withdrawn`: it only adds, and the person may not be remembered. Nothing was written.
             Exists: What is made once was removed before, reason `event_id_conflict`. Nothing was written. It is known for
                 at least three days.
             BackendDown: The store does not answer. Whether it wrote is not known.
@@ -181,6 +190,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
             *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
             redis_marks.LIFE,
             raw_id(change.made_once) if change.made_once else b"",
+            self._required if change.adds else b"",
         ]
         for memory_id in change.remove:
             event = change.events.get(memory_id)
@@ -190,6 +200,9 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
         if verdict == b"erased":
             self._subjects.forget(subject.id)
             raise Stale("The user's data was erased meanwhile")
+        if verdict == b"withheld":
+            self._subjects.heard(subject.id)  # what is cached of it may be older
+            raise withdrawn()
         if verdict == b"gone":
             raise Exists("What this event_id made was deleted", reason="event_id_conflict", param="event_id")
         if verdict == b"changed":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -19,7 +19,7 @@ from memoryos_server.stores.scope import PARTITIONS, Partition, Scope, is_subjec
 from memoryos_server.stores.sealing import SealBroken, Sealer
 
 KIND = "subject"
-"""The kind of message that says that a subject's epoch is over."""
+"""The kind of message that says that a subject's epoch is over, or that it decided on its consent."""
 
 TENANT_USER = "\x00tenant"
 """Stands for a tenant as a whole. No person has such an id: control characters are refused at the door."""
@@ -46,9 +46,17 @@ _OPEN = Script(
       redis.call('HSET', KEYS[2], 'who', ARGV[4])
     end
     return {ARGV[2], redis.call('HGET', KEYS[2], 'epoch'), redis.call('HGET', KEYS[2], 'who'),
-            redis.call('HGET', KEYS[3], ARGV[2])}
+            redis.call('HGET', KEYS[2], 'consent') or '', redis.call('HGET', KEYS[3], ARGV[2])}
     """,
 )
+
+CONSENT = """
+    local function is_withheld(record, epoch, required)
+      local decided = redis.call('HGET', record, 'consent')
+      return decided == epoch .. ':0' or (required == '1' and decided ~= epoch .. ':1')
+    end
+"""
+"""What scripts begin with that keep something of a person only with the consent there is, or, if `required`, must be."""
 
 SCRIPTS = (_OPEN,)
 
@@ -57,6 +65,7 @@ SCRIPTS = (_OPEN,)
 class _Known:
     subject: Subject
     sealer: Sealer
+    consent: bool | None
 
 
 class RedisSubjects:
@@ -182,7 +191,7 @@ class RedisSubjects:
             found.append(None)
             if wrapped is not None and epoch is not None and who is not None:
                 try:
-                    found[-1] = self._read(name, epoch, who, wrapped).subject
+                    found[-1] = self._read(name, epoch, who, None, wrapped).subject
                 except (KeyringError, SealBroken) as error:
                     _log.error("a person is left out of a list, whose key does not open: %s", error)
         return found
@@ -200,6 +209,15 @@ class RedisSubjects:
         if known is None or known.subject != subject:
             raise Stale("The user's data was erased meanwhile")
         return known.sealer
+
+    async def consent(self, subject: Subject) -> bool | None:
+        """What the subject decided last of `data_processing`; None for nothing.
+
+        Raises:
+            BackendDown: The subject is not cached and the store does not answer.
+        """
+        known = await self._load(subject.id)
+        return None if known is None or known.subject != subject else known.consent
 
     async def scope(self, subject: Subject) -> Scope:
         """The subject's keys and filters.
@@ -234,9 +252,9 @@ class RedisSubjects:
         generation = self._known.generation
         partition = partition_of(subject_id)
         try:
-            (epoch, who), wrapped = await self._client.batch(
+            (epoch, who, decided), wrapped = await self._client.batch(
                 [
-                    ("HMGET", partition.subject(subject_id), "epoch", "who"),
+                    ("HMGET", partition.subject(subject_id), "epoch", "who", "consent"),
                     ("HGET", partition.keyring, subject_id),
                 ],
                 atomic=True,
@@ -250,16 +268,25 @@ class RedisSubjects:
                 self._known.drop(subject_id)
             return None
         same = cached is not None and cached[0].subject.epoch == int(epoch)
-        known = cached[0] if cached and same else self._read(subject_id, epoch, who, wrapped)
+        if cached and same:
+            known = replace(cached[0], consent=_decided(epoch, decided))
+        else:
+            known = self._read(subject_id, epoch, who, decided, wrapped)
         self._known.put(subject_id, known, generation)
         return known
 
-    def _read(self, subject_id: str, epoch: bytes, who: bytes, wrapped: bytes) -> _Known:
+    def _read(self, subject_id: str, epoch: bytes, who: bytes, decided: bytes | None, wrapped: bytes) -> _Known:
         key = self._manifest.master.unwrap("subject", subject_id, wrapped)
         tenant_id, user_id = orjson.loads(self._identity(key, subject_id).open("who", who))
         subject = Subject(subject_id, tenant_id, user_id, int(epoch))
-        return _Known(subject, Sealer(key, tenant_id, subject_id, sealing=self._manifest.sealing))
+        sealer = Sealer(key, tenant_id, subject_id, sealing=self._manifest.sealing)
+        return _Known(subject, sealer, _decided(epoch, decided))
 
     def _identity(self, key: bytes, subject_id: str) -> Sealer:
         # Who it is must open before the tenant is known: hence no tenant in its place.
         return Sealer(key, "", subject_id, sealing=self._manifest.sealing)
+
+
+def _decided(epoch: bytes, decided: bytes | None) -> bool | None:
+    """What a record says of consent; what it said in another epoch counts for nothing."""
+    return {epoch + b":1": True, epoch + b":0": False}.get(decided or b"")

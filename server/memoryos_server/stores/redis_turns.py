@@ -12,10 +12,11 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.consent import withdrawn
 from memoryos_server.domain.core.faults import Exists, Stale
 from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.ports import Acceptance, EventState, Session, Subject, Turn
-from memoryos_server.stores import redis_marks, redis_sessions
+from memoryos_server.stores import redis_marks, redis_sessions, redis_subjects
 from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.redis_marks import DAY, entry_id, raw_id, state_of, text_id
@@ -38,16 +39,19 @@ _ACCEPT = Script(
     "accept",
     redis_marks.LUA
     + redis_sessions.LUA
+    + redis_subjects.CONSENT
     + """
     -- KEYS subject record, recent, queue, audit, sessions, sessions by activity, marks of today, yesterday, tomorrow.
     -- ARGV epoch, subject id, nonce, marks' life (s; 0: nothing new is kept), turns kept as recent, their life (s),
-    --      audit event or '', who, then per turn: mark, fingerprint, memory id, sealed turn, session field, sealed session, time (ms).
+    --      audit event or '', who, '1' if nothing is kept without consent, then per turn: mark, fingerprint, memory id,
+    --      sealed turn, session field, sealed session, time (ms).
     if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then return {'stale'} end
+    if is_withheld(KEYS[1], ARGV[1], ARGV[9]) then return {'withheld'} end
     local nonce, seen, fresh, out = ARGV[3], {}, {}, {'ok'}
-    for i = 9, #ARGV, 7 do
+    for i = 10, #ARGV, 7 do
       local mark, print = ARGV[i], ARGV[i + 1]
       local known = seen[mark] or find_mark(mark, 7, 9)
-      local at = (i - 9) / 7
+      local at = (i - 10) / 7
       out[2 * at + 2], out[2 * at + 3] = '', 0
       if not known then
         fresh[#fresh + 1] = i
@@ -76,7 +80,7 @@ _ACCEPT = Script(
         sessions[session] = {1, at, at, ARGV[i + 5]}
         order[#order + 1] = session
       end
-      local place_in_batch = (i - 9) / 7
+      local place_in_batch = (i - 10) / 7
       out[2 * place_in_batch + 2], out[2 * place_in_batch + 3] = entry, last - #fresh + n
     end
     for _, session in ipairs(order) do
@@ -102,6 +106,7 @@ class RedisTurns:
         audit: Makes the stored form of events.
         keep: How many turns the short-term memory holds.
         ttl_seconds: How long after the last turn it lasts.
+        consent_required: Whether nothing is kept of who did not agree to it; else only of who objected.
         now: Unix seconds.
     """
 
@@ -113,6 +118,7 @@ class RedisTurns:
         *,
         keep: int = 20,
         ttl_seconds: int = 3600,
+        consent_required: bool = False,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
@@ -120,6 +126,7 @@ class RedisTurns:
         self._audit = audit
         self._keep = max(1, keep)
         self._ttl = max(1, ttl_seconds)
+        self._required = int(consent_required)
         self._now = now
 
     async def accept(
@@ -134,6 +141,7 @@ class RedisTurns:
         Raises:
             Exists: reason `event_id_conflict`; an event_id is remembered with other content. Nothing was written.
             Stale: The subject's epoch is over. Nothing was written.
+            Forbidden: reason `consent_withdrawn`: the person may not be remembered. Nothing was written.
             BackendDown: The store does not answer. Whether it wrote is not known; the same turns may come again.
         """
         if not turns:
@@ -148,6 +156,7 @@ class RedisTurns:
             self._keep,
             self._ttl,
             *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
+            self._required,
         ]
         fields: dict[str, tuple[bytes, bytes]] = {}
         for turn in turns:
@@ -161,6 +170,9 @@ class RedisTurns:
         if verdict == b"stale":
             self._subjects.forget(subject.id)
             raise Stale("The user's data was erased meanwhile")
+        if verdict == b"withheld":
+            self._subjects.heard(subject.id)  # what is cached of it may be older
+            raise withdrawn()
         if verdict == b"new":
             return []
         if verdict == b"conflict":

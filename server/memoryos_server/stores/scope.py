@@ -149,7 +149,9 @@ class Partition:
         return f"{self.tag}:budget:{key_id}"
 
     def subject(self, subject_id: str) -> str:
-        """Hash: a subject's record: `epoch`, `lookup`, `who` (sealed), `seq` (turns accepted), `rev` (changes).
+        """Hash: a subject's record: `epoch`, `lookup`, `who` (sealed), `seq` (turns accepted), `rev` (changes), `consent`.
+
+        `consent` is `epoch:1` or `epoch:0`, what was decided last of `data_processing` in that epoch.
 
         Raises:
             ValueError: It is no subject id of this partition.
@@ -222,6 +224,15 @@ class Scope:
         """Hash: a record's id, 16 bytes -> its heat."""
         return f"{self.partition.tag}:heat:{self.subject.id}"
 
+    @property
+    def consents(self) -> str:
+        """Hash: a decision's id, 16 bytes -> the sealed decision; `=` and a purpose's field -> the last one of it."""
+        return f"{self.partition.tag}:consents:{self.subject.id}"
+
+    def consent(self, purpose: str) -> bytes:
+        """The field of a purpose: 16 bytes."""
+        return bytes.fromhex(self._sealer.equality("consent", purpose))
+
     def keys(self, today: int) -> list[str]:
         """Every key that only this subject's memory lies under: all but its record, which outlives an erasure.
 
@@ -232,7 +243,7 @@ class Scope:
         """
         marks = [self.marks(day) for day in range(today + 1, today - 5, -1)]
         receipts = [self.receipts(day) for day in range(today + 1, today - RECEIPT_DAYS - 2, -1)]
-        return [self.recent, self.fresh, self.sessions, self.active, self.heat, *marks, *receipts]
+        return [self.recent, self.fresh, self.sessions, self.active, self.heat, self.consents, *marks, *receipts]
 
     def marks(self, day: int) -> str:
         """Hash: the idempotency marks made on a day.

@@ -226,6 +226,7 @@ class ChatMemory(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     DROPPED_FIELD_NUMBER: _builtins.int
     RECEIPT_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tokens: _builtins.int
     """tokens is their estimated cost."""
     source: _builtins.str
@@ -240,6 +241,8 @@ class ChatMemory(_message.Message):
     """provider is the name of the provider that answers; empty for the built-in model."""
     receipt_id: _builtins.str
     """receipt_id is what GetChatReceipt takes; empty if there is no receipt."""
+    reason: _builtins.str
+    """reason is why memory is not used although it was asked for, `consent_withdrawn`; empty where it is."""
     @_builtins.property
     def injected(self) -> _containers.RepeatedCompositeFieldContainer[Global___InjectedMemory]:
         """injected are the memories put into the request, in order."""
@@ -262,10 +265,11 @@ class ChatMemory(_message.Message):
         provider: _builtins.str = ...,
         dropped: _abc.Iterable[_builtins.str] | None = ...,
         receipt_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "event_id", b"event_id", "injected", b"injected", "provider", b"provider", "receipt_id", b"receipt_id", "remembered", b"remembered", "session_id", b"session_id", "source", b"source", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dropped", b"dropped", "event_id", b"event_id", "injected", b"injected", "provider", b"provider", "reason", b"reason", "receipt_id", b"receipt_id", "remembered", b"remembered", "session_id", b"session_id", "source", b"source", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

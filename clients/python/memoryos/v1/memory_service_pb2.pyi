@@ -413,6 +413,9 @@ class RetrieveMemoryResponse(_message.Message):
     MID_TERM_FIELD_NUMBER: _builtins.int
     LONG_TERM_FIELD_NUMBER: _builtins.int
     EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    WITHHELD_FIELD_NUMBER: _builtins.int
+    withheld: _builtins.str
+    """withheld is why memory is not used, `consent_withdrawn`; absent where it is."""
     @_builtins.property
     def episodes(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Episode]:
         """episodes are the relevant turns, best first."""
@@ -441,12 +444,15 @@ class RetrieveMemoryResponse(_message.Message):
         mid_term: _abc.Iterable[Global___Segment] | None = ...,
         long_term: Global___LongTerm | None = ...,
         explanations: _abc.Iterable[Global___Explanation] | None = ...,
+        withheld: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["long_term", b"long_term"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_withheld", b"_withheld", "long_term", b"long_term", "withheld", b"withheld"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["episodes", b"episodes", "explanations", b"explanations", "long_term", b"long_term", "mid_term", b"mid_term", "short_term", b"short_term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_withheld", b"_withheld", "episodes", b"episodes", "explanations", b"explanations", "long_term", b"long_term", "mid_term", b"mid_term", "short_term", b"short_term", "withheld", b"withheld"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__withheld: _TypeAlias = _typing.Literal["withheld"]  # noqa: Y015
+    _WhichOneofArgType__withheld: _TypeAlias = _typing.Literal["_withheld", b"_withheld"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__withheld) -> _WhichOneofReturnType__withheld | None: ...
 
 Global___RetrieveMemoryResponse: _TypeAlias = RetrieveMemoryResponse  # noqa: Y015
 

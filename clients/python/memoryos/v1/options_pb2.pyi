@@ -117,6 +117,8 @@ class _WhoseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Whose.ValueType
     """WHOSE_TENANT is the whole tenant's."""
     WHOSE_STORE: _Whose.ValueType  # 5
     """WHOSE_STORE is every tenant's: only a key of all tenants may call."""
+    WHOSE_SELF: _Whose.ValueType  # 6
+    """WHOSE_SELF is one user's: the key's, or with `admin`, for which `act_as` does not stand in, another one of the tenant."""
 
 class Whose(_Whose, metaclass=_WhoseEnumTypeWrapper):
     """Whose says whose data an RPC reads or changes, and so what a key must be besides holding the permission."""
@@ -133,6 +135,8 @@ WHOSE_TENANT: Whose.ValueType  # 4
 """WHOSE_TENANT is the whole tenant's."""
 WHOSE_STORE: Whose.ValueType  # 5
 """WHOSE_STORE is every tenant's: only a key of all tenants may call."""
+WHOSE_SELF: Whose.ValueType  # 6
+"""WHOSE_SELF is one user's: the key's, or with `admin`, for which `act_as` does not stand in, another one of the tenant."""
 Global___Whose: _TypeAlias = Whose  # noqa: Y015
 
 class _Envelope:

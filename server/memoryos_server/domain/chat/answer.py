@@ -79,4 +79,6 @@ def _member(report: MemoryReport) -> bytes:
         "session_id": report.session_id,
         "receipt_id": report.receipt_id,
     }
+    if report.reason:
+        value["reason"] = report.reason
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

@@ -163,6 +163,17 @@ class Notes(Protocol):
         """
 
 
+class MayUse(Protocol):
+    """Whose memory may be used."""
+
+    async def __call__(self, tenant_id: str, user_id: str) -> bool:
+        """Whether a user may be remembered and recalled.
+
+        Raises:
+            BackendDown: That is not known here, and the store does not answer.
+        """
+
+
 class ChatOptions(Protocol):
     """What chat waits for and spends; the settings of memory have this form."""
 
@@ -274,6 +285,7 @@ class MemoryReport:
         provider: The name of the provider that answered, "" for the built-in model.
         dropped: The members of the request that the provider does not know and that were left out.
         receipt_id: The id of the chat's receipt, "" if it has none.
+        reason: Why memory is not used although it was asked for, as a code; "" where it is.
     """
 
     injected: tuple[RecalledItem, ...] = ()
@@ -286,6 +298,7 @@ class MemoryReport:
     provider: str = ""
     dropped: tuple[str, ...] = ()
     receipt_id: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

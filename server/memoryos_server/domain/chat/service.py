@@ -27,6 +27,7 @@ from memoryos_server.domain.chat.model import (
     ChatOptions,
     ChatRequest,
     ChatStarted,
+    MayUse,
     Memory,
     MemoryMode,
     MemoryReport,
@@ -42,8 +43,10 @@ from memoryos_server.domain.chat.responses import RESPONSES
 from memoryos_server.domain.chat.sse import Piece, Tee
 from memoryos_server.domain.core.audit import nothing_changes
 from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.consent import WITHDRAWN
 from memoryos_server.domain.core.faults import Upstream, unknown_model
 from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.patience import in_a_hurry
 from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.core.text import check_id, check_session, estimate_tokens
 from memoryos_server.domain.core.time import utc_now
@@ -95,6 +98,7 @@ class ChatService:
         doubtful: Whether a store seems to hang: then nobody waits until a turn is known to be kept.
         keeps: Whether turns can be kept at present, as far as that is known without asking.
         away: Whether no store answers at all: then a chat passes through at once.
+        may_use: Whose memory may be used, or None: everybody's.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -113,6 +117,7 @@ class ChatService:
         doubtful: Callable[[], bool] = lambda: False,
         keeps: Callable[[], bool] = lambda: True,
         away: Callable[[], bool] = lambda: False,
+        may_use: MayUse | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -124,6 +129,7 @@ class ChatService:
         self._spent = spent
         self._admit = admit
         self._keeps = keeps
+        self._may_use = may_use
         self._now = now
         self._sessions = Sessions(options.session_idle_seconds, clock)
         self._repeats = Repeats(clock)
@@ -321,7 +327,13 @@ class ChatService:
             await self._check_model(body.model)
         if self._admit is not None:
             await self._admit(who)
-        block, quoted, degraded, late = Block(), None, False, False
+        block, quoted, degraded, late, reason = Block(), None, False, False, ""
+        allowed: bool | None = True
+        if owner is not None and (reads or writes):
+            allowed, late = await self._allowed(who.tenant_id, owner)
+        if allowed is False:
+            reads = writes = False
+            reason = WITHDRAWN
         if built_in:
             if reads and owner:
                 quoted, degraded = await self._recalling.quote(who.tenant_id, owner, body, kept=writes)
@@ -329,6 +341,8 @@ class ChatService:
                 quoted = builtin.answer(body.question_text, (), readable=False)
             items = tuple(replace(item, tokens=estimate_tokens(item.content)) for item in quoted.items)
             block = Block("", items, sum(item.tokens for item in items))
+        elif reads and allowed is None:
+            degraded = True  # nobody's memory goes anywhere who may have said no
         elif reads and owner:
             block, degraded, late = await self._recalling.block(who.tenant_id, owner, body)
         keep = None
@@ -355,10 +369,23 @@ class ChatService:
             session_id=keep.session_id if keep else "",
             degraded=degraded,
             receipt_id=self._receipts.new_id() if self._receipts and reads and self._keeps() else "",
+            reason=reason,
         )
         text = await _aside(body.text, lambda: body.with_system_message(block.text)) if block.text else body.text
         asked = Asked(body.model, text, block.text, _FORMS[request.api].path)
         return _Prepared(body, asked, quoted, keep, report, mode is MemoryMode.OFF, late, owner or "")
+
+    async def _allowed(self, tenant_id: str, owner: str) -> tuple[bool | None, bool]:
+        """Whether an owner's memory may be used, None if that is not to be known; and whether it took all of the time."""
+        if self._may_use is None:
+            return True, False
+        try:
+            async with asyncio.timeout(self._options.recall_deadline_seconds):
+                with in_a_hurry():
+                    return await self._may_use(tenant_id, owner), False
+        except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
+            _log.warning("chat goes on without memory: %s", type(error).__name__)
+            return None, isinstance(error, TimeoutError)
 
     def _rendering(self, body: ChatBody) -> builtin.Rendering:
         cost = rough_sum(body.texts)

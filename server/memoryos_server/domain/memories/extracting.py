@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 
 from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.consent import withdrawn
 from memoryos_server.domain.core.faults import Invalid
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.text import MAX_TEXT, check_text
@@ -17,6 +18,7 @@ from memoryos_server.domain.memories.neighbours import Changes
 from memoryos_server.domain.memories.sameness import Sameness, Traits, cosine
 from memoryos_server.domain.memories.search import Finder
 from memoryos_server.domain.ports import Change, Record, RecordQuery, Subject, Subjects, Vectors
+from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 
 MAX_MESSAGES = 1000
 ROLES = ("user", "assistant", "system")
@@ -35,6 +37,7 @@ class Extracting:
         finder: Finds memories by meaning and words.
         extraction: Finds what is worth remembering in a text.
         sameness: Says whether two memories say the same.
+        consents: Who may be remembered.
         now: The present time, UTC.
     """
 
@@ -47,6 +50,7 @@ class Extracting:
         extraction: Extraction,
         sameness: Sameness,
         *,
+        consents: Consents = EVERYBODY,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """Keeps its collaborators."""
@@ -56,6 +60,7 @@ class Extracting:
         self._finder = finder
         self._extraction = extraction
         self._sameness = sameness
+        self._consents = consents
         self._now = now
 
     async def extract(
@@ -70,10 +75,14 @@ class Extracting:
 
         Raises:
             Invalid: A field is malformed, or not exactly one of the two is given.
+            Forbidden: reason `consent_withdrawn`: the user may not be remembered.
             BackendDown: The memories could not be kept.
         """
         owner = who.owner()
         read = _read(messages, text)
+        # Before a provider reads it.
+        if not await self._consents.allows(await self._subjects.find(who.tenant_id, owner)):
+            raise withdrawn()
         now = self._now()
         suggested = await self._extraction.suggest(read, now)
         if not suggested:

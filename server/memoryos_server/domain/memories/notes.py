@@ -9,6 +9,7 @@ from memoryos_server.domain.memories.model import CONTEXT, FACT, KIND, RULE, Fou
 from memoryos_server.domain.memories.neighbours import Changes, Touch
 from memoryos_server.domain.memories.search import Finder
 from memoryos_server.domain.ports import RecordFilter, Subject, Subjects, Vectors
+from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 
 MOST_RULES = 500
 RELEVANT = 20
@@ -24,10 +25,17 @@ class ChatNotes:
         changes: Tells whether something is missing.
         finder: Finds memories by meaning and words.
         touch: Counts accesses, or None.
+        consents: Who may be recalled.
     """
 
     def __init__(
-        self, subjects: Subjects, vectors: Vectors, changes: Changes, finder: Finder, touch: Touch | None = None
+        self,
+        subjects: Subjects,
+        vectors: Vectors,
+        changes: Changes,
+        finder: Finder,
+        touch: Touch | None = None,
+        consents: Consents = EVERYBODY,
     ) -> None:
         """Keeps its collaborators."""
         self._subjects = subjects
@@ -35,6 +43,7 @@ class ChatNotes:
         self._changes = changes
         self._finder = finder
         self._touch = touch
+        self._consents = consents
 
     async def for_chat(self, tenant_id: str, user_id: str, query: str) -> Noted:
         """The memories for a question: every rule, and what is relevant of the others. An empty query finds rules only.
@@ -45,7 +54,7 @@ class ChatNotes:
             BackendDown: The searchable side does not answer.
         """
         subject = await self._subjects.find(tenant_id, user_id)
-        if subject is None:
+        if subject is None or not await self._consents.allows(subject):
             return Noted()
         rules, found = await asyncio.gather(
             self._vectors.page(subject, RecordFilter(KIND, type=RULE), 0, MOST_RULES),

@@ -104,7 +104,7 @@ class Changes:
                         await held.enter_async_context(lock)
                     if reads and (any(under_way) or [lock.times - 1 for lock in others] != before):
                         continue
-                if bounded := bool(change.put and not change.remove):  # what removes is never refused
+                if bounded := change.adds:  # what removes is never refused
                     self._admit(subject.tenant_id)
                 draft = audit.draft()
                 work = asyncio.create_task(self._submit(subject, change, revision, draft, bounded))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
 
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Stale
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 DUE_SECONDS = 2.0
 """How often due subjects are asked for while nothing is settled."""
+
+WITHHELD_PAUSE = timedelta(hours=1)
+"""After how long it is looked again whether somebody may be remembered."""
 
 
 class Consolidations:
@@ -78,6 +82,10 @@ class Consolidations:
 
     async def _one(self, subject: Subject, consolidation: Consolidation) -> None:
         tools = self._tools
+        if not await tools.consents.allows(subject):
+            # What was said before stays as it is, and waits for another decision.
+            await tools.queue.consolidated(self._held(), subject, (), tools.now() + WITHHELD_PAUSE)
+            return
         async with tools.locks.segments(subject.id):
             fresh = await tools.queue.fresh(subject)
             before = await tools.indexing.incarnation(subject)

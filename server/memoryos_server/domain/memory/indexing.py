@@ -27,6 +27,7 @@ from memoryos_server.domain.ports import (
     Turn,
     Vectors,
 )
+from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 
 _Value = TypeVar("_Value")
 
@@ -59,14 +60,25 @@ class Indexing:
         words: Makes terms alone.
         heat: Where heat is kept.
         locks: Who holds which subject.
+        consents: Who may be remembered.
     """
 
-    def __init__(self, vectors: Vectors, indexer: Indexer, words: Words, heat: HeatStore, locks: Locks) -> None:
+    def __init__(
+        self,
+        vectors: Vectors,
+        indexer: Indexer,
+        words: Words,
+        heat: HeatStore,
+        locks: Locks,
+        consents: Consents = EVERYBODY,
+    ) -> None:
         self._vectors = vectors
         self._indexer = indexer
         self._words = words
         self._heat = heat
         self._locks = locks
+        self._consents = consents
+        self._withheld: OrderedDict[str, None] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._written: OrderedDict[str, int] = OrderedDict()
         self._wordy: set[str] = set()
@@ -86,6 +98,10 @@ class Indexing:
         removed = self._removed.get(entry.turn.id) if entry.turn else None
         return removed is not None and _place(entry.id) < removed
 
+    def is_withheld(self, entry: Entry) -> bool:
+        """Whether an entry's turn was found to be of somebody who may not be remembered any more."""
+        return entry.id in self._withheld
+
     def removes(self, entry_id: str, change: Change) -> None:
         """Notes what an accepted change removes. The same event, accepted again after it, is another matter."""
         place = _place(entry_id)
@@ -104,6 +120,7 @@ class Indexing:
         """Has an entry written again if it is still open."""
         self._written.pop(entry_id, None)
         self._wordy.discard(entry_id)
+        self._withheld.pop(entry_id, None)
 
     def forget_all(self) -> None:
         """Has every open entry written again: the engine may have lost them."""
@@ -142,10 +159,12 @@ class Indexing:
         for entry in entries:
             if entry.change:
                 self.removes(entry.id, entry.change)
+        await self._ask(entries)
         missing = [e for e in entries if self.written(e.id) is None]
-        await self._index([(e, e.turn) for e in missing if e.turn and not self.is_removed(e)])
+        left_out = {e.id for e in missing if e.turn and (self.is_removed(e) or self.is_withheld(e))}
+        await self._index([(e, e.turn) for e in missing if e.turn and e.id not in left_out])
         for entry in missing:
-            if entry.turn and self.is_removed(entry):
+            if entry.id in left_out:
                 _note(self._written, entry.id, await self.incarnation(entry.subject))
             if entry.change:
                 async with self._locks.change(entry.subject.id):
@@ -153,6 +172,23 @@ class Indexing:
                         await self.apply(entry, entry.change)
                 if entry.id in self._wordy and not quickly:
                     await self._add_meaning(entry, entry.change)
+
+    async def _ask(self, entries: Sequence[Entry]) -> None:
+        """Finds out whose turns may not be remembered any more.
+
+        Raises:
+            BackendDown: That cannot be found out.
+        """
+        allowed: dict[Subject, bool] = {}
+        for entry in entries:
+            if entry.turn is None:
+                continue
+            if entry.subject not in allowed:
+                allowed[entry.subject] = await self._consents.allows(entry.subject)
+            if allowed[entry.subject]:
+                self._withheld.pop(entry.id, None)
+            else:
+                _note(self._withheld, entry.id, None)
 
     async def apply(self, entry: Entry, change: Change) -> None:
         """Applies a change; whoever calls holds the subject's lock. Without `embed` its meaning waits for the worker.

@@ -12,6 +12,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
+from memoryos_server.domain.core.consent import WITHDRAWN
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.memory import trouble
@@ -405,6 +406,8 @@ class Partition:
                 for entry, turn in pairs:
                     if tools.indexing.is_removed(entry):
                         verdicts[entry.id] = Verdict("rejected", "deleted", fresh=False)
+                    elif tools.indexing.is_withheld(entry):
+                        verdicts[entry.id] = Verdict("rejected", WITHDRAWN, fresh=False)
                     else:
                         kept.append((entry, turn))
                 if kept and tools.digest:

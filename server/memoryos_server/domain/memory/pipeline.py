@@ -32,6 +32,7 @@ from memoryos_server.domain.memory.trouble import is_outage
 from memoryos_server.domain.memory.worker import Worker
 from memoryos_server.domain.memory.worktools import LEASE_SECONDS, Tools
 from memoryos_server.domain.ports import Acceptance, Entry, HeatStore, Queue, Subject, Turn, Turns, Vectors
+from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Pipeline:
         sweep: Takes turns that another process took back out of derived memory; None where there is no other process.
         backlog: Refuses what there is no room for; None: everything is accepted.
         doubtful: Whether a store seems to hang, or is down: then nobody waits for work under way.
+        consents: Who may be remembered: of others, turns that wait end as rejected.
         down: Whether a store is known to be down: then nobody waits until nothing is missing.
         now: The present time.
     """
@@ -89,6 +91,7 @@ class Pipeline:
         backlog: Backlog | None = None,
         doubtful: Callable[[], bool] = lambda: False,
         down: Callable[[], bool] = lambda: False,
+        consents: Consents = EVERYBODY,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._turns = turns
@@ -107,7 +110,7 @@ class Pipeline:
         self._tasks: list[asyncio.Task[None]] = []
         locks = Locks()
         self._progress = Progress()
-        self._indexing = Indexing(vectors, indexer, words, heat, locks)
+        self._indexing = Indexing(vectors, indexer, words, heat, locks, consents)
         self._flusher = Flusher(vectors, flush_interval)
         self._worker = Worker(
             Tools(
@@ -124,6 +127,7 @@ class Pipeline:
                 alone=asyncio.Lock(),
                 backoff=backoff,
                 lease_seconds=lease_seconds,
+                consents=consents,
                 sweep=sweep,
                 counts=counts or Uncounted(),
             )
@@ -178,6 +182,7 @@ class Pipeline:
 
         Raises:
             Exists: An event_id is known with other content.
+            Forbidden: reason `consent_withdrawn`: the person may not be remembered.
             BackendDown: The turns could not be kept.
             TooMany: There is no room for them now, and not all were kept before. Nothing was kept.
         """

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.consent import WITHDRAWN
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
 from memoryos_server.domain.core.ids import derived_uuid, kept_ids, uuid7
@@ -22,6 +23,7 @@ from memoryos_server.domain.memory.derived import Derived, DerivedRecall, Topic,
 from memoryos_server.domain.memory.knowledge import Belief
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.ports import Subject, Subjects, Turn, Turns, Vectors
+from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 
 MAX_LIMIT = 1000
 SHORT_TERM = 20
@@ -73,6 +75,7 @@ class Retrieved:
         profile: Who the user is, in a short text; "" if nothing is known.
         knowledge: Facts: those that have to do with the question first, then those that are surest.
         outdated: Ids of those episodes that say what is no longer believed.
+        withheld: Why memory is not used, as a reason code; "" where it is.
     """
 
     episodes: Sequence[Ranked] = ()
@@ -83,6 +86,7 @@ class Retrieved:
     profile: str = ""
     knowledge: Sequence[Belief] = ()
     outdated: frozenset[str] = frozenset()
+    withheld: str = ""
 
 
 class Recall(Protocol):
@@ -120,6 +124,7 @@ class MemoryService:
         recall: Finds them.
         derived: Finds segments and facts; None: there are none.
         heat: Counts what is returned; None: nothing is counted.
+        consents: Who may be recalled.
     """
 
     def __init__(
@@ -132,6 +137,7 @@ class MemoryService:
         *,
         derived: DerivedRecall | None = None,
         heat: Touched | None = None,
+        consents: Consents = EVERYBODY,
     ) -> None:
         self._subjects = subjects
         self._turns = turns
@@ -140,6 +146,7 @@ class MemoryService:
         self._recall = recall
         self._derived = derived
         self._heat = heat
+        self._consents = consents
 
     async def add(self, who: Caller, user_id: str, turn: NewTurn) -> Added:
         """Keeps one turn; it is searchable when this returns.
@@ -147,7 +154,7 @@ class MemoryService:
         Raises:
             Invalid: A field is malformed.
             Exists: reason `event_id_conflict`: the event_id was used for other content.
-            Forbidden: The caller may not act for the user.
+            Forbidden: The caller may not act for the user, or (reason `consent_withdrawn`) the user may not be remembered.
             BackendDown: The turn could not be kept.
         """
         return (await self.remember(who.tenant_id, who.owner(user_id), [turn]))[0]
@@ -217,7 +224,7 @@ class MemoryService:
         as_of: datetime | None = None,
         explain: bool = False,
     ) -> Retrieved:
-        """What the user's memory has to say to a question; empty for a user never heard of.
+        """What the user's memory has to say to a question; empty for a user never heard of, or who may not be recalled.
 
         Raises:
             Invalid: A field is out of range.
@@ -269,6 +276,8 @@ class MemoryService:
             BackendDown: Neither side of memory answers.
         """
         subject = await self._subjects.find(tenant_id, user_id)
+        if not await self._consents.allows(subject):
+            return Retrieved(withheld=WITHDRAWN)
         if subject is None:
             return Retrieved()
         await self._pipeline.settle(subject, SETTLE_SECONDS)

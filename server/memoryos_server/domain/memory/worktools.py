@@ -14,6 +14,7 @@ from memoryos_server.domain.memory.indexing import Indexing
 from memoryos_server.domain.memory.model import Consolidation, Digest
 from memoryos_server.domain.memory.progress import Locks, Progress
 from memoryos_server.domain.ports import Queue, Subject
+from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 
 LEASE_SECONDS = 15.0
 """How long a partition stays with a process that says nothing more."""
@@ -31,6 +32,7 @@ class Tools:
         successes: How many entries were worked on without failing.
         counts: Is told what was done.
         lease_seconds: How long a lease lasts.
+        consents: Who may be remembered.
         sweep: Takes turns that are gone out of derived memory, where other processes may have taken them back; or None.
     """
 
@@ -49,4 +51,5 @@ class Tools:
     successes: int = 0
     counts: Counts = field(default_factory=Uncounted)
     lease_seconds: float = LEASE_SECONDS
+    consents: Consents = EVERYBODY
     sweep: Callable[[Subject, Collection[str]], Awaitable[None]] | None = None

@@ -134,6 +134,11 @@ class Change:
     events: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     made_once: str = ""
 
+    @property
+    def adds(self) -> bool:
+        """Whether it keeps something and removes nothing."""
+        return bool(self.put and not self.remove)
+
 
 @dataclass(frozen=True, slots=True)
 class Session:

@@ -1,0 +1,1 @@
+"""Security: what people agree to."""
