@@ -137,6 +137,7 @@ _BY_REASON: Mapping[str, type[MemoryOSError]] = {
     "deadline_exceeded": DeadlineExceeded,
     "internal": InternalError,
     "cancelled": Cancelled,
+    "consent_withdrawn": PermissionDenied,
 }
 
 _BY_CODE: Mapping[grpc.StatusCode, type[MemoryOSError]] = {
