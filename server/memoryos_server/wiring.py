@@ -49,8 +49,8 @@ from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Subject, Vectors
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
-from memoryos_server.rpc.admin_servicer import AdminServicer
 from memoryos_server.domain.security.consents import ConsentedSubjects, ConsentService
+from memoryos_server.rpc.admin_servicer import AdminServicer
 from memoryos_server.rpc.chat_servicer import ChatServicer
 from memoryos_server.rpc.consent_servicer import ConsentServicer
 from memoryos_server.rpc.memories_servicer import MemoriesServicer
