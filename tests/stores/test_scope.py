@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -178,6 +179,9 @@ async def _use(store: RedisStore, user: str) -> Subject:
     key = ApiKey(f"key_{subject.id[:16]}", user, "acme", frozenset({"chat"}), "", utc_now(), None)
     await store.keys.create(f"secret-key-of-{user}", key)
     await store.keys.find(f"secret-key-of-{user}")
+    await store.keys.look(key.id)
+    await store.keys.rotate(key, None, f"next-key-of-{user}", replace(key, id=f"key_n{subject.id[:15]}"))
+    await store.keys.find(f"next-key-of-{user}")
     await store.keys.create("passing-key", ApiKey("key_p", user, "acme", frozenset({"chat"}), "", utc_now(), None))
     await store.keys.revoke("key_p")
     await store.keys.list()
