@@ -7,15 +7,13 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import tempfile
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from memoryos_server import operator
+from memoryos_server.domain.core.faults import Fault
 from memoryos_server.stores.embedded import running_dir
 from tests.replicas import Replicas, stop_server
 from tests.system import System
@@ -29,18 +27,19 @@ def test_keys_when_the_shell_has_another_runtime_directory_then_the_server_is_fo
 
 
 def test_keys_when_the_server_ends_in_the_middle_then_says_so(system: System) -> None:
-    done: list[subprocess.CompletedProcess[str]] = []
-    assert system.server is not None
-    os.kill(system.server.pid, signal.SIGSTOP)  # it takes the command and does not come to answer
-    asking = threading.Thread(target=lambda: done.append(system.cli("keys", "list", check=False)))
-    asking.start()
-    time.sleep(1.5)
-    system.kill(bridge=False)
-    asking.join(30)
-    assert done[0].returncode == 1
-    assert done[0].stderr.strip() == (
-        "memoryos: the server ended before it had answered; what was asked may have been done"
-    )
+    async def asked() -> list[object]:
+        return [item async for item in operator.call(running_dir(system.data), "keys.list", {})]
+
+    async def cut_off() -> None:
+        assert system.server is not None
+        os.kill(system.server.pid, signal.SIGSTOP)  # it takes the command and does not come to answer
+        asking = asyncio.create_task(asked())
+        await asyncio.sleep(0.5)
+        await asyncio.to_thread(system.kill, bridge=False)
+        with pytest.raises(Fault, match="the server ended before it had answered; what was asked may have been done"):
+            await asking
+
+    asyncio.run(cut_off())
 
 
 @pytest.mark.parametrize(
