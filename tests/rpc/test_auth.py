@@ -59,6 +59,13 @@ async def test_permission_when_a_key_calls_then_only_its_methods_answer(api: Any
         assert seen.metadata["permission"] in seen.message
 
 
+async def test_store_when_a_method_is_every_tenants_then_only_keys_of_all_tenants_may(api: Any) -> None:
+    seen = await failure(api.StoreThing(pb.StoreThingRequest(), metadata=bearer("boss")))
+    assert (seen.code, seen.message) == (grpc.StatusCode.PERMISSION_DENIED, "Only a key of all tenants may do this")
+    for name in ("anywhere", "ADMIN"):
+        await api.StoreThing(pb.StoreThingRequest(), metadata=bearer(name))
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -175,6 +175,9 @@ class ScratchServicer:
     async def AdminThing(self, request: pb.AdminThingRequest, context: Any) -> pb.Thing:
         return pb.Thing(name=caller().key_id, owner=caller().tenant_id)
 
+    async def StoreThing(self, request: pb.StoreThingRequest, context: Any) -> pb.Thing:
+        return pb.Thing(name=caller().key_id, owner=caller().tenant_id)
+
 
 def _now() -> Timestamp:
     stamp = Timestamp()

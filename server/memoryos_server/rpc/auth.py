@@ -69,7 +69,7 @@ class Auth:
 
         Raises:
             Unauthenticated: No key, an unknown one, or (reason `key_expired`) one past its end.
-            Forbidden: The key lacks the method's permission, or is of another tenant.
+            Forbidden: The key lacks the method's permission, is of another tenant, or of one where the method is every tenant's.
             Invalid: `x-tenant-id` or `x-user-id` is malformed.
             BackendDown: The key is not known here and the store that would know it is down.
         """
@@ -79,6 +79,8 @@ class Auth:
         permission = call.method.permission
         if permission != "public" and not caller.may(permission):
             raise Forbidden(f"This key lacks the permission {permission}", metadata={"permission": permission})
+        if call.method.whose == "store" and not caller.any_tenant:
+            raise Forbidden("Only a key of all tenants may do this")
         yield
 
     def address(self, call: Call) -> str:
