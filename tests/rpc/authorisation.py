@@ -3,8 +3,9 @@
 The protos say the same, and the tests hold the two against each other: a slip of the pen in one of them is found. From these lines
 every combination of RPC and caller is called (`tests/journeys/test_authorisation.py`).
 
-`whose` is `nobody`, `user` (the key's; with `act_as` or `admin` another one of the tenant, who is named), `key` (its own; with
-`admin` all of the tenant), `tenant` (all of it) or `store` (every tenant's: only keys of all tenants).
+`whose` is `nobody`, `user` (the key's; with `act_as` or `admin` another one of the tenant, who is named), `self` (the same, but
+with `admin` only), `key` (its own; with `admin` all of the tenant), `tenant` (all of it) or `store` (every tenant's: only keys
+of all tenants).
 """
 
 from __future__ import annotations
@@ -99,6 +100,9 @@ LINES: tuple[Line, ...] = (
     Line("ExportSegments", "memory.read", "user"),
     Line("ImportSegments", "memory.write", "user", {"segments": [{"summary": "Ann likes hiking"}]}),
     Line("ListVersions", "memory.read", "user", {"segment_id": ID}),
+    # 8. Security
+    Line("RecordConsent", "security", "self", {"purpose": "analytics", "granted": True}),
+    Line("CheckConsent", "security", "self", {"purpose": "analytics"}),
     # 11. Administration
     Line("CreateApiKey", "admin", "tenant", {"user_id": "x", "permissions": ["chat"]}),
     Line("ListApiKeys", "admin", "tenant"),
