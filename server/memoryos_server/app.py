@@ -135,6 +135,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     spans = await _spans(stack, settings, redis, vectors)
     metrics = Metrics()
     counts = MemoryMetrics(metrics, settings.memory.max_backlog)
+    # Before what has events written: it is left after them.
+    writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))
     memory = await wiring.open_memory(
         stack,
         settings,
@@ -145,6 +147,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         answered=metrics.answered,
         spans=spans,
         progress=_progress,
+        shield=wiring.open_shield(settings, metrics.suspected, writer.put),
     )
     receipts = await wiring.open_receipts(stack, settings, memory)
     meter = await stack.enter_async_context(Meter(redis.usage))
@@ -167,7 +170,6 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
             breakers={"redis": redis.client.breaker, "qdrant": vectors.breaker},
         )
     )
-    writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))
     keys = KeyService(redis.keys, redis.audit, writer.put, spare_admin=bool(settings.auth.admin_key))
     await stack.enter_async_context(MetricsListener(metrics, settings.server.metrics_listen))
     around = standard(

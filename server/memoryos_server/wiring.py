@@ -22,7 +22,10 @@ from memoryos_server.domain.admin.usage import UsageService
 from memoryos_server.domain.admin.users import UserService
 from memoryos_server.domain.chat.receipts import Receipts
 from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.core.tokens import ModelNames, Tokens
 from memoryos_server.domain.manage.service import SegmentService
 from memoryos_server.domain.memories.extract import Extraction
@@ -47,9 +50,11 @@ from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Subject, Vectors
+from memoryos_server.domain.ports.shield import Shield
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.domain.security.consents import ConsentedSubjects, ConsentService
+from memoryos_server.domain.shield.shield import ContentShield, Suspicion
 from memoryos_server.rpc.admin_servicer import AdminServicer
 from memoryos_server.rpc.chat_servicer import ChatServicer
 from memoryos_server.rpc.consent_servicer import ConsentServicer
@@ -97,6 +102,7 @@ class Memory:
         words: Folds and stems.
         upstream: The providers of models, or None.
         knowledge: What is believed.
+        shield: Looks at texts, and cleans what is remembered.
         consents: Who may be remembered and recalled; whoever opens a subject here may keep something of it.
         consolidator: Makes segments.
         pipeline: The way of turns and changes.
@@ -110,6 +116,7 @@ class Memory:
     words: Words
     upstream: Gateway | None
     knowledge: Knowledge
+    shield: Shield
     consents: ConsentedSubjects
     consolidator: Consolidator
     pipeline: Pipeline
@@ -135,6 +142,53 @@ async def _providers(
     return gateway
 
 
+def open_shield(
+    settings: Settings,
+    counted: Callable[[str], None],
+    record: Callable[[AuditEvent], None],
+    suspected: Callable[[str, str, str], None] = lambda address, key_id, kind: None,
+) -> ContentShield:
+    """What looks at texts.
+
+    Args:
+        settings: What it looks for.
+        counted: Told of each pattern that was found in a call.
+        record: Has an event written soon.
+        suspected: Told of each call in which any was found: the client's address, the key's id, and the kind, `injection`.
+
+    Raises:
+        SettingsError: A kind to redact is unknown.
+    """
+
+    def noted(what: Suspicion) -> None:
+        who = what.caller
+        for name in what.ids:
+            counted(name)
+        suspected(who.address, who.key_id, "injection")
+        record(
+            AuditEvent(
+                id=uuid7(),
+                timestamp=utc_now(),
+                event_type="injection.suspected",
+                tenant_id=who.tenant_id,
+                user_id=what.owner or who.named_user or who.user_id or "",
+                resource=what.where,
+                action="Shield",
+                outcome="denied" if what.blocked else "ok",
+                actor=who.key_id,
+                address=who.address,
+                request_id=who.request_id,
+                details=",".join(what.ids),
+            )
+        )
+
+    options = settings.shield
+    try:
+        return ContentShield(options.injection, options.redact, upstream=options.redact_upstream, suspected=noted)
+    except ValueError as error:
+        raise SettingsError(f"shield.redact (MEMORYOS_SHIELD__REDACT): {error}") from None
+
+
 async def open_memory(
     stack: AsyncExitStack,
     settings: Settings,
@@ -146,6 +200,7 @@ async def open_memory(
     answered: Callable[[str, float], None],
     spans: Spans,
     progress: Callable[[str], None],
+    shield: Shield,
 ) -> Memory:
     """Starts memory, with its background work, on a stack."""
     words = Words()
@@ -213,10 +268,20 @@ async def open_memory(
     keeper = await stack.enter_async_context(heat.HeatKeeper(redis.heat))
     derived = DerivedRecall(vectors, engine, knowledge)
     service = MemoryService(
-        consents, redis.turns, vectors, pipeline, engine, derived=derived, heat=keeper, consents=consents
+        consents,
+        redis.turns,
+        vectors,
+        pipeline,
+        engine,
+        derived=derived,
+        heat=keeper,
+        consents=consents,
+        shield=shield,
     )
     finder = Finder(vectors, engine)
-    return Memory(redis, vectors, words, upstream, knowledge, consents, consolidator, pipeline, keeper, finder, service)
+    return Memory(
+        redis, vectors, words, upstream, knowledge, shield, consents, consolidator, pipeline, keeper, finder, service
+    )
 
 
 async def open_receipts(stack: AsyncExitStack, settings: Settings, memory: Memory) -> Receipts | None:
@@ -283,6 +348,7 @@ def open_chat(
         keeps=lambda: not memory.redis.client.breaker.is_open,
         away=lambda: all(breaker.is_open for breaker in breakers),
         may_use=memory.consents.allowed,
+        shield=memory.shield,
     )
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)
     return chat
@@ -327,7 +393,9 @@ def servicers(
         rebuild=memory.consolidator,
         forget=forget,
     )
-    memories = MemoriesService(consents, vectors, pipeline, memory.finder, memory.keeper, forget=forget)
+    memories = MemoriesService(
+        consents, vectors, pipeline, memory.finder, memory.keeper, forget=forget, shield=memory.shield
+    )
     extraction = Extraction(
         lambda messages, said_at: extract_memories(messages, said_at=said_at, fold=words.fold),
         memory.upstream,
@@ -341,8 +409,11 @@ def servicers(
         extraction,
         Sameness(words.fold, words.stem),
         consents=consents,
+        shield=memory.shield,
     )
-    segments = SegmentService(consents, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed)
+    segments = SegmentService(
+        consents, vectors, redis.heat, pipeline, initial=heat.initial, decayed=heat.decayed, shield=memory.shield
+    )
     return {
         "memoryos.v1.ChatService": ChatServicer(chat, receipts),
         "memoryos.v1.SegmentService": SegmentServicer(segments),

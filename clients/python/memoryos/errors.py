@@ -138,6 +138,7 @@ _BY_REASON: Mapping[str, type[MemoryOSError]] = {
     "internal": InternalError,
     "cancelled": Cancelled,
     "consent_withdrawn": PermissionDenied,
+    "injection_suspected": InvalidArgument,
 }
 
 _BY_CODE: Mapping[grpc.StatusCode, type[MemoryOSError]] = {

@@ -262,6 +262,26 @@ class ConsentSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ShieldSettings:
+    """What is looked for in texts."""
+
+    injection: str = setting(
+        "mark",
+        "Attempts to take the model over in chats and memories: off: not looked for; mark: counted and audited; block: "
+        "refused with 400, too.",
+        choices=("off", "mark", "block"),
+    )
+    redact: tuple[str, ...] = setting(
+        (),
+        "What is taken out of what is remembered: secrets, email, phone, card, iban, id_number.",
+        unit="comma-separated kinds",
+    )
+    redact_upstream: bool = setting(
+        False, "Whether it is taken out of the messages that go to a provider, too, and of nothing else there."
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class HealthSettings:
     """What probes say."""
 
@@ -316,6 +336,7 @@ class Settings:
     qdrant: QdrantSettings = QdrantSettings()
     retention: RetentionSettings = RetentionSettings()
     consent: ConsentSettings = ConsentSettings()
+    shield: ShieldSettings = ShieldSettings()
     health: HealthSettings = HealthSettings()
     log: LogSettings = LogSettings()
     telemetry: TelemetrySettings = TelemetrySettings()

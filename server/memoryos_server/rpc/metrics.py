@@ -32,6 +32,7 @@ class Metrics:
         upstream: Seconds that the provider took to begin an answer, by outcome.
         llm_tokens: Tokens of chats by model, direction, and whether they are an estimate.
         budget_refused: Chats refused because their key's budget of `requests` or `tokens` is used up.
+        injections: Calls whose texts look like an attempt on a model, by pattern.
         audit_dropped: Events that could not be kept because the store was down for too long.
     """
 
@@ -88,6 +89,12 @@ class Metrics:
         )
         for bound in ("requests", "tokens"):
             self.budget_refused.labels(bound)
+        self.injections = Counter(
+            "memoryos_injection_suspected",
+            "Calls whose texts look like an attempt to take a model over.",
+            ("pattern",),
+            registry=self.registry,
+        )
         self.audit_dropped = Counter("memoryos_audit_dropped", "Audit events that were lost.", registry=self.registry)
 
     def answered(self, outcome: str, seconds: float) -> None:
@@ -105,6 +112,10 @@ class Metrics:
         for direction in ("input", "output", "cached", "reasoning"):
             self.llm_tokens.labels(model, direction, estimated).inc(getattr(tokens, direction))
         self.llm_tokens.labels(model, "injected", "true").inc(tokens.injected)
+
+    def suspected(self, pattern: str) -> None:
+        """A call's texts look like an attempt on a model, by a published pattern."""
+        self.injections.labels(pattern).inc()
 
     def over_budget(self, bound: str) -> None:
         """A chat was refused: the `requests` or `tokens` of its key are used up."""

@@ -72,6 +72,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_LAST_ADMIN_KEY is the removal of the last key with the permission `admin`."""
     ERROR_REASON_CONSENT_WITHDRAWN: _ErrorReason.ValueType  # 40
     """ERROR_REASON_CONSENT_WITHDRAWN is a person who does not consent to `data_processing`: nothing is remembered of them."""
+    ERROR_REASON_INJECTION_SUSPECTED: _ErrorReason.ValueType  # 41
+    """ERROR_REASON_INJECTION_SUSPECTED is a text that looks like an attempt to take the model over, where such are refused."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the machine-readable cause of an error."""
@@ -126,4 +128,6 @@ ERROR_REASON_LAST_ADMIN_KEY: ErrorReason.ValueType  # 23
 """ERROR_REASON_LAST_ADMIN_KEY is the removal of the last key with the permission `admin`."""
 ERROR_REASON_CONSENT_WITHDRAWN: ErrorReason.ValueType  # 40
 """ERROR_REASON_CONSENT_WITHDRAWN is a person who does not consent to `data_processing`: nothing is remembered of them."""
+ERROR_REASON_INJECTION_SUSPECTED: ErrorReason.ValueType  # 41
+"""ERROR_REASON_INJECTION_SUSPECTED is a text that looks like an attempt to take the model over, where such are refused."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -40,6 +40,9 @@ class Form(Protocol):
     path: str
     """Where it is, under the base URL of a provider that has it."""
 
+    asked: str
+    """The member of a request that says what is asked."""
+
     def parse(self, body: str, *, stream: bool) -> ChatBody:
         """Checks a request body.
 
@@ -68,6 +71,7 @@ class ChatForm(Form):
     """Chat completions."""
 
     path = "/chat/completions"
+    asked = "messages"
 
     def parse(self, body: str, *, stream: bool) -> ChatBody:
         """As `Form.parse`."""

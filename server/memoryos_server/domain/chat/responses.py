@@ -133,6 +133,7 @@ class ResponsesForm(Form):
     """The Responses interface, as `Form` has it."""
 
     path = "/responses"
+    asked = "input"
 
     def parse(self, body: str, *, stream: bool) -> ChatBody:
         """As `Form.parse`."""

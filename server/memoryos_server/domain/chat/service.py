@@ -34,6 +34,7 @@ from memoryos_server.domain.chat.model import (
     ModelInfo,
     Notes,
 )
+from memoryos_server.domain.chat.outside import outside_texts, passed_on
 from memoryos_server.domain.chat.passing import Held, closing, following
 from memoryos_server.domain.chat.recalling import Recalling
 from memoryos_server.domain.chat.receipts import Receipts
@@ -52,6 +53,7 @@ from memoryos_server.domain.core.text import check_id, check_session, estimate_t
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.core.tokens import Tokens, reported, rough_sum, rough_tokens
 from memoryos_server.domain.ports import Asked, Llm, ProviderAnswer, Served
+from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
 RECALL_LIMIT = 30
 """How many memories are asked for; the token budget decides how many go in."""
@@ -99,6 +101,7 @@ class ChatService:
         keeps: Whether turns can be kept at present, as far as that is known without asking.
         away: Whether no store answers at all: then a chat passes through at once.
         may_use: Whose memory may be used, or None: everybody's.
+        shield: Looks at what users and tools say.
         clock: Seconds, monotonic.
         now: The present time, UTC.
     """
@@ -118,6 +121,7 @@ class ChatService:
         keeps: Callable[[], bool] = lambda: True,
         away: Callable[[], bool] = lambda: False,
         may_use: MayUse | None = None,
+        shield: Shield = UNSHIELDED,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -130,6 +134,7 @@ class ChatService:
         self._admit = admit
         self._keeps = keeps
         self._may_use = may_use
+        self._shield = shield
         self._now = now
         self._sessions = Sessions(options.session_idle_seconds, clock)
         self._repeats = Repeats(clock)
@@ -162,7 +167,7 @@ class ChatService:
         """The answer, at once. The turn is handed to memory before this returns.
 
         Raises:
-            Invalid: The request is malformed, or names a model that nobody serves.
+            Invalid: The request is malformed, names a model that nobody serves, or (reason `injection_suspected`) is refused.
             Forbidden: The caller may not act for the user.
             TooMany: The key's budget is used up.
             UpstreamRejected: The provider refused the request.
@@ -319,6 +324,10 @@ class ChatService:
         if request.idempotency_key is not None:
             check_id(request.idempotency_key, "idempotency_key")
         owner = _owner(who, request.user_id, body.user)
+        texts = outside_texts(body, history=self._shield.blocks)
+        await self._shield.look(who, texts, where="chat", param=_FORMS[request.api].asked, owner=owner or "")
+        if self._shield.rewrites:
+            body = await _aside(request.body, lambda: self._passed_on(request, body, stream=stream))
         mode = MemoryMode.OFF if owner is None else request.memory
         reads = mode in (MemoryMode.ON, MemoryMode.READ)
         writes = mode in (MemoryMode.ON, MemoryMode.WRITE)
@@ -386,6 +395,10 @@ class ChatService:
         except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
             _log.warning("chat goes on without memory: %s", type(error).__name__)
             return None, isinstance(error, TimeoutError)
+
+    def _passed_on(self, request: ChatRequest, body: ChatBody, *, stream: bool) -> ChatBody:
+        text = passed_on(body, self._shield.passed_on)
+        return body if text is None else _FORMS[request.api].parse(text, stream=stream)
 
     def _rendering(self, body: ChatBody) -> builtin.Rendering:
         cost = rough_sum(body.texts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,6 +28,7 @@ from memoryos_server.domain.manage.model import (
     versions_of,
 )
 from memoryos_server.domain.ports import Change, HeatState, HeatStore, Record, RecordFilter, Subject, Subjects, Vectors
+from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 50
@@ -90,6 +92,7 @@ class SegmentService:
         changes: How they are changed.
         initial: The heat of a record made at a time.
         decayed: The heat of a state at a later time.
+        shield: Looks at what is imported, and cleans it.
         clock: The present time.
     """
 
@@ -102,9 +105,11 @@ class SegmentService:
         *,
         initial: Callable[[datetime], HeatState],
         decayed: Callable[[HeatState, datetime], float],
+        shield: Shield = UNSHIELDED,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._subjects = subjects
+        self._shield = shield
         self._vectors = vectors
         self._heat = heat
         self._changes = changes
@@ -269,6 +274,9 @@ class SegmentService:
         if not 1 <= len(segments) <= MAX_SEGMENTS:
             raise Invalid(f"segments must be 1..{MAX_SEGMENTS:,}, not {len(segments):,}", param="segments")
         await check_all(segments)
+        texts = [one.summary for one in segments]
+        await self._shield.look(who, texts, where="memory", param="segments", owner=owner)
+        segments = await asyncio.to_thread(_cleaned, segments, self._shield.clean)
         subject = await self._subjects.open(who.tenant_id, owner)
         await self._caught_up()
         work = Import(self._subjects, self._vectors, subject, segments, self._initial)
@@ -310,6 +318,17 @@ class SegmentService:
             raise _no_segment()
         # Shown under this id, or kept under it and shown under another.
         return next((record for record in found if record.data.get(SHOWN_ID) == segment_id), found[0])
+
+
+def _cleaned(segments: Sequence[NewSegment], clean: Callable[[str], str]) -> list[NewSegment]:
+    return [
+        replace(
+            one,
+            summary=clean(one.summary),
+            history=tuple(replace(version, summary=clean(version.summary)) for version in one.history),
+        )
+        for one in segments
+    ]
 
 
 async def _nothing() -> AsyncIterator[Sequence[Segment]]:

@@ -13,12 +13,13 @@ from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.text import MAX_TEXT, check_text
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memories.extract import Extraction, Message
-from memoryos_server.domain.memories.model import KIND, Extracted, memory_of, new_record
+from memoryos_server.domain.memories.model import KIND, Extracted, Suggestion, memory_of, new_record
 from memoryos_server.domain.memories.neighbours import Changes
 from memoryos_server.domain.memories.sameness import Sameness, Traits, cosine
 from memoryos_server.domain.memories.search import Finder
 from memoryos_server.domain.ports import Change, Record, RecordQuery, Subject, Subjects, Vectors
 from memoryos_server.domain.ports.consents import EVERYBODY, Consents
+from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
 MAX_MESSAGES = 1000
 ROLES = ("user", "assistant", "system")
@@ -38,6 +39,7 @@ class Extracting:
         extraction: Finds what is worth remembering in a text.
         sameness: Says whether two memories say the same.
         consents: Who may be remembered.
+        shield: Looks at what is read, and cleans what is kept.
         now: The present time, UTC.
     """
 
@@ -51,6 +53,7 @@ class Extracting:
         sameness: Sameness,
         *,
         consents: Consents = EVERYBODY,
+        shield: Shield = UNSHIELDED,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """Keeps its collaborators."""
@@ -61,6 +64,7 @@ class Extracting:
         self._extraction = extraction
         self._sameness = sameness
         self._consents = consents
+        self._shield = shield
         self._now = now
 
     async def extract(
@@ -83,8 +87,14 @@ class Extracting:
         # Before a provider reads it.
         if not await self._consents.allows(await self._subjects.find(who.tenant_id, owner)):
             raise withdrawn()
+        param = "text" if text is not None else "messages"
+        await self._shield.look(who, [content for _, content in read], where="memory", param=param, owner=owner)
         now = self._now()
-        suggested = await self._extraction.suggest(read, now)
+        given = [(role, self._shield.passed_on(content)) for role, content in read]
+        suggested = [
+            Suggestion(self._shield.clean(one.content), one.memory_type, one.importance)
+            for one in await self._extraction.suggest(given, now)
+        ]
         if not suggested:
             return Extracted((), 0)
         subject = await self._subjects.open(who.tenant_id, owner)

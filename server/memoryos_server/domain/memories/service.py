@@ -28,6 +28,7 @@ from memoryos_server.domain.memories.model import (
 from memoryos_server.domain.memories.neighbours import Changes, Touch
 from memoryos_server.domain.memories.search import Finder
 from memoryos_server.domain.ports import Change, Record, RecordFilter, Subject, Subjects, Vectors
+from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
 DEFAULT_PAGE_SIZE = 20
 MAX_PAGE_SIZE = 100
@@ -47,6 +48,7 @@ class MemoriesService:
         finder: Finds memories by meaning and words.
         touch: Counts accesses, or None.
         forget: Drops what is kept in passing of a user's memories, by tenant and user; called after deletions.
+        shield: Looks at what is written down, and cleans it.
         now: The present time, UTC.
     """
 
@@ -59,6 +61,7 @@ class MemoriesService:
         touch: Touch | None = None,
         *,
         forget: Callable[[str, str], None] = lambda tenant_id, user_id: None,
+        shield: Shield = UNSHIELDED,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         """Keeps its collaborators."""
@@ -68,6 +71,7 @@ class MemoriesService:
         self._finder = finder
         self._touch = touch
         self._forget = forget
+        self._shield = shield
         self._now = now
 
     async def create(
@@ -103,7 +107,10 @@ class MemoriesService:
         now = self._now()
         if created_at is not None and created_at > now:
             raise Invalid("created_at must not be in the future", param="created_at")
-        subject = await self._subjects.open(who.tenant_id, who.owner())
+        owner = who.owner()
+        await self._shield.look(who, [content], where="memory", param="content", owner=owner)
+        content = self._shield.clean(content)
+        subject = await self._subjects.open(who.tenant_id, owner)
         memory_id = uuid7() if event_id is None else derived_uuid(subject.tenant_id, subject.id, KIND, event_id)
         if event_id is not None and (known := await self._known(subject, memory_id)) is not None:
             if (first_content(known), known.type) != (content, memory_type):
@@ -192,7 +199,11 @@ class MemoriesService:
             check_text(content, "content")
         if "importance" in fields and importance is not None:
             check_share(importance, "importance")
-        subject = await self._subjects.find(who.tenant_id, who.owner())
+        owner = who.owner()
+        if content is not None and "content" in fields:
+            await self._shield.look(who, [content], where="memory", param="content", owner=owner)
+            content = self._shield.clean(content)
+        subject = await self._subjects.find(who.tenant_id, owner)
         if subject is None:
             raise _unknown()
         made: list[Record] = []

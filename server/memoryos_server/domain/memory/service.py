@@ -24,6 +24,7 @@ from memoryos_server.domain.memory.knowledge import Belief
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.ports import Subject, Subjects, Turn, Turns, Vectors
 from memoryos_server.domain.ports.consents import EVERYBODY, Consents
+from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
 MAX_LIMIT = 1000
 SHORT_TERM = 20
@@ -125,6 +126,7 @@ class MemoryService:
         derived: Finds segments and facts; None: there are none.
         heat: Counts what is returned; None: nothing is counted.
         consents: Who may be recalled.
+        shield: Looks at what is added, and cleans it.
     """
 
     def __init__(
@@ -138,6 +140,7 @@ class MemoryService:
         derived: DerivedRecall | None = None,
         heat: Touched | None = None,
         consents: Consents = EVERYBODY,
+        shield: Shield = UNSHIELDED,
     ) -> None:
         self._subjects = subjects
         self._turns = turns
@@ -147,17 +150,21 @@ class MemoryService:
         self._derived = derived
         self._heat = heat
         self._consents = consents
+        self._shield = shield
 
     async def add(self, who: Caller, user_id: str, turn: NewTurn) -> Added:
         """Keeps one turn; it is searchable when this returns.
 
         Raises:
-            Invalid: A field is malformed.
+            Invalid: A field is malformed, or (reason `injection_suspected`) the content is refused.
             Exists: reason `event_id_conflict`: the event_id was used for other content.
             Forbidden: The caller may not act for the user, or (reason `consent_withdrawn`) the user may not be remembered.
             BackendDown: The turn could not be kept.
         """
-        return (await self.remember(who.tenant_id, who.owner(user_id), [turn]))[0]
+        owner = who.owner(user_id)
+        _check(turn)
+        await self._shield.look(who, [turn.content], where="memory", param="content", owner=owner)
+        return (await self.remember(who.tenant_id, owner, [turn]))[0]
 
     async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> list[Added]:
         """Keeps turns of one user together, all or none.
@@ -168,6 +175,7 @@ class MemoryService:
         for new in turns:
             _check(new)
         subject = await self._subjects.open(tenant_id, user_id)
+        turns = [replace(new, content=self._shield.clean(new.content)) for new in turns]
         made = [_turn(subject, new) for new in turns]
         draft = audit.draft()
         if known := await self._known(subject, turns, made):

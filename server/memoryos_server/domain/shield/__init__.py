@@ -1,0 +1,1 @@
+"""The content shield: what looks like an attempt on a model, and what should not be remembered."""
