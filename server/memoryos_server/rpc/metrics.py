@@ -14,6 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from memoryos.addresses import split_address
 from memoryos.settings import SettingsError
 from memoryos_server.domain.core.tokens import Tokens
+from memoryos_server.domain.shield.detection import IDS as PATTERN_IDS
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0)
 
@@ -95,6 +96,8 @@ class Metrics:
             ("pattern",),
             registry=self.registry,
         )
+        for name in PATTERN_IDS:
+            self.injections.labels(name)
         self.audit_dropped = Counter("memoryos_audit_dropped", "Audit events that were lost.", registry=self.registry)
 
     def answered(self, outcome: str, seconds: float) -> None:
