@@ -119,7 +119,7 @@ def test_shield_when_it_blocks_and_redacts_upstream_then_the_provider_sees_neith
         )
         assert len(upstream.requests()) == before
         assert chat(system, f"Write to {MAIL}")[0] == 200
-        assert upstream.requests()[-1]["body"]["messages"][-1]["content"] == "Write to [redacted:email]"
+        assert json.loads(upstream.requests()[-1]["body"])["messages"][-1]["content"] == "Write to [redacted:email]"
         until(lambda: len(suspected(system)) >= 5)
         assert {one["outcome"] for one in suspected(system)} == {"denied"}
 
