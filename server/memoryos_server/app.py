@@ -10,7 +10,7 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server import operator, wiring
+from memoryos_server.domain.admin.auditing import AuditService
 from memoryos_server.domain.admin.budgets import Budgets
 from memoryos_server.domain.admin.keys import KeyService
 from memoryos_server.domain.admin.metering import Meter
@@ -34,6 +35,7 @@ from memoryos_server.opening import VectorsUnusable, open_vectors
 from memoryos_server.operator import House, Operator
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
+from memoryos_server.rpc.audit_servicer import AuditServicer
 from memoryos_server.rpc.auth import Auth
 from memoryos_server.rpc.embedding_servicer import EmbeddingServicer
 from memoryos_server.rpc.grpc_health import HealthBoard
@@ -42,7 +44,9 @@ from memoryos_server.rpc.memory_metrics import MemoryMetrics, QueueWatch
 from memoryos_server.rpc.metrics import Metrics, MetricsListener
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
+from memoryos_server.stores.audit_trail import ChainTrail
 from memoryos_server.stores.backup import Backups
+from memoryos_server.stores.chain_verify import Verifier
 from memoryos_server.stores.embedded import (
     ChildFailedError,
     DataDirectoryInUseError,
@@ -50,12 +54,14 @@ from memoryos_server.stores.embedded import (
     private_dir,
     running_dir,
 )
+from memoryos_server.stores.heads import SignedHeads
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Expected, ManifestMismatch, VectorModel
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.redis_opening import live_redis, master_keys, open_redis
 from memoryos_server.stores.retention import Retention
+from memoryos_server.stores.sequencer import Sequencer
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import NONE, open_embedder
 
@@ -135,7 +141,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     spans = await _spans(stack, settings, redis, vectors)
     metrics = Metrics()
     counts = MemoryMetrics(metrics, settings.memory.max_backlog)
-    # Before what has events written: it is left after them.
+    # Before what has events written: both are left after it.
+    sequencer = await stack.enter_async_context(_sequencer(settings, redis))
     writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))
     memory = await wiring.open_memory(
         stack,
@@ -187,10 +194,15 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         max_calls=settings.server.max_concurrent_calls,
         spans=spans,
     )
-    retention = await stack.enter_async_context(_retention(settings, redis))
+    retention = await stack.enter_async_context(_retention(settings, redis, sequencer))
     # Live stores have backups of their own, taken where they run.
-    backups = Backups(embedded, redis, memory.pipeline.held, retention.still) if _all_embedded(settings) else None
-    commands = Operator(keys, redis.audit, letters, House(backups, retention, redis.audit))
+    heads = _signed_heads(settings, redis)
+    backups = (
+        Backups(embedded, redis, memory.pipeline.held, retention.still, heads) if _all_embedded(settings) else None
+    )
+    commands = Operator(
+        keys, redis.audit, letters, House(backups, retention, redis.audit, _verifier(settings, redis, retention))
+    )
     directory = operator_dir(settings)
     private_dir(directory)  # no embedded store may have made it
     await stack.enter_async_context(operator.serve(commands, directory))
@@ -208,6 +220,9 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                     EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status(), memory.upstream)
                 ),
                 **wiring.servicers(settings, memory, chat, letters, meter, receipts, keys),
+                "memoryos.v1.AuditService": AuditServicer(
+                    AuditService(ChainTrail(redis.audit, redis.chain, retention, sequencer.now))
+                ),
             },
             around=around,
             serving=health,
@@ -248,10 +263,11 @@ async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIte
     """
     async with _stores(settings, None, points=points) as (embedded, redis):
         # Nothing runs that could end an entry.
-        retention = _retention(settings, redis)
+        retention = _retention(settings, redis, _sequencer(settings, redis))
         own = points and _all_embedded(settings)
-        backups = Backups(embedded, redis, nullcontext, retention.still) if own else None
-        house = House(backups, retention, redis.audit)
+        heads = _signed_heads(settings, redis)
+        backups = Backups(embedded, redis, nullcontext, retention.still, heads) if own else None
+        house = House(backups, retention, redis.audit, _verifier(settings, redis, retention))
         yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), house)
 
 
@@ -305,10 +321,24 @@ def _all_embedded(settings: Settings) -> bool:
     return not settings.redis.url and not settings.qdrant.url
 
 
-def _retention(settings: Settings, redis: RedisStore) -> Retention:
+def _signed_heads(settings: Settings, redis: RedisStore) -> SignedHeads:
+    return SignedHeads(settings.security.key_dir, redis.manifest.store_id, redis.manifest.secrets)
+
+
+def _sequencer(settings: Settings, redis: RedisStore) -> Sequencer:
+    return Sequencer(redis.client, redis.audit, redis.chain, _signed_heads(settings, redis))
+
+
+def _retention(settings: Settings, redis: RedisStore, sequencer: Sequencer) -> Retention:
     # Of a store that servers share none may carry off a part into its own directory.
     days, shared = settings.retention.audit_days, bool(settings.redis.url)
-    return Retention(redis.client, Path(settings.data_dir) / "archive", audit_days=days, shared=shared)
+    directory = Path(settings.data_dir) / "archive"
+    return Retention(redis.client, redis.chain, sequencer.now, directory, audit_days=days, shared=shared)
+
+
+def _verifier(settings: Settings, redis: RedisStore, retention: Retention) -> Callable[[str | None], Verifier]:
+    heads = _signed_heads(settings, redis)
+    return lambda tenant_id: Verifier(redis.chain, redis.audit, heads, retention.directory, tenant_id)
 
 
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:

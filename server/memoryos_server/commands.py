@@ -104,6 +104,19 @@ def _show_event(item: Mapping[str, Any]) -> str:
     ).rstrip()
 
 
+def _show_verified(item: Mapping[str, Any]) -> str:
+    if "problem" in item:
+        number = f"event {item['number']}" if item["number"] else "-"
+        return f"{item['tenant_id'] or '-'}  {number}  {item['place']}  {item['problem']}"
+    lines = [
+        f"{item['events']:,} events of {item['tenants']:,} tenants read, {item['archived']:,} of them in the archive; "
+        f"{item['waiting']:,} are not chained yet: {'NOT ' if item['problems'] else ''}intact"
+    ]
+    if item["unsigned"]:
+        lines.append(f"no signed head is here, so that a missing end cannot be seen, of: {', '.join(item['unsigned'])}")
+    return "\n".join(lines)
+
+
 def _show_letter(item: Mapping[str, Any]) -> str:
     return (
         f"{item['id']}  {item['failed_at']}  tenant={item.get('tenant_id', '-')}  user={item.get('user_id', '-')}"
@@ -183,6 +196,11 @@ def register(subparsers: Any) -> None:
     tail.set_defaults(
         run=lambda args: run(args, "audit.tail", {"limit": args.limit, "tenant_id": args.tenant_id}, _show_event)
     )
+    verify = audit.add_parser(
+        "verify", help="read all chains and the archive; exit code 1 if anything is not as written"
+    )
+    verify.add_argument("--tenant", dest="tenant_id", help="of one tenant only; _system has what nobody was known for")
+    verify.set_defaults(run=lambda args: run(args, "audit.verify", {"tenant_id": args.tenant_id}, _show_verified))
     letters = subparsers.add_parser("queue", help="see, replay and discard dead letters")
     letters.set_defaults(run=lambda args: run(args, "queue.list", {"tenant_id": None}, _show_letter), json=False)
     letter = letters.add_subparsers()
@@ -207,5 +225,5 @@ def register(subparsers: Any) -> None:
     discard.set_defaults(
         run=lambda args: run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
     )
-    for parser in (create, listing, revoke, rotate, tail, seen, replay, discard):
+    for parser in (create, listing, revoke, rotate, tail, verify, seen, replay, discard):
         parser.add_argument("--json", action="store_true", help="one JSON object a line")

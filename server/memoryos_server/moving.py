@@ -131,7 +131,11 @@ def _restore(args: argparse.Namespace) -> int:
             lines.append(f"what was there before: {done['replaced']} (delete it once you are sure)")
         return "\n".join(lines)
 
-    return _follow(restore(Path(args.source).expanduser(), keyring, data, keys, force=args.force), args, show)
+    return _follow(
+        restore(Path(args.source).expanduser(), keyring, data, keys, settings.security.key_dir, force=args.force),
+        args,
+        show,
+    )
 
 
 def _migrate(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -33,6 +33,7 @@ from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
 from memoryos_server.stores.archive import ArchiveError
 from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.backup_file import BackupError
+from memoryos_server.stores.chain_verify import Verifier
 from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.retention import Retention
 
@@ -62,11 +63,13 @@ class House:
         backups: Makes backups.
         retention: Keeps the archive.
         audit: Opens what is in it.
+        verifier: What verifies the chains, of a tenant or of all.
     """
 
     backups: Backups | None = None
     retention: Retention | None = None
     audit: RedisAudit | None = None
+    verifier: Callable[[str | None], Verifier] | None = None
 
 
 class Operator:
@@ -101,6 +104,9 @@ class Operator:
             yield {"api_key": key, **_key(record), "old_id": old.id, "old_expires_at": _key(old)["expires_at"]}
         elif command == "audit.tail":
             async for item in self._tail(arguments.get("tenant_id"), int(arguments["limit"])):
+                yield item
+        elif command == "audit.verify" and self._house.verifier is not None and self._house.retention is not None:
+            async for item in self._verify(self._house.verifier(arguments.get("tenant_id")), self._house.retention):
                 yield item
         elif command in ("archive.run", "archive.verify") and self._house.retention is not None:
             yield await self._archive(self._house.retention, command, arguments)
@@ -145,6 +151,16 @@ class Operator:
                 raise Fault(f"the archive cannot be read: {error}") from error
         for item in newest:
             yield item
+
+    async def _verify(self, verifier: Verifier, retention: Retention) -> AsyncIterator[dict[str, Any]]:
+        try:
+            async with retention.unmoved():
+                async for item in verifier.run():
+                    yield item
+        except OSError as error:
+            raise Fault(f"the archive or the signed heads cannot be read: {error}") from error
+        if item["problems"]:
+            raise Fault("what was recorded is not as it was written")
 
     async def _archive(self, retention: Retention, command: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
         try:

@@ -295,8 +295,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             ],
         },
         ALICE | {"limit": 5},
+        built=True,
     ),
-    Endpoint(27, "GET", "/v1/security/audit/stats", {"status": "ok", "total_events": int}),
+    Endpoint(27, "GET", "/v1/security/audit/stats", {"status": "ok", "total_events": int}, built=True),
     Endpoint(
         28,
         "POST",

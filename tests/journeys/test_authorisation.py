@@ -129,9 +129,10 @@ def cells(system: System, line: Line, over: Mapping[str, Mapping[str, str]]) -> 
             yield Cell(f"another user of the tenant {way}", bob | headers, DENIED, more)
             yield Cell(f"act_as {way}", agent | headers, ALLOWED if line.whose == "user" else DENIED, more)
             yield Cell(f"the tenant's admin {way}", boss | headers, ALLOWED, more)
-        yield Cell("another user of the tenant, for himself", bob, ALLOWED, {})
+        yield Cell("another user of the tenant, for himself", bob | _named(line, theirs), ALLOWED, {})
     for permission in sorted(PERMISSIONS):
-        yield Cell(f"only {permission}", key(system, f"{permission} {mine}", permission), may(permission), {})
+        user = f"{permission} {mine}"
+        yield Cell(f"only {permission}", key(system, user, permission) | _named(line, user), may(permission), {})
     yield Cell("the tenant's admin", boss, may("admin"), {})
     there = key(system, mine, "admin", tenant=OTHERS)
     # Public methods read no headers but those that everything has.
@@ -149,6 +150,10 @@ def cells(system: System, line: Line, over: Mapping[str, Mapping[str, str]]) -> 
     yield Cell(
         "a key of all tenants without the permission", weak | {"X-Tenant-ID": OURS}, ALLOWED if public else DENIED, {}
     )
+
+
+def _named(line: Line, user: str) -> dict[str, str]:
+    return {"X-User-ID": user} if line.names else {}
 
 
 def _user(line: Line, user: str) -> dict[str, str]:

@@ -110,9 +110,21 @@ def test_load_when_verbs_differ_then_a_path_may_be_shared() -> None:
 def test_load_when_given_the_real_protos_then_each_says_who_may_call_for_how_long() -> None:
     methods = schema.load()
     assert {m.service for m in methods} >= {"memoryos.v1.SystemService", "memoryos.v1.ChatService"}
-    unaudited = {"ListModels", "CreateEmbeddings"}  # they touch nobody's data
     for method in methods:
-        assert method.permission == "public" or method.policy.audit.event_type or method.name in unaudited
+        assert method.permission == "public" or method.policy.audit.event_type or method.whose == "nobody", method.name
+
+
+def test_load_when_given_the_real_protos_then_whatever_changes_or_carries_off_is_recorded_before_it_is_answered() -> (
+    None
+):
+    for method in schema.load():
+        audit = method.policy.audit
+        if not audit.event_type:
+            continue
+        carries_off = method.name.startswith("Export")
+        reads = method.idempotency == "NO_SIDE_EFFECTS" and not carries_off
+        kind = options_pb2.AUDIT_KIND_READ if reads else options_pb2.AUDIT_KIND_CHANGE
+        assert audit.kind == kind, method.name
 
 
 def test_routes_when_sorted_then_a_literal_comes_before_a_parameter() -> None:

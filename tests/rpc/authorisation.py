@@ -31,6 +31,7 @@ class Line:
         http: What stands in place of `request` over HTTP, where that is another thing.
         path: The route, where the proto names none.
         ends: How the request may end for who may send it.
+        names: Whether a key without `admin` must name its own user.
     """
 
     rpc: str
@@ -40,6 +41,7 @@ class Line:
     http: Mapping[str, Any] | None = None
     path: str = ""
     ends: tuple[str, ...] = ("OK", "NOT_FOUND")
+    names: bool = False
 
 
 _SAY = {"model": "memoryos/recall", "messages": [{"role": "user", "content": "Good morning!"}]}
@@ -101,6 +103,8 @@ LINES: tuple[Line, ...] = (
     Line("ImportSegments", "memory.write", "user", {"segments": [{"summary": "Ann likes hiking"}]}),
     Line("ListVersions", "memory.read", "user", {"segment_id": ID}),
     # 8. Security
+    Line("ListAuditLogs", "security", "self", names=True),
+    Line("GetAuditStats", "security", "tenant"),
     Line("RecordConsent", "security", "self", {"purpose": "analytics", "granted": True}),
     Line("CheckConsent", "security", "self", {"purpose": "analytics"}),
     # 11. Administration

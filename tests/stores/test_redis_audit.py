@@ -100,7 +100,7 @@ async def test_tail_when_another_tenant_is_louder_in_the_same_partition_then_rea
     ann = await store.subjects.open("acme", "ann")
     first = event()
     await store.audit.append([first])
-    louder = next(f"t{number}" for number in range(100_000) if store.audit._home(f"t{number}").number == ann.partition)
+    louder = next(f"t{number}" for number in range(100_000) if store.chain.home(f"t{number}").number == ann.partition)
     await store.audit.append([event("", louder, number) for number in range(200)])
     assert await tail(store, "acme", 5) == [first]
     assert len(await tail(store, louder, 150)) == 150

@@ -20,6 +20,7 @@ from memoryos_server.domain.ports.usage import Spent, Usage
 from memoryos_server.stores import (
     redis_audit,
     redis_budgets,
+    redis_chain,
     redis_consents,
     redis_heat,
     redis_keys,
@@ -45,6 +46,7 @@ from memoryos_server.stores.scope import (
     usage_tenants,
 )
 from memoryos_server.stores.sealing import Sealer
+from tests.stores.chain_support import Audited
 from tests.stores.redis_fixtures import EXPECTED, Valkey, erase, lease_of, said, settle_all, until
 
 SCRIPTS = [
@@ -52,6 +54,7 @@ SCRIPTS = [
     for module in (
         redis_audit,
         redis_budgets,
+        redis_chain,
         redis_consents,
         redis_heat,
         redis_keys,
@@ -77,6 +80,7 @@ def test_scope_when_asked_for_keys_then_all_lie_in_the_partition_s_slot() -> Non
     partition = mine.partition
     keys = [mine.record, *mine.keys(20_000), partition.lookup, partition.keyring, partition.queue]
     keys += [partition.audit, partition.audit_batch("00"), partition.done("00"), partition.lease, partition.due]
+    keys += [partition.chains, partition.chain("ab" * 20), partition.chain_head("ab" * 20)]
     keys += [partition.attempts, partition.changes, partition.dead, partition.dead_marks]
     assert len(set(keys)) == len(keys)
     assert {key_slot(key.encode()) for key in keys} == {key_slot(b"{p007}")}
@@ -136,6 +140,10 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
             await _end(store, user)
         assert await store.queue.depth() == 4
         assert len([one async for one in store.audit.tail(None, 100)]) == 12
+        audited = Audited(store, tmp_path)
+        await audited.sequencer.now()
+        assert (await audited.intact())["events"] == 12
+        assert await audited.retention.move(0) == 12
         erased = await store.subjects.open("acme", "eve")
         await store.turns.accept(erased, [said(erased, "e1")])
         await settle_all(store, erased)

@@ -19,6 +19,7 @@ from google.protobuf.message import Message
 
 from memoryos.v1 import (
     admin_service_pb2,
+    audit_service_pb2,
     chat_service_pb2,
     consent_service_pb2,
     embedding_service_pb2,
@@ -42,6 +43,7 @@ FILES: tuple[FileDescriptor, ...] = (
     usage_service_pb2.DESCRIPTOR,
     admin_service_pb2.DESCRIPTOR,
     consent_service_pb2.DESCRIPTOR,
+    audit_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 

@@ -2,8 +2,8 @@
 
 A file begins with a line of JSON: its form, how many records of whom came before it, and the checksum that the file before it
 ended with. Then come batches, each `length (4) | checksum (16) | msgpack`, whose checksum covers the one before: what is changed,
-taken out or cut off in the middle is seen. What is torn at the very end was never relied on, and is cut off when the archive is
-opened. Files are numbered and never written again once there is a next one.
+taken out or cut off in the middle is seen. What is torn at the very end was never relied on, and is put aside, into a file of its own,
+when the archive is opened. Files are numbered and never written again once there is a next one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import msgpack
 
-_FORM = 1
+_FORM = 2
 _HEAD = struct.Struct(">I16s")
 _FILE_BYTES = 64 * 1024 * 1024
 _msgpack: Any = msgpack  # ships no types
@@ -63,6 +63,7 @@ class Archive:
         if files and self._state.last is None and len(files) > 1:
             self.last = _scan(files[-2]).last  # the newest has only its first line
         if self._state.torn:
+            _put_aside(files[-1], self._state.end)
             os.truncate(files[-1], self._state.end)
 
     @property
@@ -136,8 +137,7 @@ class Archive:
             return self._directory / f"{self._number:06}.archive"
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = self._directory / f"{self._number + 1:06}.archive"
-        head = {"form": _FORM, "follows": self._state.checksum.hex(), "before": dict(self._state.totals)}
-        raw = json.dumps(head).encode() + b"\n"
+        raw = _line(self._state.checksum, self._state.totals)
         fresh = path.with_suffix(".new")
         with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(raw)
@@ -154,6 +154,73 @@ class Archive:
         return path
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A batch as it lies in a file, or what is left of one.
+
+    Attributes:
+        path: The file.
+        at: Where in it, bytes.
+        batch: What is in it; None if it cannot be read, then nothing behind it in this file can.
+        intact: Whether its checksum holds.
+    """
+
+    path: Path
+    at: int
+    batch: Any
+    intact: bool
+
+
+def stored_batches(directory: Path) -> Iterator[Stored]:
+    """Everything that can be read of an archive, in order, and what cannot. Changes nothing, and raises nothing for damage.
+
+    Raises:
+        OSError: A file cannot be read.
+    """
+    checksum, totals = bytes(16), Counter[str]()
+    for place, path in enumerate(sorted(directory.glob("[0-9]*.archive")), 1):
+        try:
+            follows, before, start = _first(path)
+        except ArchiveError:
+            yield Stored(path, 0, None, False)
+            continue
+        if follows != checksum or before != totals or _number(path) != place:
+            yield Stored(path, 0, None, False)
+        checksum, totals = follows, before
+        with path.open("rb") as file:
+            at = file.seek(start)
+            while raw := file.read(_HEAD.size):
+                length, expected = _HEAD.unpack(raw) if len(raw) == _HEAD.size else (0, b"")
+                body = file.read(length)
+                checksum = _next(checksum, body)
+                batch = _unpacked(body) if expected and len(body) == length else None
+                yield Stored(path, at, batch, batch is not None and checksum == expected)
+                if batch is None:
+                    break
+                checksum = expected
+                totals.update(_whose(batch))
+                at += len(raw) + length
+
+
+def _unpacked(body: bytes) -> Any:
+    """A batch; None for what is none."""
+    try:
+        batch = _msgpack.unpackb(body, raw=False)
+        return batch if all(isinstance(record, list) and record for record in batch["records"]) else None
+    except Exception:  # whatever a changed byte makes of it
+        return None
+
+
+def _put_aside(path: Path, start: int) -> None:
+    """Copies the end of a file, so that what somebody may have damaged is not lost for good."""
+    with path.open("rb") as file:
+        file.seek(start)
+        torn = file.read()
+    aside = path.with_suffix(f".torn-{start}")
+    with os.fdopen(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(torn)
+
+
 def _number(path: Path) -> int:
     return int(path.stem)
 
@@ -162,16 +229,26 @@ def _next(checksum: bytes, raw: bytes) -> bytes:
     return hashlib.blake2b(checksum + raw, digest_size=16).digest()
 
 
+def _line(follows: bytes, before: Mapping[str, int]) -> bytes:
+    head = {"form": _FORM, "follows": follows.hex(), "before": dict(before)}
+    return json.dumps(head).encode() + b"\n"
+
+
 def _first(path: Path) -> tuple[bytes, Counter[str], int]:
     """What a file follows: checksum and numbers; and how long its first line is."""
     with path.open("rb") as file:
         raw = file.readline()
     try:
         head: dict[str, Any] = json.loads(raw)
-        if head["form"] > _FORM:
-            raise ArchiveError(f"{path} has the form {head['form']}, this version reads {_FORM}: run the newer version")
+        if head["form"] != _FORM:
+            raise ArchiveError(
+                f"{path} has the form {head['form']}, this version reads {_FORM}: run the version that made it"
+            )
         before = Counter({str(whose): int(count) for whose, count in head["before"].items()})
-        return bytes.fromhex(head["follows"]), before, len(raw)
+        follows = bytes.fromhex(head["follows"])
+        if raw != _line(follows, before):
+            raise ValueError("it is not as it was written")
+        return follows, before, len(raw)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ArchiveError(f"{path} is damaged: its first line is none of an archive") from None
 

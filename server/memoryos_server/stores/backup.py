@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from memoryos_server.stores.backup_file import BackupError, BackupReader, BackupWriter
 from memoryos_server.stores.embedded import SCRATCH, EmbeddedStores
+from memoryos_server.stores.heads import SignedHeads
 from memoryos_server.stores.keyring_parts import STORE_KEYS, epoch_in, in_keyring, people
 from memoryos_server.stores.manifest import SCHEMA
 from memoryos_server.stores.portable_keys import Piece, key_names, read_keys
@@ -45,12 +46,14 @@ class Backups:
         redis: The Redis side.
         held: Begins a time in which no entry of the ledger ends.
         still: Begins a time in which nothing is moved into the archive.
+        heads: The signed heads of the audit chains.
     """
 
     stores: EmbeddedStores
     redis: RedisStore
     held: Callable[[], AbstractAsyncContextManager[None]]
     still: Callable[[], AbstractAsyncContextManager[None]]
+    heads: SignedHeads
     _one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def make(self, to: Path, *, keyring_only: bool = False) -> AsyncGenerator[dict[str, Any], None]:
@@ -99,6 +102,8 @@ class Backups:
                         async with self.held():
                             async for step in self._points(out):
                                 yield step
+                            # Before the chains are, which may then be longer, never shorter than was signed.
+                            await _whole(self._heads, out)
                             await dumped(self.redis.client, self.stores.data_dir / "valkey", scratch)
                         await _whole(self._archives, out)
                     copy = await stack.enter_async_context(served(scratch, self.stores.redis_socket.parent))
@@ -118,6 +123,10 @@ class Backups:
         except OSError as error:
             raise BackupError(f"the backup cannot be written to {to}: {error.strerror or error}") from error
         yield done
+
+    def _heads(self, out: BackupWriter) -> None:
+        if files := self.heads.files():
+            out.add("heads", [list(one) for one in files.items()], 300 * len(files))
 
     def _archives(self, out: BackupWriter) -> None:
         for path in sorted((self.stores.data_dir / "archive").rglob("*.archive")):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import os
 import stat
 from dataclasses import dataclass, field
@@ -162,15 +163,22 @@ class StoreSecrets:
         sealing: False leaves records readable; hashes stay keyed.
     """
 
-    __slots__ = ("_box", "_hash")
+    __slots__ = ("_box", "_hash", "_sign")
 
     def __init__(self, secret: bytes, *, sealing: bool = True) -> None:
         self._box = Box(derive(secret, "store seal"), sealing=sealing)
         self._hash = hashlib.blake2b(key=derive(secret, "store index"), digest_size=20)
+        self._sign = hmac.new(derive(secret, "store sign"), digestmod=hashlib.sha256)
 
     def hash(self, purpose: str, *parts: str) -> str:
         """A keyed hash, 40 hex digits: by it things are found whose names are not kept."""
         digest = self._hash.copy()
+        digest.update(framed(purpose, *parts))
+        return digest.hexdigest()
+
+    def sign(self, purpose: str, *parts: str) -> str:
+        """An HMAC-SHA-256, 64 hex digits: only who has the master key can make one."""
+        digest = self._sign.copy()
         digest.update(framed(purpose, *parts))
         return digest.hexdigest()
 

@@ -11,6 +11,7 @@ from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import Expected, Manifest, open_manifest
 from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.redis_budgets import RedisBudgets
+from memoryos_server.stores.redis_chain import RedisChain
 from memoryos_server.stores.redis_changes import Changes
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.redis_consents import RedisConsents
@@ -35,6 +36,7 @@ class RedisStore:
         queue: The port `Queue`.
         heat: The port `HeatStore`.
         audit: The port `AuditLog`.
+        chain: The chains that recorded events are put into.
         keys: The ports `ApiKeys` and `KeyStore`.
         usage: The port `UsageStore`.
         budgets: The port `BudgetStore`.
@@ -51,6 +53,7 @@ class RedisStore:
     queue: RedisQueue
     heat: RedisHeat
     audit: RedisAudit
+    chain: RedisChain
     keys: RedisApiKeys
     usage: RedisUsage
     budgets: RedisBudgets
@@ -105,7 +108,8 @@ class RedisStore:
                 live=lambda: changes.live,
                 ended=lambda subject_id: changes.tell(redis_subjects.KIND, subject_id),
             )
-            audit = RedisAudit(client, manifest, subjects)
+            chain = RedisChain(client, manifest)
+            audit = RedisAudit(client, manifest, subjects, chain)
             api_keys = RedisApiKeys(client, manifest, lambda: changes.live)
             changes.listen(redis_keys.KIND, api_keys.heard, api_keys.distrust)
             changes.listen(redis_subjects.KIND, subjects.heard, subjects.distrust)
@@ -135,6 +139,7 @@ class RedisStore:
                 ),
                 RedisHeat(client, subjects),
                 audit,
+                chain,
                 api_keys,
                 RedisUsage(client, manifest, days=usage_days),
                 RedisBudgets(client, manifest),

@@ -1,31 +1,33 @@
-"""The outbox of recorded events: one stream a partition, append-only.
+"""The outbox of recorded events: one stream a partition, append-only, and what is read of it and of the chains.
 
 An event that touches a known person's data lies in that person's partition, so that it can be written together with the
 change; who, what and from where are sealed under the person's key. An event of nobody, or of somebody the stores do not
 know, lies in a partition that follows from the tenant, and keeps only keyed hashes of user and address: recording a
-read or a denial makes no subject. Nothing is removed here; chaining and archiving (`retention`) take from the outbox.
+read or a denial makes no subject. Nothing is removed here: the sequencer takes from the outbox into the chains.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
 
-from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.ports import Subject
+from memoryos_server.stores.chain import Taken
 from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Manifest
+from memoryos_server.stores.redis_chain import RedisChain
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.redis_subjects import RedisSubjects
-from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
+from memoryos_server.stores.scope import PARTITIONS, Partition
 from memoryos_server.stores.sealing import SealBroken, Sealer
 
 _log = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ _log = logging.getLogger(__name__)
 _BATCH_LIFE = 600
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE = 64
+_NEEDED = {"id", "ts", "type", "tenant", "action", "outcome", "actor", "request", "details"}
 
 _APPEND = Script(
     "append_audit",
@@ -65,12 +68,19 @@ class RedisAudit:
         client: The connection.
         manifest: The opened store.
         subjects: Who is known.
+        chain: The chains.
+
+    Attributes:
+        some: Set whenever something was written that the sequencer may take.
     """
 
-    def __init__(self, client: Client, manifest: Manifest, subjects: RedisSubjects) -> None:
+    def __init__(self, client: Client, manifest: Manifest, subjects: RedisSubjects, chain: RedisChain) -> None:
         self._client = client
         self._secrets = manifest.secrets
         self._subjects = subjects
+        self._chain = chain
+        self._written: set[int] = set()
+        self.some = asyncio.Event()
 
     async def append(self, events: Sequence[AuditEvent]) -> None:
         """Records events durably, in order within a partition. The same events given again are not written again.
@@ -87,7 +97,7 @@ class RedisAudit:
             if whose not in people:
                 people[whose] = await self._about(event)
             about = people[whose]
-            number = about[0].partition if about else self._home(event.tenant_id).number
+            number = about[0].partition if about else self._chain.home(event.tenant_id).number
             stored = self.stored(event, about[1], about[0].id) if about else self.stored(event)
             batches.setdefault(number, []).extend(stored)
             names.setdefault(number, []).append(event.id)
@@ -96,7 +106,21 @@ class RedisAudit:
             # The same events make the same batch, so that one that is sent again after an error is not written twice.
             batch = hashlib.blake2b("".join(names[number]).encode(), digest_size=8).hexdigest()
             keys = [partition.audit, partition.audit_batch(batch)]
-            await self._client.script(_APPEND, keys, [_BATCH_LIFE, *stored_events])
+            try:
+                await self._client.script(_APPEND, keys, [_BATCH_LIFE, *stored_events])
+            finally:
+                self.wrote(number)
+
+    def wrote(self, partition: int) -> None:
+        """Says that an event may have been written into a partition's outbox; to be called after the attempt."""
+        self._written.add(partition)
+        self.some.set()
+
+    def written(self) -> set[int]:
+        """The partitions that `wrote` named since this was asked last."""
+        found, self._written = self._written, set()
+        self.some.clear()
+        return found
 
     async def _about(self, event: AuditEvent) -> tuple[Subject, Sealer] | None:
         """Who an event is about; None if nobody known, or if his key is damaged: the event is written all the same."""
@@ -110,26 +134,43 @@ class RedisAudit:
             return None
         return (subject, sealer) if subject and sealer else None
 
+    def named(self, tenant_id: str, user_id: str) -> str:
+        """What stands in records for a user; "" for none."""
+        return self._subjects.lookup(tenant_id, user_id) if user_id else ""
+
     async def opened(self, records: Sequence[tuple[dict[str, Any], bytes]]) -> list[AuditEvent]:
         """Events that were stored, and who they are about."""
         return [await self._event(record, who) for record, who in records]
 
     async def total(self, tenant_id: str | None = None) -> int:
-        """The number of events in the outbox, of a tenant or of all; those of a tenant are read for it."""
+        """The number of events that were ever recorded, of a tenant or of all: archived, chained, and in the outbox."""
+        waiting: dict[str, list[Taken]] = {}
+        async for tenant, taken in self.outbox():
+            if tenant_id in (None, tenant):
+                waiting.setdefault(tenant, []).append(taken)
+        # The heads are read after the outbox, so that an event that is chained meanwhile counts once.
+        tenants = {*waiting, *(await self._chain.tenants())} if tenant_id is None else {tenant_id}
+        total = 0
+        for tenant in tenants:
+            head = await self._chain.head(tenant)
+            total += head.count
+            total += sum(not head.has(taken.partition, taken.at) for taken in waiting.get(tenant, []))
+        return total
+
+    async def outbox(self) -> AsyncIterator[tuple[str, Taken]]:
+        """What lies in the outboxes, and whose it is, partition by partition."""
         lengths = await self._client.batch([("XLEN", Partition(number).audit) for number in range(PARTITIONS)])
-        if tenant_id is None:
-            return sum(lengths)
-        readings = [_Reading(Partition(number)) for number, length in enumerate(lengths) if length]
-        count = 0
-        while readings := [reading for reading in readings if not reading.done]:
-            await self._read_back(readings, tenant_id, _PAGE)
-            for reading in readings:
-                count += len(reading.found)
-                reading.found = []
-        return count
+        for number, length in enumerate(lengths):
+            start = "-"
+            while length and (
+                page := await self._client.run("XRANGE", Partition(number).audit, start, "+", "COUNT", 512)
+            ):
+                for entry, fields in page:
+                    yield whose(fields.get(b"e", b"")), taken_of(number, entry, fields)
+                start = "(" + page[-1][0].decode()
 
     async def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
-        """The newest events of a tenant (None: of all), oldest of them first.
+        """The newest events of a tenant (None: of all) that are not archived, oldest of them first.
 
         User, address and resource are "" where they were never kept, or where the person is erased.
         """
@@ -139,17 +180,26 @@ class RedisAudit:
         wanted = readings
         while wanted:
             await self._read_back(wanted, tenant_id, limit)
-            found = (item for reading in readings for item in reading.found)
-            newest = sorted(found, key=lambda item: item[0])[-limit:]
+            waiting = (item for reading in readings for item in reading.found)
+            newest = sorted(waiting, key=lambda item: item[0])[-limit:]
             # Only a partition whose read part ends within the newest may still hold one of them.
             floor = newest[0][0][0] if len(newest) == limit else 0
             wanted = [reading for reading in readings if not reading.done and reading.oldest >= floor]
+        # What is chained while this is read is found twice, and told once.
+        found = {record["id"]: (record, who) for _, record, who in newest}
+        for tenant in await self._chain.tenants() if tenant_id is None else [tenant_id]:
+            for link in await self._chain.back(tenant, most=limit):
+                if record := parsed(link.event):
+                    found[record["id"]] = record, link.who
         # Reads are written up to a second later than they happened: shown in the order in which things happened.
-        for _, record, who in sorted(newest, key=lambda item: (item[1]["ts"], item[1]["id"])):
+        for record, who in sorted(found.values(), key=lambda item: (item[0]["ts"], item[0]["id"]))[-limit:]:
             yield await self._event(record, who)
 
     def stored(self, event: AuditEvent, sealer: Sealer | None = None, subject_id: str = "") -> tuple[bytes, bytes]:
-        """An event as it is stored, and who it is about: sealed for a known subject; of others keyed hashes."""
+        """An event as it is stored, and who it is about: sealed for a known subject; of others keyed hashes.
+
+        Whoever writes it calls `wrote` afterwards, or it is chained some seconds later.
+        """
         record: dict[str, Any] = {
             "id": event.id,
             "ts": (event.timestamp - _EPOCH) // timedelta(microseconds=1),
@@ -165,12 +215,12 @@ class RedisAudit:
             record["user"] = self._subjects.lookup(event.tenant_id, event.user_id)
         if event.address:
             record["address"] = self._secrets.hash("address", event.address)
+        if event.count != 1:
+            record["count"] = event.count
         if sealer is None:
-            record["resource"] = event.resource
-            if event.user_id or not event.address:
-                return orjson.dumps(record), b""
             # An address without a person: a bad key's, say. There is no person's key to seal it under.
-            return orjson.dumps(record), self._secrets.seal("audit", event.id, event.address.encode())
+            who = orjson.dumps(["" if event.user_id else event.address, event.resource])
+            return orjson.dumps(record), self._secrets.seal("audit", event.id, who)
         record["subject"] = subject_id
         # A resource may name what the person chose, such as a session: hence sealed with the rest.
         who = orjson.dumps([event.user_id, event.address, event.resource])
@@ -187,20 +237,22 @@ class RedisAudit:
                 reading.before = "(" + stream_id.decode()
                 millis, sequence = (int(part) for part in stream_id.split(b"-"))
                 reading.oldest = millis
-                record = orjson.loads(fields[b"e"])
-                if tenant_id is None or record["tenant"] == tenant_id:
-                    reading.found.append(((millis, record["ts"], sequence), record, fields[b"w"]))
+                record = parsed(fields.get(b"e", b""))
+                if record and (tenant_id is None or record["tenant"] == tenant_id):
+                    reading.found.append(((millis, record["ts"], sequence), record, fields.get(b"w", b"")))
 
     async def _event(self, record: dict[str, Any], who: bytes) -> AuditEvent:
-        user_id, address, resource = "", "", record.get("resource", "")
-        if subject_id := record.get("subject"):
-            subject = await self._subjects.by_id(subject_id)
-            sealer = await self._sealer(subject) if subject else None
-            if sealer is not None:
-                with contextlib.suppress(SealBroken):  # sealed under a key that an erasure destroyed
+        user_id, address, resource = "", "", ""
+        try:
+            if subject_id := record.get("subject"):
+                subject = await self._subjects.by_id(subject_id)
+                sealer = await self._sealer(subject) if subject else None
+                if sealer is not None:
                     user_id, address, resource = orjson.loads(sealer.open(record["id"], who))
-        elif who:
-            address = self._secrets.open("audit", record["id"], who).decode()
+            else:
+                address, resource = orjson.loads(self._secrets.open("audit", record["id"], who))
+        except (SealBroken, ValueError):
+            pass  # sealed under a key that an erasure destroyed, or tampered with, which is not this place's to tell
         return AuditEvent(
             id=record["id"],
             timestamp=_EPOCH + timedelta(microseconds=record["ts"]),
@@ -214,6 +266,7 @@ class RedisAudit:
             address=address,
             request_id=record["request"],
             details=record["details"],
+            count=record.get("count", 1),
         )
 
     async def _sealer(self, subject: Subject) -> Sealer | None:
@@ -222,5 +275,22 @@ class RedisAudit:
         except Stale:
             return None
 
-    def _home(self, tenant_id: str) -> Partition:
-        return partition_of(self._secrets.hash("audit", tenant_id))
+
+def parsed(event: bytes) -> dict[str, Any] | None:
+    """A stored record; None for what is none."""
+    try:
+        record = orjson.loads(event)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
+
+
+def whose(event: bytes) -> str:
+    """Whose chain a stored record belongs to: of what is no record, the one that is nobody's."""
+    record = parsed(event)
+    return str(record["tenant"]) if record else SYSTEM_TENANT
+
+
+def taken_of(partition: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Taken:
+    """An entry of an outbox."""
+    return Taken(partition, entry.decode(), fields.get(b"e", b""), fields.get(b"w", b""))

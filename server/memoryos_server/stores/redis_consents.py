@@ -88,7 +88,11 @@ class RedisConsents:
             redis_subjects.KIND,
             *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
         ]
-        kept = await self._client.script(_RECORD, [scope.record, scope.consents, scope.partition.audit], args)
+        try:
+            kept = await self._client.script(_RECORD, [scope.record, scope.consents, scope.partition.audit], args)
+        finally:
+            if audit:
+                self._audit.wrote(subject.partition)
         # Here at once, elsewhere when the message comes; and a subject whose epoch is over is to be forgotten anyway.
         self._subjects.heard(subject.id)
         if not kept:

@@ -196,7 +196,11 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
             event = change.events.get(memory_id)
             known = (scope.mark(event[0]), scope.session_field(event[1])) if event else (b"", scope.gone(memory_id))
             args += [raw_id(memory_id), *known]
-        verdict, *entry = await self._client.script(_SUBMIT, _submit_keys(scope, nonce), args)
+        try:
+            verdict, *entry = await self._client.script(_SUBMIT, _submit_keys(scope, nonce), args)
+        finally:
+            if audit:
+                self._audit.wrote(subject.partition)
         if verdict == b"erased":
             self._subjects.forget(subject.id)
             raise Stale("The user's data was erased meanwhile")

@@ -165,7 +165,11 @@ class RedisTurns:
                 session = fields[turn.session_id] = field, seal_session(sealer, field, turn.session_id)
             args += [scope.mark(turn.event_id), _fingerprint(sealer, turn), raw_id(turn.id), seal_turn(sealer, turn)]
             args += [*session, millis(turn.timestamp)]
-        answer = await self._client.script(_ACCEPT, self._keys(scope), args)
+        try:
+            answer = await self._client.script(_ACCEPT, self._keys(scope), args)
+        finally:
+            if audit:
+                self._audit.wrote(subject.partition)
         verdict = answer[0]
         if verdict == b"stale":
             self._subjects.forget(subject.id)

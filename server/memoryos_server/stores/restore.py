@@ -23,6 +23,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.backup import CONTENT, KEYRING, KEYRING_NAME
 from memoryos_server.stores.backup_file import BackupError, BackupReader, sync
 from memoryos_server.stores.embedded import RESTORING, ChildFailedError, EmbeddedStores, owned
+from memoryos_server.stores.heads import directory_of, put_back
 from memoryos_server.stores.keyring import KeyringError, MasterKeys
 from memoryos_server.stores.keyring_parts import Person, add_people, kept
 from memoryos_server.stores.manifest import SCHEMA
@@ -37,7 +38,7 @@ _NOTHING = {"lock", "lost+found"}
 
 
 async def restore(
-    source: Path, keyring: Path | None, data_dir: Path, keys: MasterKeys, *, force: bool = False
+    source: Path, keyring: Path | None, data_dir: Path, keys: MasterKeys, key_dir: str | Path, *, force: bool = False
 ) -> AsyncGenerator[dict[str, Any], None]:
     """Makes a data directory of a backup; how far it is, and at the end what was restored.
 
@@ -46,6 +47,7 @@ async def restore(
         keyring: The keyring's file; None: `keyring.tar` beside the content.
         data_dir: Where to.
         keys: Where master keys come from.
+        key_dir: Where the signed heads of audit chains are kept; those that are there are kept under another name.
         force: Whether a directory that holds something may be replaced; it is kept under another name.
 
     Raises:
@@ -67,6 +69,8 @@ async def restore(
             done["archives"] = await asyncio.to_thread(content.extract, "archive/", fresh / "archive")
             with contextlib.suppress(FileNotFoundError):
                 (fresh / "lock").unlink()
+        heads = {name: raw for part in content.parts("heads") for name, raw in part} if content.series("heads") else {}
+        await asyncio.to_thread(put_back, directory_of(key_dir, str(content.manifest["store"])), heads)
     except OSError as error:
         raise BackupError(f"{data_dir} cannot be written: {error.strerror or error}") from error
     except (ChildFailedError, BackendDown) as error:

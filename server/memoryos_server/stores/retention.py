@@ -9,34 +9,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import orjson
-
 from memoryos_server.domain.core.faults import Fault, Invalid
 from memoryos_server.stores.archive import Archive, ArchiveError
+from memoryos_server.stores.chain import Link
+from memoryos_server.stores.redis_audit import parsed
+from memoryos_server.stores.redis_chain import PAGE, RedisChain
 from memoryos_server.stores.redis_client import Client
-from memoryos_server.stores.scope import PARTITIONS, Partition
 
 _log = logging.getLogger(__name__)
 
-_PAGE = 256
 _SECONDS = 3600.0
 _SOON_SECONDS = 30.0
 _DAY_MILLIS = 86_400_000
 
 
 class Retention:
-    """Moves old audit events into the archive, once an hour while the context lasts.
+    """Moves old audit events out of their chains into the archive, once an hour while the context lasts.
 
-    A batch is removed from the store once it is durable in the archive. After a crash in between the last batch is removed
-    again, so none is there twice.
+    What is moved is always the oldest part of a chain, so that archive and chain are one. A batch is removed from the store
+    once it is durable in the archive. After a crash in between the last batch is removed again, so none is there twice.
 
     Args:
         client: The store.
+        chain: The chains.
+        sequence: Chains what is not chained yet.
         directory: Where the archive lies.
         audit_days: How old an event must be, in days; 0: none is moved.
         seconds: How often.
@@ -44,10 +45,20 @@ class Retention:
     """
 
     def __init__(
-        self, client: Client, directory: Path, *, audit_days: float, seconds: float = _SECONDS, shared: bool = False
+        self,
+        client: Client,
+        chain: RedisChain,
+        sequence: Callable[[], Awaitable[None]],
+        directory: Path,
+        *,
+        audit_days: float,
+        seconds: float = _SECONDS,
+        shared: bool = False,
     ) -> None:
         self._client = client
-        self._directory = directory / "audit"
+        self._chain = chain
+        self._sequence = sequence
+        self.directory = directory / "audit"
         self._days = 0 if shared else audit_days
         self._shared = shared
         self._seconds = seconds
@@ -85,21 +96,38 @@ class Retention:
             seconds, micros = (int(part) for part in await self._client.run("TIME"))
             now = seconds * 1000 + micros // 1000
             until = now - int((self._days if days is None else days) * _DAY_MILLIS)
+            await self._sequence()
             moved = 0
-            for number in range(PARTITIONS):
-                stream = Partition(number).audit
-                while page := await self._client.run("XRANGE", stream, "-", until, "COUNT", _PAGE):
-                    records = [_record(entry, fields) for entry, fields in page]
-                    await asyncio.to_thread(archive.append, number, records)
-                    await self._client.run("XDEL", stream, *(entry for entry, _ in page))
-                    moved += len(page)
+            for tenant in await self._chain.tenants():
+                batch: list[Link] = []
+                async for link in self._chain.forth(tenant):
+                    if link.millis > until:
+                        break
+                    batch.append(link)
+                    if len(batch) == PAGE:
+                        moved += await self._move(archive, tenant, batch)
+                        batch = []
+                moved += await self._move(archive, tenant, batch)
             return moved
+
+    async def _move(self, archive: Archive, tenant: str, links: list[Link]) -> int:
+        if links:
+            records = [[tenant, link.number, link.source, link.event, link.who, link.hash] for link in links]
+            await asyncio.to_thread(archive.append, self._chain.home(tenant).number, records)
+            await self._chain.archived(tenant, links[-1].number)
+        return len(links)
 
     @contextlib.asynccontextmanager
     async def still(self) -> AsyncIterator[None]:
         """Moves nothing while the block lasts: what is read of the store and of the archive in it has each event once."""
         async with self._lock:
             await self._opened()
+            yield
+
+    @contextlib.asynccontextmanager
+    async def unmoved(self) -> AsyncIterator[None]:
+        """As `still`, but does not even open the archive, which puts aside what is torn at its end."""
+        async with self._lock:
             yield
 
     async def verify(self) -> int:
@@ -132,12 +160,23 @@ class Retention:
             archive = await self._opened()
             return await asyncio.to_thread(_newest, archive, tenant_id, limit)
 
+    async def back(self, tenant_id: str, below: int) -> AsyncIterator[list[Link]]:
+        """The archived links of a tenant with a number smaller than `below`, the newest first, batch by batch.
+
+        Raises:
+            ArchiveError: The archive is damaged.
+        """
+        async with self._lock:
+            batches = _links(await self._opened(), tenant_id, below)
+        while (links := await asyncio.to_thread(next, batches, None)) is not None:
+            yield links
+
     async def _opened(self) -> Archive:
         if self._archive is None:
-            archive = await asyncio.to_thread(Archive, self._directory)
+            archive = await asyncio.to_thread(Archive, self.directory)
             if archive.last is not None:
-                ids = [record[1] for record in archive.last["records"]]
-                await self._client.run("XDEL", Partition(archive.last["place"]).audit, *ids)
+                tenant, number = archive.last["records"][-1][:2]
+                await self._chain.archived(tenant, number)
             self._archive = archive
         return self._archive
 
@@ -152,24 +191,22 @@ class Retention:
             await asyncio.sleep(self._seconds)
 
 
-def _record(entry: bytes, fields: Mapping[bytes, bytes]) -> list[Any]:
-    event = fields[b"e"]
-    tenant = ""
-    with contextlib.suppress(ValueError, KeyError):  # whatever it is, it is kept
-        tenant = str(orjson.loads(event)["tenant"])
-    return [tenant, entry.decode(), event, fields[b"w"]]
-
-
 def _newest(archive: Archive, tenant_id: str | None, limit: int) -> list[tuple[dict[str, Any], bytes]]:
-    # Batches of one round lie partition by partition, so all are looked at: time is in the records.
+    # Batches of one round lie tenant by tenant, so all are looked at: time is in the records.
     found: list[tuple[dict[str, Any], bytes]] = []
     for batch in archive.backwards():
-        for tenant, _, event, who in batch["records"]:
-            if tenant_id in (None, tenant):
-                found.append((orjson.loads(event), who))
+        for tenant, _, _, event, who, _ in batch["records"]:
+            if tenant_id in (None, tenant) and (record := parsed(event)):
+                found.append((record, who))
         if len(found) > 4 * limit:
             found = _last(found, limit)
     return _last(found, limit)
+
+
+def _links(archive: Archive, tenant_id: str, below: int) -> Iterator[list[Link]]:
+    for batch in archive.backwards():
+        if batch["records"][0][0] == tenant_id and batch["records"][0][1] < below:
+            yield [Link(*record[1:]) for record in reversed(batch["records"]) if record[1] < below]
 
 
 def _last(found: list[tuple[dict[str, Any], bytes]], limit: int) -> list[tuple[dict[str, Any], bytes]]:

@@ -135,6 +135,19 @@ class Partition:
         """String with a short life: this batch of events is written."""
         return f"{self.tag}:audit_batch:{nonce}"
 
+    @property
+    def chains(self) -> str:
+        """Hash: a tenant's keyed hash -> the tenant, of the chains that lie in this partition."""
+        return f"{self.tag}:chains"
+
+    def chain(self, tenant_hash: str) -> str:
+        """Stream: a tenant's chained events that are not in the archive yet; an entry's id is `<number in the chain>-0`."""
+        return f"{self.tag}:chain:{tenant_hash}"
+
+    def chain_head(self, tenant_hash: str) -> str:
+        """Hash: `count`, `hash`, `archived` of a chain, and how far the outbox of each partition was taken into it."""
+        return f"{self.tag}:chain_head:{tenant_hash}"
+
     def usage(self, tenant_hash: str, day: int) -> str:
         """Hash: `key id model` -> what was spent, as numbers; `=writer` -> the number of its last batch.
 

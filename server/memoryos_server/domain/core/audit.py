@@ -32,6 +32,7 @@ class AuditEvent:
         address: The client's address. Sealed at rest.
         request_id: The id of the call.
         details: A reason code or count; never content.
+        count: How many equal events it stands for.
     """
 
     id: str
@@ -46,6 +47,7 @@ class AuditEvent:
     address: str = ""
     request_id: str = ""
     details: str = ""
+    count: int = 1
 
 
 @dataclass(slots=True)

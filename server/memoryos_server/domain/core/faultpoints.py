@@ -29,6 +29,8 @@ POINTS = {
     "consolidate.closed": "nothing is lost; the turns are off the fresh list",
     "dead_letter.moved": "the entry is a dead letter; the next entries of its subject go on after the restart",
     "requeue.done": "the dead letter is an open entry again; the operator has no answer",
+    "audit.taken": "nothing of it is chained; the events are in the outbox, and are taken again",
+    "audit.chained": "the events are in the chain and still in the outbox; they are taken out of it, not chained again",
     "move.points": "points are copied and the cursor says how far; the same move goes on from there",
     "move.keys": "a group of keys is copied and noted; the same move goes on with the next",
 }

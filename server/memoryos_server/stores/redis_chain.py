@@ -1,0 +1,236 @@
+"""The chains on the Redis side: one stream a tenant, in the partition that follows from the tenant, and its head.
+
+Nothing but `add` makes a chain longer, and it does so only if the head is the one that its links were made for. That is the
+fence: whoever was stopped for a while, or had a chain that somebody else went on with, adds nothing. The head also says how far
+each outbox was taken, so that what is taken twice is chained once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from memoryos_server.stores.chain import Link, beginning
+from memoryos_server.stores.manifest import Manifest
+from memoryos_server.stores.redis_client import Client, Script
+from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
+
+PAGE = 512
+"""How many links are read or added at once."""
+
+_ADD = Script(
+    "add_links",
+    """
+    -- KEYS chain, head, chains of the partition. ARGV count and hash that the head must have, hash and seal that it gets,
+    -- tenant's hash, tenant, number of places, then per place: partition, entry; then per link: source, event, who, hash.
+    local head = redis.call('HMGET', KEYS[2], 'count', 'hash')
+    if head[2] == ARGV[3] then return 'added' end  -- sent again
+    if (head[1] or '0') ~= ARGV[1] or (head[2] and head[2] ~= ARGV[2]) then return 'moved' end
+    local count = tonumber(ARGV[1])
+    local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
+    if last[1] and tonumber(string.match(last[1][1], '^%d+')) > count then return 'blocked' end
+    local at = 8 + 2 * tonumber(ARGV[7])
+    for i = at, #ARGV, 4 do
+      count = count + 1
+      redis.call('XADD', KEYS[1], string.format('%.0f-0', count), 's', ARGV[i], 'e', ARGV[i + 1], 'w', ARGV[i + 2],
+                 'h', ARGV[i + 3])
+    end
+    redis.call('HSET', KEYS[2], 'count', string.format('%.0f', count), 'hash', ARGV[3], 'seal', ARGV[4])
+    for i = 8, at - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+    redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])
+    return 'added'
+    """,
+)
+
+_ARCHIVED = Script(
+    "links_archived",
+    """
+    -- KEYS chain, head. ARGV the number of the last link that is in the archive.
+    local archived = tonumber(redis.call('HGET', KEYS[2], 'archived') or '0')
+    if tonumber(ARGV[1]) > archived then redis.call('HSET', KEYS[2], 'archived', ARGV[1]) end
+    local found = redis.call('XRANGE', KEYS[1], '-', ARGV[1] .. '-0', 'COUNT', 1000)
+    while #found > 0 do
+      for i = 1, #found do redis.call('XDEL', KEYS[1], found[i][1]) end
+      found = redis.call('XRANGE', KEYS[1], '-', ARGV[1] .. '-0', 'COUNT', 1000)
+    end
+    return 1
+    """,
+)
+
+SCRIPTS = (_ADD, _ARCHIVED)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a chain has come to.
+
+    Attributes:
+        tenant_id: Whose.
+        count: How many links it has, archived ones included.
+        hash: What they add up to.
+        archived: How many of them, the oldest, are in the archive.
+        places: Partition -> the last entry of its outbox that is in the chain, as milliseconds and number.
+        intact: Whether it is as it was written, but for `archived`.
+    """
+
+    tenant_id: str
+    count: int = 0
+    hash: bytes = b""
+    archived: int = 0
+    places: Mapping[int, tuple[int, int]] = field(default_factory=dict)
+    intact: bool = True
+
+    def has(self, partition: int, at: tuple[int, int]) -> bool:
+        """Whether an entry of an outbox is in the chain."""
+        return at <= self.places.get(partition, (0, 0))
+
+
+class ChainBlockedError(RuntimeError):
+    """A chain cannot go on, for it was tampered with; the message names it."""
+
+
+class RedisChain:
+    """The chains of all tenants.
+
+    Args:
+        client: The connection.
+        manifest: The opened store.
+    """
+
+    def __init__(self, client: Client, manifest: Manifest) -> None:
+        self._client = client
+        self._secrets = manifest.secrets
+
+    def home(self, tenant_id: str) -> Partition:
+        """The partition of a tenant's chain, and of the tenant's events that are nobody's."""
+        return partition_of(self._hash(tenant_id))
+
+    def key(self, tenant_id: str) -> str:
+        """Where a chain lies."""
+        return self.home(tenant_id).chain(self._hash(tenant_id))
+
+    async def tenants(self) -> list[str]:
+        """Who has a chain, in order."""
+        found = await self._client.batch([("HVALS", Partition(number).chains) for number in range(PARTITIONS)])
+        return sorted({name.decode(errors="replace") for names in found for name in names})
+
+    async def is_listed(self, tenant_id: str) -> bool:
+        """Whether a tenant is among those of its partition, under its own hash."""
+        return bool(
+            await self._client.run("HGET", self.home(tenant_id).chains, self._hash(tenant_id)) == tenant_id.encode()
+        )
+
+    async def head(self, tenant_id: str) -> Head:
+        """What a chain has come to; that of nobody has no links."""
+        raw = await self._client.run("HGETALL", self._head_key(tenant_id))
+        fields: dict[bytes, bytes] = raw if isinstance(raw, dict) else dict(zip(raw[::2], raw[1::2], strict=True))
+        places = {int(name): _place(value) for name, value in fields.items() if name.isdigit()}
+        count, added_up = _number(fields.get(b"count")), fields.get(b"hash") or beginning(tenant_id)
+        seal = fields.get(b"seal", b"").decode(errors="replace")
+        intact = seal == self._seal(tenant_id, count, added_up, places) if fields else True
+        return Head(tenant_id, count, added_up, _number(fields.get(b"archived")), places, intact)
+
+    async def add(self, head: Head, links: Sequence[Link]) -> Head | None:
+        """Makes a chain longer by links that were made for this head; its new head, or None if it has another.
+
+        Raises:
+            ChainBlockedError: There are links behind the head that nobody added.
+            BackendDown: The store does not answer; the same may be added again.
+        """
+        places: dict[int, tuple[int, int]] = {}
+        for link in links:
+            number, _, entry = link.source.partition("/")
+            places[int(number)] = max(_place(entry.encode()), places.get(int(number), (0, 0)))
+        tenant_hash = self._hash(head.tenant_id)
+        home = partition_of(tenant_hash)
+        count, added_up, all_places = links[-1].number, links[-1].hash, {**head.places, **places}
+        seal = self._seal(head.tenant_id, count, added_up, all_places)
+        args: list[str | bytes | int] = [
+            head.count,
+            head.hash,
+            added_up,
+            seal,
+            tenant_hash,
+            head.tenant_id,
+            len(places),
+        ]
+        for partition, (millis, entry_number) in places.items():
+            args += [partition, f"{millis}-{entry_number}"]
+        for link in links:
+            args += [link.source, link.event, link.who, link.hash]
+        keys = [home.chain(tenant_hash), home.chain_head(tenant_hash), home.chains]
+        answer = await self._client.script(_ADD, keys, args)
+        if answer == b"blocked":
+            raise ChainBlockedError(f"the chain of {head.tenant_id} ({keys[0]}) has links behind its head")
+        if answer != b"added":
+            return None
+        return Head(head.tenant_id, count, added_up, head.archived, all_places)
+
+    async def back(self, tenant_id: str, below: int | None = None, most: int = PAGE) -> list[Link]:
+        """Links that are not archived, the newest first.
+
+        Args:
+            tenant_id: Whose.
+            below: Only those with a smaller number.
+            most: At most so many.
+        """
+        start = "+" if below is None else f"({below}-0"
+        found = await self._client.run("XREVRANGE", self.key(tenant_id), start, "-", "COUNT", most)
+        return [link_of(entry, fields) for entry, fields in found]
+
+    async def forth(self, tenant_id: str, until: int | None = None) -> AsyncIterator[Link]:
+        """All links that are not archived, the oldest first.
+
+        Args:
+            tenant_id: Whose.
+            until: The number of the last that is wanted.
+        """
+        start, end = "-", "+" if until is None else str(until)  # with all that somebody may have put behind it
+        key = self.key(tenant_id)
+        while found := await self._client.run("XRANGE", key, start, end, "COUNT", PAGE):
+            for entry, fields in found:
+                yield link_of(entry, fields)
+            start = "(" + found[-1][0].decode()
+
+    async def link(self, tenant_id: str, number: int) -> Link | None:
+        """One link; None if it is not there, or archived."""
+        found = await self._client.run("XRANGE", self.key(tenant_id), f"{number}-0", f"{number}-0")
+        return link_of(*found[0]) if found else None
+
+    async def archived(self, tenant_id: str, number: int) -> None:
+        """Takes links out, up to this number, that are durable in the archive. Idempotent."""
+        await self._client.script(_ARCHIVED, [self.key(tenant_id), self._head_key(tenant_id)], [number])
+
+    def _head_key(self, tenant_id: str) -> str:
+        return self.home(tenant_id).chain_head(self._hash(tenant_id))
+
+    def _seal(self, tenant_id: str, count: int, added_up: bytes, places: Mapping[int, tuple[int, int]]) -> str:
+        # Whoever could write a place would have all events before it dropped unchained.
+        said = ",".join(f"{number}:{millis}-{entry}" for number, (millis, entry) in sorted(places.items()))
+        return self._secrets.sign("chain head", tenant_id, str(count), added_up.hex(), said)
+
+    def _hash(self, tenant_id: str) -> str:
+        return self._secrets.hash("audit", tenant_id)
+
+
+def link_of(entry: bytes, fields: Mapping[bytes, bytes]) -> Link:
+    """A link as the stream has it. What is missing in one that was tampered with is empty, and it has no hash."""
+    number, _, rest = entry.partition(b"-")
+    whole = rest == b"0" and set(fields) == {b"s", b"e", b"w", b"h"}
+    return Link(
+        int(number),
+        fields.get(b"s", b"").decode(errors="replace"),
+        fields.get(b"e", b""),
+        fields.get(b"w", b""),
+        fields.get(b"h", b"") if whole else b"",
+    )
+
+
+def _place(value: bytes) -> tuple[int, int]:
+    millis, _, number = value.partition(b"-")
+    return (_number(millis), _number(number)) if millis.isdigit() else (0, 0)
+
+
+def _number(value: Any) -> int:
+    return int(value) if value and value.isdigit() else 0

@@ -1,0 +1,228 @@
+"""The sequencer: takes recorded events out of the outboxes and puts each into the chain of its tenant.
+
+Every server chains what it has written itself; outboxes are looked through as a whole only at the start and now and then, for
+what a server that was killed has left. Several servers need no lease: `RedisChain.add` adds only to the head that it was
+told, and the head says how far each outbox was taken. So an event is chained once, whoever is stopped or killed wherever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterable
+from time import monotonic
+from types import TracebackType
+from typing import Self
+
+from memoryos_server.domain.core.faultpoints import reach
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.stores.chain import Taken, linked
+from memoryos_server.stores.heads import HeadBrokenError, Signed, SignedHeads
+from memoryos_server.stores.redis_audit import RedisAudit, taken_of, whose
+from memoryos_server.stores.redis_chain import PAGE, ChainBlockedError, Head, RedisChain
+from memoryos_server.stores.redis_client import Client
+from memoryos_server.stores.scope import PARTITIONS, Partition
+
+_log = logging.getLogger(__name__)
+
+_GATHER_SECONDS = 0.3
+_SWEEP_SECONDS = 15.0
+_DRAIN_SECONDS = 5.0
+_SIGN_SECONDS = 0.5
+_MOST_HEADS = 4096
+_TRIES = 50
+_TOGETHER = 16
+"""So many outboxes are read at once."""
+
+
+class Sequencer:
+    """Chains events in the background while the context lasts, and the last of them when it is left.
+
+    Args:
+        client: The store.
+        audit: The outboxes.
+        chain: The chains.
+        heads: Where signed heads are kept.
+        gather_seconds: How long events may gather, so that many share a write.
+        sweep_seconds: How often all outboxes are looked through.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        audit: RedisAudit,
+        chain: RedisChain,
+        heads: SignedHeads,
+        *,
+        gather_seconds: float = _GATHER_SECONDS,
+        sweep_seconds: float = _SWEEP_SECONDS,
+    ) -> None:
+        self._client = client
+        self._audit = audit
+        self._chain = chain
+        self._signed = heads
+        self._gather, self._sweep = gather_seconds, sweep_seconds
+        self._lock = asyncio.Lock()
+        self._heads: dict[str, Head] = {}
+        self._to_sign: set[str] = set()
+        self._distrusted: set[str] = set()
+        self._signed_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="sequencer")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._task is None:
+            return
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        with contextlib.suppress(BackendDown, TimeoutError):  # it stays in the outbox, for whoever comes next
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                await self.chain(self._audit.written())
+
+    async def now(self) -> None:
+        """Chains all that lies in any outbox.
+
+        Raises:
+            BackendDown: The store does not answer. What was not chained is where it was.
+        """
+        lengths = await self._client.batch([("XLEN", Partition(number).audit) for number in range(PARTITIONS)])
+        await self.chain([number for number, length in enumerate(lengths) if length])
+
+    async def chain(self, partitions: Iterable[int]) -> None:
+        """Chains what lies in the outboxes of some partitions.
+
+        Raises:
+            BackendDown: As `now`.
+        """
+        async with self._lock:
+            left = sorted(partitions)
+            try:
+                while left:
+                    some, left = left[:_TOGETHER], left[_TOGETHER:]
+                    left += await self._round(some)
+                    if monotonic() > self._signed_at + _SIGN_SECONDS:  # with much to do this takes long
+                        await self._sign()
+            finally:
+                await self._sign()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        swept = -self._sweep
+        while True:
+            again = swept + self._sweep - loop.time()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, again)):
+                    await self._audit.some.wait()
+                    await asyncio.sleep(self._gather)
+            numbers = self._audit.written()
+            try:
+                if loop.time() >= swept + self._sweep:
+                    await self.now()
+                    swept = loop.time()
+                await self.chain(numbers)
+            except BackendDown:
+                for number in numbers:
+                    self._audit.wrote(number)
+                await asyncio.sleep(self._gather)
+            except Exception:
+                _log.exception("recorded events were not chained; they stay in the outbox and are tried again")
+                swept = loop.time()
+
+    async def _round(self, numbers: list[int]) -> list[int]:
+        """Chains a page of each outbox; those that may have more."""
+        pages = await self._client.batch(
+            [("XRANGE", Partition(number).audit, "-", "+", "COUNT", PAGE) for number in numbers]
+        )
+        events: dict[str, list[Taken]] = {}
+        for number, page in zip(numbers, pages, strict=True):
+            for entry, fields in page:
+                events.setdefault(whose(fields.get(b"e", b"")), []).append(taken_of(number, entry, fields))
+        reach("audit.taken")
+        done: dict[int, list[str]] = {}
+        blocked: set[int] = set()
+        for tenant, taken in events.items():
+            try:
+                await self._add(tenant, sorted(taken, key=lambda one: (one.at, one.partition)))
+            except ChainBlockedError as error:
+                _log.error("recorded events stay in the outbox: %s; `memoryos audit verify` says more", error)
+                blocked.update(one.partition for one in taken)
+                continue
+            for one in taken:
+                done.setdefault(one.partition, []).append(one.entry)
+        reach("audit.chained")
+        await self._client.batch([("XDEL", Partition(number).audit, *entries) for number, entries in done.items()])
+        return [n for n, page in zip(numbers, pages, strict=True) if len(page) == PAGE and n not in blocked]
+
+    async def _add(self, tenant: str, taken: list[Taken]) -> None:
+        """Makes a tenant's chain longer by those events that are not in it yet."""
+        for _ in range(_TRIES):
+            head = self._heads.get(tenant) or await self._looked_up(tenant)
+            fresh = [one for one in taken if not head.has(one.partition, one.at)]
+            if not fresh:
+                return
+            # Of one outbox the older are first, so that its place in the head stands for all before it.
+            added = await self._chain.add(head, linked(head.count, head.hash, fresh[:PAGE]))
+            if added is None:
+                del self._heads[tenant]  # another server was faster
+                continue
+            self._heads[tenant] = added
+            self._to_sign.add(tenant)
+            if len(fresh) <= PAGE:
+                return
+        raise BackendDown("Other servers are faster at one chain")
+
+    async def _looked_up(self, tenant: str) -> Head:
+        """The head of a chain as it lies in the store; if it belies the signed one, that is not replaced any more.
+
+        Raises:
+            ChainBlockedError: It is not as it was written.
+        """
+        head = await self._chain.head(tenant)
+        if not head.intact:  # what it says was taken may never have been
+            raise ChainBlockedError(f"the head of the chain of {tenant} was changed")
+        try:
+            signed = await asyncio.to_thread(self._signed.read, tenant)
+            if signed is not None and not await self._continues(head, signed):
+                raise HeadBrokenError(f"it had {signed.count} events at {signed.at}, which are not all there any more")
+        except (HeadBrokenError, OSError) as error:
+            if tenant not in self._distrusted:
+                _log.error("the chain of %s is not what was signed: %s", tenant, error)
+            self._distrusted.add(tenant)
+        self._heads[tenant] = head
+        return head
+
+    async def _continues(self, head: Head, signed: Signed) -> bool:
+        if head.count < signed.count:
+            return False
+        if head.count == signed.count:
+            return head.hash == signed.hash
+        if signed.count <= head.archived:
+            return True  # `memoryos audit verify` reads the archive
+        link = await self._chain.link(head.tenant_id, signed.count)
+        return link is not None and link.hash == signed.hash
+
+    async def _sign(self) -> None:
+        """Keeps the heads of what was added to, and says if it cannot."""
+        now = utc_now().isoformat().replace("+00:00", "Z")
+        wanted = [self._heads[tenant] for tenant in self._to_sign - self._distrusted if tenant in self._heads]
+        self._to_sign.clear()
+        self._signed_at = monotonic()
+        if len(self._heads) > _MOST_HEADS:
+            self._heads.clear()
+
+        def write() -> None:
+            for head in wanted:
+                self._signed.write(Signed(head.tenant_id, head.count, head.hash, now))
+
+        try:
+            if wanted:
+                await asyncio.to_thread(write)
+        except OSError as error:
+            _log.error("the signed heads of the audit chains cannot be kept in %s: %s", self._signed.directory, error)

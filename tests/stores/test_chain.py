@@ -1,0 +1,301 @@
+"""The chains: every event is in its tenant's once, whoever dies or races, and reads back in pages."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports.audit import Wanted
+from memoryos_server.stores.chain import Taken, beginning, linked
+from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_chain import ChainBlockedError
+from memoryos_server.stores.scope import PARTITIONS, Partition
+from tests.stores.chain_support import Audited, event
+from tests.stores.redis_fixtures import Connect, erase, until
+
+
+@pytest.fixture
+def audited(store: RedisStore, tmp_path: Path) -> Audited:
+    return Audited(store, tmp_path)
+
+
+async def outbox(store: RedisStore) -> int:
+    return sum(await store.client.batch([("XLEN", Partition(number).audit) for number in range(PARTITIONS)]))
+
+
+async def test_sequencer_when_events_lie_in_many_outboxes_then_each_is_in_its_tenants_chain_once(
+    audited: Audited, store: RedisStore
+) -> None:
+    for number in range(20):
+        await store.subjects.open("acme", f"user{number}")
+    events = [event(n, ("acme", "north", "_system")[n % 3], f"user{n % 25}") for n in range(300)]
+    await store.audit.append(events)
+    await audited.sequencer.now()
+    assert await outbox(store) == 0
+    assert await store.chain.tenants() == ["_system", "acme", "north"]
+    for tenant in await store.chain.tenants():
+        links = [link async for link in store.chain.forth(tenant)]
+        assert [link.number for link in links] == list(range(1, 101))
+        before = beginning(tenant)
+        for link in links:
+            assert link.follows(before)
+            before = link.hash
+        assert (await store.chain.head(tenant)).hash == before
+    found, following = await audited.trail.page(Wanted("acme"), 1000, None)
+    assert following is None
+    assert sorted(one.id for one in found) == sorted(one.id for one in events if one.tenant_id == "acme")
+    assert await store.audit.total("acme") == 100
+    assert await store.audit.total() == 300
+    summary = await audited.intact()
+    assert (summary["tenants"], summary["events"], summary["waiting"], summary["unsigned"]) == (3, 300, 0, [])
+
+
+async def test_sequencer_when_running_then_an_event_is_chained_and_signed_within_a_second(audited: Audited) -> None:
+    async with audited.sequencer:
+        await asyncio.sleep(0.5)  # the first look through all outboxes is over
+        for number in range(3):
+            await audited.store.audit.append([event(number)])
+            began = time.monotonic()
+            await until(lambda n=number: _signed(audited, n + 1))
+            assert time.monotonic() - began < 1.0
+
+
+async def _signed(audited: Audited, count: int) -> bool:
+    signed = audited.heads.read("acme")
+    return signed is not None and signed.count == count
+
+
+async def test_sequencer_when_left_then_what_was_written_last_is_chained(audited: Audited) -> None:
+    async with audited.sequencer:
+        await audited.store.audit.append([event(1)])
+    assert await outbox(audited.store) == 0
+    assert (await audited.intact())["events"] == 1
+
+
+async def test_sequencer_when_another_server_died_with_a_full_outbox_then_its_events_are_chained(
+    audited: Audited, connect: Connect
+) -> None:
+    async with connect() as other:
+        await other.audit.append([event(number) for number in range(5)])  # and nobody here is told of it
+    async with audited.another(sweep_seconds=0.1):
+        await until(lambda: _signed(audited, 5))
+
+
+async def test_sequencer_when_it_died_after_chaining_then_nothing_is_chained_twice(
+    audited: Audited, store: RedisStore
+) -> None:
+    await store.subjects.open("acme", "ann")
+    await store.audit.append([event(number) for number in range(30)] + [event(0, "north")])
+    kept = {}
+    for number in range(PARTITIONS):
+        if page := await store.client.run("XRANGE", Partition(number).audit, "-", "+"):
+            kept[number] = page
+    await audited.sequencer.now()
+    # As if the entries had not been removed. (A stream that was emptied takes no smaller ids: it is made anew.)
+    for number, page in kept.items():
+        await store.client.run("DEL", Partition(number).audit)
+        for entry, fields in page:
+            pairs = (part for pair in fields.items() for part in pair)
+            await store.client.run("XADD", Partition(number).audit, entry, *pairs)
+    assert await store.audit.total("acme") == 30
+    assert (await audited.intact())["waiting"] == 0
+    await audited.another().now()
+    assert await outbox(store) == 0
+    assert (await audited.intact())["events"] == 31
+
+
+async def test_add_when_sent_again_then_adds_once_and_of_two_that_race_one_is_told(audited: Audited) -> None:
+    chain = audited.store.chain
+    head = await chain.head("acme")
+    mine = linked(0, head.hash, [Taken(3, "5-0", b"{}", b""), Taken(3, "5-1", b"{}", b"")])
+    theirs = linked(0, head.hash, [Taken(4, "7-0", b"{}", b"")])
+    added = await chain.add(head, mine)
+    assert added == await chain.add(head, mine) == await chain.head("acme")
+    assert await chain.add(head, theirs) is None
+    assert [link.number for link in await chain.back("acme")] == [2, 1]
+    assert added is not None
+    assert (added.count, added.places) == (2, {3: (5, 1)})
+
+
+@pytest.mark.timeout(120)
+async def test_sequencers_when_four_race_for_the_same_events_then_each_is_chained_once(
+    audited: Audited, connect: Connect
+) -> None:
+    async with connect() as one, connect() as two, connect() as three:
+        several = [audited, *(Audited(store, audited.home) for store in (one, two, three))]
+        for number in range(8):
+            await audited.store.subjects.open("acme", f"user{number}")
+        events = []
+        for turn in range(10):
+            some = [event(turn * 40 + n, "acme", f"user{n % 8}") for n in range(40)]
+            events += some
+            await audited.store.audit.append(some)
+            await asyncio.gather(*(each.sequencer.now() for each in several))
+    found, _ = await audited.trail.page(Wanted("acme"), 1000, None)
+    assert sorted(one.id for one in found) == sorted(one.id for one in events)
+    assert (await audited.intact())["events"] == 400
+
+
+async def test_sequencer_when_a_link_stands_behind_the_head_then_events_stay_in_the_outbox_and_others_go_on(
+    audited: Audited,
+) -> None:
+    store = audited.store
+    await store.audit.append([event(1), event(1, "north")])
+    await audited.sequencer.now()
+    await store.client.run("XADD", store.chain.key("acme"), "77-0", "e", "forged")
+    await store.audit.append([event(2), event(2, "north")])
+    head = await store.chain.head("acme")
+    with pytest.raises(ChainBlockedError):
+        await store.chain.add(head, linked(head.count, head.hash, [Taken(1, "1-0", b"", b"")]))
+    await audited.sequencer.now()
+    assert [await store.audit.total(tenant) for tenant in ("acme", "north")] == [2, 2]
+    assert await outbox(store) == 1
+    problems, _ = await audited.verify()
+    assert [(one["tenant_id"], one["number"]) for one in problems] == [("acme", 77)]
+
+
+async def test_sequencer_when_a_head_says_that_all_was_taken_then_it_takes_no_event_away(audited: Audited) -> None:
+    store = audited.store
+    await store.audit.append([event(1)])
+    await audited.sequencer.now()
+    (link,) = await store.chain.back("acme")
+    head_key = store.chain.home("acme").chain_head(store.manifest.secrets.hash("audit", "acme"))
+    await store.client.run("HSET", head_key, int(link.source[:3]), "99999999999999-0")
+    await store.audit.append([event(2)])
+    await audited.another().now()
+    assert await outbox(store) == 1
+    assert [one["tenant_id"] for one in (await audited.verify())[0]] == ["acme"]
+
+
+async def test_sequencer_when_a_chain_is_an_older_state_then_the_signed_head_is_kept_and_tells(
+    audited: Audited,
+) -> None:
+    store = audited.store
+    await store.audit.append([event(number) for number in range(5)])
+    await audited.sequencer.now()
+    older = await store.client.batch([("DUMP", key) for key in keys_of(audited, "acme")])
+    await store.audit.append([event(number) for number in range(5, 9)])
+    await audited.sequencer.now()
+    for key, raw in zip(keys_of(audited, "acme"), older, strict=True):
+        await store.client.run("RESTORE", key, 0, raw, "REPLACE")
+    await store.audit.append([event(number) for number in range(9, 20)])
+    await audited.another().now()  # grows beyond what was signed
+    signed = audited.heads.read("acme")
+    assert signed is not None
+    assert signed.count == 9
+    problems, summary = await audited.verify()
+    assert summary["events"] == 16
+    assert [(one["tenant_id"], one["number"]) for one in problems] == [("acme", 9)]
+    assert "not the chain" in problems[0]["problem"]
+
+
+def keys_of(audited: Audited, tenant: str) -> list[str]:
+    hashed = audited.store.manifest.secrets.hash("audit", tenant)
+    home = audited.store.chain.home(tenant)
+    return [home.chain(hashed), home.chain_head(hashed)]
+
+
+async def test_sequencer_when_the_store_is_away_then_events_are_chained_once_it_is_back(
+    audited: Audited, valkey: object
+) -> None:
+    async with audited.sequencer:
+        await audited.store.audit.append([event(1)])
+        valkey.kill()  # type: ignore[attr-defined]
+        await asyncio.sleep(0.5)
+        valkey.start()  # type: ignore[attr-defined]
+        await until(lambda: _signed(audited, 1), 10)
+
+
+async def test_sequencer_when_thousands_of_events_come_a_second_then_it_keeps_up(audited: Audited) -> None:
+    for number in range(64):
+        await audited.store.subjects.open("acme", f"user{number}")
+    for start in range(0, 10_000, 500):
+        await audited.store.audit.append([event(n, "acme", f"user{n % 64}") for n in range(start, start + 500)])
+    began = time.monotonic()
+    await audited.sequencer.now()
+    rate = 10_000 / (time.monotonic() - began)
+    print(f"{rate:,.0f} events a second chained")
+    assert (await audited.intact())["events"] == 10_000
+    assert rate > 1_000  # some 20 times that on an idle machine
+
+
+async def test_erasure_when_a_key_is_destroyed_then_the_chain_verifies_and_names_nobody(audited: Audited) -> None:
+    store = audited.store
+    ann = await store.subjects.open("acme", "ann")
+    await store.subjects.open("acme", "bob")
+    await store.audit.append([event(1), event(2, user="bob"), event(3)])
+    await audited.sequencer.now()
+    await audited.retention.move(0)
+    await store.audit.append([event(4)])
+    await audited.sequencer.now()
+    assert [one.user_id for one in (await audited.trail.page(Wanted("acme", "ann"), 9, None))[0]] == ["ann"] * 3
+    await erase(store, ann)
+    store.subjects.forget(ann.id)
+    assert (await audited.intact())["events"] == 4
+    found, _ = await audited.trail.page(Wanted("acme"), 9, None)
+    assert [(one.user_id, one.address, one.details) for one in found] == [
+        ("", "", "4"),
+        ("", "", "3"),
+        ("bob", "192.0.2.7", "2"),
+        ("", "", "1"),
+    ]
+    assert len((await audited.trail.page(Wanted("acme", "ann"), 9, None))[0]) == 3  # how many there were is still known
+
+
+async def test_page_when_read_to_the_end_then_each_event_comes_once_over_chain_and_archive_while_more_are_written(
+    audited: Audited, store: RedisStore
+) -> None:
+    for user in ("ann", "bob"):
+        await store.subjects.open("acme", user)
+    first = [event(n, user=("ann", "bob")[n % 2], kind=("memory.add", "memory.read")[n % 3 == 0]) for n in range(60)]
+    for start in range(0, 60, 10):
+        await store.audit.append(first[start : start + 10])
+        await audited.sequencer.now()
+        if start == 30:
+            assert await audited.retention.move(0) == 40
+    for wanted, expected in (
+        (Wanted("acme"), first),
+        (Wanted("acme", "bob"), first[1::2]),
+        (Wanted("acme", "ann", "memory.read"), first[::6]),
+        (Wanted("acme", event_type="memory.add"), [one for one in first if one.event_type == "memory.add"]),
+        (Wanted("acme", "nobody"), []),
+        (Wanted("north"), []),
+    ):
+        seen, below = [], None
+        while True:
+            page, below = await audited.trail.page(replace(wanted, before=first[-1].timestamp + timedelta(1)), 7, below)
+            assert page == sorted(page, key=lambda one: (one.timestamp, one.id), reverse=True)
+            seen += page
+            await store.audit.append([event(1000, user="carl", kind="other.type")])  # moves no page
+            if below is None:
+                break
+            assert len(page) == 7
+        mine = [one for one in seen if one.event_type != "other.type"]
+        assert sorted(one.id for one in mine) == sorted(one.id for one in expected)
+        assert len({one.id for one in seen}) == len(seen)
+    middle = first[20].timestamp
+    later, _ = await audited.trail.page(Wanted("acme", after=middle, before=first[50].timestamp), 1000, None)
+    assert {one.id for one in later} == {one.id for one in first[21:50] if one.timestamp > middle}
+
+
+async def test_page_when_an_event_is_not_chained_yet_then_it_is_seen(audited: Audited) -> None:
+    await audited.store.audit.append([event(1)])
+    assert [one.details for one in (await audited.trail.page(Wanted("acme"), 5, None))[0]] == ["1"]
+    assert utc_now() > (await audited.trail.page(Wanted("acme"), 5, None))[0][0].timestamp
+
+
+async def test_page_when_the_archive_is_damaged_then_says_that_it_cannot_be_read(audited: Audited) -> None:
+    await audited.store.audit.append([event(1)])
+    await audited.retention.move(0)
+    path = next(audited.retention.directory.iterdir())
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    fresh = Audited(audited.store, audited.home)
+    with pytest.raises(BackendDown, match="archive"):
+        await fresh.trail.page(Wanted("acme"), 5, None)
