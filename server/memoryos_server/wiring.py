@@ -155,6 +155,7 @@ def open_shield(
         counted: Told of each pattern that was found in a call.
         record: Has an event written soon.
         suspected: Told of each call in which any was found: the client's address, the key's id, and the kind, `injection`.
+            A fault that it raises refuses the call.
 
     Raises:
         SettingsError: A kind to redact is unknown.
@@ -164,7 +165,6 @@ def open_shield(
         who = what.caller
         for name in what.ids:
             counted(name)
-        suspected(who.address, who.key_id, "injection")
         record(
             AuditEvent(
                 id=uuid7(),
@@ -181,6 +181,7 @@ def open_shield(
                 details=",".join(what.ids),
             )
         )
+        suspected(who.address, who.key_id, "injection")  # last: it may refuse the call
 
     options = settings.shield
     try:

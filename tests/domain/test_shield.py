@@ -243,6 +243,14 @@ async def test_shield_when_it_marks_then_each_call_is_told_once_and_passes() -> 
     assert len(told) == 2
 
 
+@pytest.mark.parametrize("before", [0, 25_000, 49_950, 50_000, 98_980, 99_010, 300_000])
+async def test_shield_when_a_text_is_long_then_an_attempt_is_found_wherever_it_stands(before: int) -> None:
+    told: list[Suspicion] = []
+    text = ("lorem ipsum " * 30_000)[:before] + f" {ATTACK} " + "dolor " * 20_000
+    await ContentShield("mark", suspected=told.append).look(ANYONE, [text], where="chat", param="messages")
+    assert [one.ids for one in told] == [("override.ignore", "exfil.prompt")]
+
+
 async def test_shield_when_it_blocks_or_is_off_then_it_refuses_or_looks_at_nothing() -> None:
     told: list[Suspicion] = []
     with pytest.raises(Invalid) as refused:

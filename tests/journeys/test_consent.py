@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+import memoryos
+from memoryos import errors
 from tests.system import System, until
 from tests.upstream import UpstreamProcess
 
@@ -210,6 +212,20 @@ def test_withdrawal_when_the_store_hangs_then_nobody_unknown_gets_memory_and_the
         assert headers["X-MemoryOS-Memories"] == "0"
         assert "Ingrid" not in json.dumps(upstream.requests()[-1])
     system.wait_ready()
+
+
+def test_client_when_consent_is_withdrawn_then_it_is_told_why(system: System) -> None:
+    hal = Person(system, "hal")
+    key = hal.head["Authorization"].removeprefix("Bearer ")
+    with memoryos.Client(system.grpc, api_key=key) as client:
+        client.add(SAID)
+        assert client.retrieve("bees").withheld == ""
+        hal.decide(False)
+        found = client.retrieve("bees")
+        assert (found.withheld, found.episodes) == ("consent_withdrawn", ())
+        with pytest.raises(errors.PermissionDenied) as refused:
+            client.add(SAID)
+        assert refused.value.reason == "consent_withdrawn"
 
 
 def test_consent_when_it_is_required_then_nobody_is_remembered_without_it(tmp_path: Path) -> None:

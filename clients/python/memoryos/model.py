@@ -129,6 +129,7 @@ class Retrieved:
         facts: Those of `knowledge`, in its order, with where they come from.
         explanations: In the order of `episodes`; empty unless asked for.
         degraded: A store was down; something may be missing.
+        withheld: Why memory is not used, `consent_withdrawn`; "" where it is.
     """
 
     episodes: tuple[Episode, ...]
@@ -139,6 +140,7 @@ class Retrieved:
     facts: tuple[Fact, ...]
     explanations: tuple[Explanation, ...]
     degraded: bool
+    withheld: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +304,7 @@ def retrieved(message: memory_service_pb2.RetrieveMemoryResponse, degraded: bool
             for x in message.explanations
         ),
         degraded=degraded,
+        withheld=message.withheld,
     )
 
 

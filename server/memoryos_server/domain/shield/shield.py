@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from memoryos_server.domain.core.caller import Caller
@@ -12,6 +12,9 @@ from memoryos_server.domain.shield.detection import IDS, suspicions
 from memoryos_server.domain.shield.redaction import redactor
 
 MODES = ("off", "mark", "block")
+
+_PIECE = 50_000
+_OVERLAP = 1_000
 
 LARGE = 20_000
 """More characters are looked at in a thread: others are served meanwhile."""
@@ -43,7 +46,7 @@ class ContentShield:
         mode: One of `MODES`: whether texts are looked at, and whether what is found is refused.
         redact: The kinds that are taken out of what is remembered.
         upstream: Whether they are taken out of what goes to providers, too.
-        suspected: Told of each call that seems to make an attempt; returns at once.
+        suspected: Told of each call that seems to make an attempt; returns at once, or refuses it by a fault.
 
     Raises:
         ValueError: A kind is unknown; the message names it.
@@ -105,5 +108,12 @@ class ContentShield:
 
 
 def _found(texts: Sequence[str]) -> tuple[str, ...]:
-    found = {name for text in texts for name in suspicions(text)}
+    found = {name for text in texts for piece in _pieces(text) for name in suspicions(piece)}
     return tuple(name for name in IDS if name in found)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """A text in pieces that overlap by more than an attempt is long: no step may hold up others for long."""
+    yield text[:_PIECE]
+    for start in range(_PIECE - _OVERLAP, len(text) - _OVERLAP, _PIECE - _OVERLAP):
+        yield text[start : start + _PIECE]
