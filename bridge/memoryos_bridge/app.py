@@ -15,7 +15,7 @@ from memoryos.addresses import split_address
 from memoryos.schema import Method
 from memoryos.settings import Settings, SettingsError
 from memoryos.tracing import NO_SPANS, Spans
-from memoryos_bridge import docs, logs, openai
+from memoryos_bridge import docs, logs, openai, unknown
 from memoryos_bridge.admission import Admission
 from memoryos_bridge.boundary import Boundary
 from memoryos_bridge.codec import Codec
@@ -113,7 +113,10 @@ def create_app(
             stack.push_async_callback(remote.close)
             gate = Gate(settings, remote)
             admission = Admission(settings.bridge.max_concurrent_requests, metrics)
-            app.router.routes[:] = [RouteTable(entries(served, remote, forwarding, metrics), gate.check, admission)]
+            report = next((method for method in served if method.path == unknown.PATH), None)
+            told = unknown.UnknownRoutes(report, remote, forwarding).report if report else None
+            table = RouteTable(entries(served, remote, forwarding, metrics), gate.check, admission, told)
+            app.router.routes[:] = [table]
             await remote.info()
             app.state.remote = remote
             yield

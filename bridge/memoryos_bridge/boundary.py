@@ -30,7 +30,7 @@ _CORS_METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 _CORS_EXPOSED = (
     "X-Request-ID, X-MemoryOS-Status, X-MemoryOS-Memories, X-MemoryOS-Source, X-MemoryOS-Remembered, "
     "X-MemoryOS-Event-ID, X-MemoryOS-Session-ID, X-MemoryOS-Provider, X-MemoryOS-Dropped, "
-    "X-MemoryOS-Receipt, X-MemoryOS-Reason, Retry-After"
+    "X-MemoryOS-Receipt, X-MemoryOS-Reason, Retry-After, RateLimit-Limit, RateLimit-Remaining, RateLimit-Reset"
 )
 
 

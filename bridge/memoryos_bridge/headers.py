@@ -63,6 +63,11 @@ class Forwarding:
             except ValueError:
                 raise SettingsError(f"bridge.trusted_proxies: {text!r} is neither an address nor a network") from None
 
+    @property
+    def tells_addresses(self) -> bool:
+        """Whether the server believes what it is told of clients' addresses."""
+        return bool(self._secret)
+
     def metadata(self, exchange: Exchange) -> Metadata:
         """The metadata of the request's call.
 

@@ -31,6 +31,12 @@ _INFO_SECONDS = 10.0
 _INFO_FAILED_SECONDS = 1.0
 _INFO_PATH = "/memoryos.v1.SystemService/GetServerInfo"
 _STATUS_KEY = "memoryos-status"
+_RATE_KEYS = {
+    "ratelimit-limit": "RateLimit-Limit",
+    "ratelimit-remaining": "RateLimit-Remaining",
+    "ratelimit-reset": "RateLimit-Reset",
+}
+"""Behind an answer -> the header that says it."""
 
 
 class Remote:
@@ -105,9 +111,11 @@ class Remote:
                 try:
                     response: Message = await _unless_gone(watch, call)
                     note_status(exchange, await call.initial_metadata())
+                    note_rate(exchange, await call.trailing_metadata())
                     return response
                 except grpc.aio.AioRpcError as error:
                     note_status(exchange, error.initial_metadata())
+                    note_rate(exchange, error.trailing_metadata())
                     if pause is None or not unreachable(error):
                         raise
                 watch.call = None
@@ -143,6 +151,7 @@ class Remote:
                     if not begun:
                         note_status(exchange, error.initial_metadata())
                         note_status(exchange, error.trailing_metadata())
+                        note_rate(exchange, error.trailing_metadata())
                     if begun or pause is None or not unreachable(error):
                         raise
                 finally:
@@ -181,6 +190,13 @@ def note_status(exchange: Exchange, metadata: Any) -> None:
     for key, value in metadata or ():
         if key == _STATUS_KEY and isinstance(value, str):
             exchange.extra["X-MemoryOS-Status"] = value
+
+
+def note_rate(exchange: Exchange, metadata: Any) -> None:
+    """Hands on how the caller stands with its limit, as headers."""
+    for key, value in metadata or ():
+        if key in _RATE_KEYS and isinstance(value, str):
+            exchange.extra[_RATE_KEYS[key]] = value
 
 
 async def _unless_gone(watch: Watch, call: Any) -> Any:

@@ -21,6 +21,9 @@ from memoryos_bridge.exchange import KEY, Exchange
 from memoryos_bridge.headers import Forwarding, Metadata
 from memoryos_bridge.remote import Remote
 
+Unknown = Callable[[Exchange, str], Awaitable[None]]
+"""Told of a request, and its path, for which there is no route; refuses it by raising, or returns."""
+
 Check = Callable[[Exchange, bool], Awaitable[None]]
 """Refuses an exchange by raising; gets whether its route is public."""
 
@@ -50,14 +53,17 @@ class Entry:
 class RouteTable(BaseRoute):
     """All routes as one raw Starlette route: literal segments before parameters, on the path as it was sent."""
 
-    def __init__(self, entries: Iterable[Entry], check: Check, admission: Admission) -> None:
-        """Sorts the entries; `check` and `admission` are asked before any is served.
+    def __init__(
+        self, entries: Iterable[Entry], check: Check, admission: Admission, unknown: Unknown | None = None
+    ) -> None:
+        """Sorts the entries; `check` and `admission` are asked before any is served, `unknown` if none is found.
 
         Raises:
             SchemaError: Two entries have one route.
         """
         self._check = check
         self._admission = admission
+        self._unknown = unknown
         self.entries = tuple(sorted(entries, key=lambda e: (sort_key(e.template), e.verb)))
         self._by_length: dict[int, list[tuple[tuple[str, ...], dict[str, Entry]]]] = {}
         for entry in self.entries:
@@ -116,6 +122,9 @@ class RouteTable(BaseRoute):
             # A wrong verb is told in the shape that the path's right ones have.
             exchange.success_false = any(it.success_false for verbs, _ in self._at(path) for it in verbs.values())
             await self._check(exchange, False)
+            if self._unknown is not None:
+                with self._admission.enter(False):
+                    await self._unknown(exchange, path)
             raise
         exchange.success_false = entry.success_false
         await self._check(exchange, entry.public)

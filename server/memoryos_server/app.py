@@ -1,7 +1,7 @@
 """The composition root: what the server is made of, in the order in which it is opened.
 
-Only this module, `opening`, `places` and `wiring` construct. Everything is opened on one stack, so that a stop closes it in
-the opposite order, and a start that fails half-way leaves nothing behind.
+Only this module, `opening`, `places`, `defending` and `wiring` construct. Everything is opened on one stack, so that a stop
+closes it in the opposite order, and a start that fails half-way leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from memoryos import schema
 from memoryos.settings import Loaded, Settings, SettingsError
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server import operator, wiring
+from memoryos_server.defending import make_defense
 from memoryos_server.domain.admin.auditing import AuditService
 from memoryos_server.domain.admin.budgets import Budgets
 from memoryos_server.domain.admin.keys import KeyService
@@ -28,6 +29,7 @@ from memoryos_server.domain.admin.metering import Meter
 from memoryos_server.domain.chat.embeddings import EmbeddingService
 from memoryos_server.domain.core import faultpoints
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.defense.service import DefenseService
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION
 from memoryos_server.health import Health
@@ -37,6 +39,8 @@ from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.audit_servicer import AuditServicer
 from memoryos_server.rpc.auth import Auth
+from memoryos_server.rpc.defense import Door, UnknownMethods
+from memoryos_server.rpc.defense_servicer import DefenseServicer
 from memoryos_server.rpc.embedding_servicer import EmbeddingServicer
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.interceptors import standard
@@ -144,6 +148,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     # Before what has events written: both are left after it.
     sequencer = await stack.enter_async_context(_sequencer(settings, redis))
     writer = await stack.enter_async_context(AuditWriter(redis.audit, metrics=metrics, logger=logger))
+    defense = await stack.enter_async_context(make_defense(settings, redis, writer.put))
     memory = await wiring.open_memory(
         stack,
         settings,
@@ -154,7 +159,12 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         answered=metrics.answered,
         spans=spans,
         progress=_progress,
-        shield=wiring.open_shield(settings, metrics.suspected, writer.put),
+        shield=wiring.open_shield(
+            settings,
+            metrics.suspected,
+            writer.put,
+            lambda address, key_id, _kind: defense.guard.suspected(key_id, address),
+        ),
     )
     receipts = await wiring.open_receipts(stack, settings, memory)
     meter = await stack.enter_async_context(Meter(redis.usage))
@@ -179,18 +189,21 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     )
     keys = KeyService(redis.keys, redis.audit, writer.put, spare_admin=bool(settings.auth.admin_key))
     await stack.enter_async_context(MetricsListener(metrics, settings.server.metrics_listen))
+    auth = Auth(
+        enabled=settings.auth.enabled,
+        admin_key=settings.auth.admin_key,
+        keys=redis.keys,
+        bridge_secret=settings.bridge.secret,
+    )
+    door = Door(defense.guard, auth, metrics)
     around = standard(
         methods,
         metrics=metrics,
         logger=logger,
         serving=health,
-        auth=Auth(
-            enabled=settings.auth.enabled,
-            admin_key=settings.auth.admin_key,
-            keys=redis.keys,
-            bridge_secret=settings.bridge.secret,
-        ),
+        auth=auth,
         audit=Audit(writer),
+        door=door,
         max_calls=settings.server.max_concurrent_calls,
         spans=spans,
     )
@@ -200,9 +213,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     backups = (
         Backups(embedded, redis, memory.pipeline.held, retention.still, heads) if _all_embedded(settings) else None
     )
-    commands = Operator(
-        keys, redis.audit, letters, House(backups, retention, redis.audit, _verifier(settings, redis, retention))
-    )
+    house = House(backups, retention, redis.audit, _verifier(settings, redis, retention))
+    commands = Operator(keys, redis.audit, letters, defense, house)
     directory = operator_dir(settings)
     private_dir(directory)  # no embedded store may have made it
     await stack.enter_async_context(operator.serve(commands, directory))
@@ -219,12 +231,15 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                 "memoryos.v1.EmbeddingService": EmbeddingServicer(
                     EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status(), memory.upstream)
                 ),
+                "memoryos.v1.DefenseService": DefenseServicer(DefenseService(defense), door, auth),
                 **wiring.servicers(settings, memory, chat, letters, meter, receipts, keys),
                 "memoryos.v1.AuditService": AuditServicer(
                     AuditService(ChainTrail(redis.audit, redis.chain, retention, sequencer.now))
                 ),
             },
             around=around,
+            door=door.stop,
+            unknown=UnknownMethods(door, auth),
             serving=health,
             board=board,
             logger=logger,
@@ -268,7 +283,10 @@ async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIte
         heads = _signed_heads(settings, redis)
         backups = Backups(embedded, redis, nullcontext, retention.still, heads) if own else None
         house = House(backups, retention, redis.audit, _verifier(settings, redis, retention))
-        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), house)
+        # No call comes to it, so that it has nothing to record.
+        defense = make_defense(settings, redis, lambda event: None)
+        await defense.refresh()
+        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), defense, house)
 
 
 @asynccontextmanager

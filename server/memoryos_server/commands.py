@@ -1,4 +1,4 @@
-"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue, and those of `moving`."""
+"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue, defense, and those of `moving`."""
 
 from __future__ import annotations
 
@@ -124,6 +124,47 @@ def _show_letter(item: Mapping[str, Any]) -> str:
     ).rstrip()
 
 
+def _show_ban(item: Mapping[str, Any]) -> str:
+    return f"{item['place']}  {item['reason']}  offence={item['offence']}  until={item['until'] or 'unbanned'}"
+
+
+def _show_listed(item: Mapping[str, Any]) -> str:
+    return f"{item['network']}  since={item['added_at']}  by={item['added_by']}  {item['reason']}".rstrip()
+
+
+def _register_defense(subparsers: Any) -> None:
+    commands = subparsers.add_parser("defense", help="see and end bans, keep the whitelist").add_subparsers(
+        required=True
+    )
+    bans = commands.add_parser("bans", help="the bans that hold, newest first")
+    bans.set_defaults(run=lambda args: run(args, "defense.bans", {}, _show_ban))
+    unban = commands.add_parser("unban", help="end a ban, temporary or permanent, at once")
+    unban.add_argument("ip", help="the address")
+    unban.set_defaults(
+        run=lambda args: run(args, "defense.unban", {"ip": args.ip}, lambda item: f"unbanned: {item['unbanned']}")
+    )
+    whitelist = commands.add_parser("whitelist", help="who is neither banned nor limited")
+    whitelist.set_defaults(run=lambda args: run(args, "defense.whitelist", {}, _show_listed), json=False)
+    entries = whitelist.add_subparsers()
+    shown = entries.add_parser("list", help="the whitelist, newest first")
+    shown.set_defaults(run=lambda args: run(args, "defense.whitelist", {}, _show_listed))
+    add = entries.add_parser("add", help="add an address or a network; bans in it end")
+    add.add_argument("ip", help="such as 192.168.1.100 or 10.0.0.0/8")
+    add.add_argument("--reason", default="", help="why, for people")
+    add.set_defaults(
+        run=lambda args: run(
+            args, "defense.allow", {"ip": args.ip, "reason": args.reason}, lambda item: f"added: {item['added']}"
+        )
+    )
+    remove = entries.add_parser("remove", help="take an address or a network off it")
+    remove.add_argument("ip", help="as it was added")
+    remove.set_defaults(
+        run=lambda args: run(args, "defense.disallow", {"ip": args.ip}, lambda item: f"removed: {item['removed']}")
+    )
+    for parser in (bans, unban, shown, add, remove):
+        parser.add_argument("--json", action="store_true", help="one JSON object a line")
+
+
 def _create(args: argparse.Namespace) -> int:
     permissions = "admin" if args.admin else args.permissions
     arguments = {
@@ -153,7 +194,7 @@ def _time(text: str) -> datetime:
 
 
 def register(subparsers: Any) -> None:
-    """Adds serve, keys, audit and queue; backup, restore and migrate."""
+    """Adds serve, keys, audit, queue and defense; backup, restore and migrate."""
     from memoryos_server import moving
 
     moving.register(subparsers)
@@ -225,5 +266,6 @@ def register(subparsers: Any) -> None:
     discard.set_defaults(
         run=lambda args: run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
     )
+    _register_defense(subparsers)
     for parser in (create, listing, revoke, rotate, tail, verify, seen, replay, discard):
         parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -27,9 +27,11 @@ from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent
 from memoryos_server.domain.core.caller import ANY_TENANT
 from memoryos_server.domain.core.faults import Fault, Invalid
 from memoryos_server.domain.core.ids import uuid7
-from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.core.time import from_unix, utc_now
+from memoryos_server.domain.defense.sharing import Defense
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
+from memoryos_server.domain.ports.defense import PERMANENT
 from memoryos_server.stores.archive import ArchiveError
 from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.backup_file import BackupError
@@ -75,8 +77,11 @@ class House:
 class Operator:
     """Runs one command on open stores."""
 
-    def __init__(self, keys: KeyService, audit: AuditLog, letters: DeadLetters, house: House | None = None) -> None:
+    def __init__(
+        self, keys: KeyService, audit: AuditLog, letters: DeadLetters, defense: Defense, house: House | None = None
+    ) -> None:
         self._keys = keys
+        self._defense = defense
         self._audit = audit
         self._letters = letters
         self._house = house or House()
@@ -125,6 +130,9 @@ class Operator:
             await self._letters.discard(arguments["id"], None)
             await self._record("queue.discard", arguments["id"])
             yield {"discarded": arguments["id"]}
+        elif command.startswith("defense."):
+            async for item in self._defend(command.removeprefix("defense."), arguments):
+                yield item
         elif command == "backup":
             if self._house.backups is None:
                 raise Invalid("live stores are backed up where they run: see docs/backup.md", param="command")
@@ -139,6 +147,29 @@ class Operator:
                 raise Fault(str(error)) from error
         else:
             raise Invalid(f"unknown command {command}", param="command")
+
+    async def _defend(self, command: str, arguments: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        if command == "bans":
+            for ban in self._defense.guard.bans():
+                ends = None if ban.until == PERMANENT else from_unix(ban.until).isoformat()
+                yield asdict(ban) | {"banned_at": from_unix(ban.banned_at).isoformat(), "until": ends}
+        elif command == "whitelist":
+            for one in self._defense.guard.whitelist():
+                yield asdict(one) | {"added_at": from_unix(one.added_at).isoformat()}
+        elif command == "unban":
+            place = await self._defense.unban(arguments["ip"])
+            await self._record("defense.unban", "", "ip", place)
+            yield {"unbanned": place}
+        elif command == "allow":
+            name = await self._defense.allow(arguments["ip"], arguments["reason"], ACTOR)
+            await self._record("defense.whitelist_add", "", "ip", name)
+            yield {"added": name}
+        elif command == "disallow":
+            name = await self._defense.disallow(arguments["ip"])
+            await self._record("defense.whitelist_remove", "", "ip", name)
+            yield {"removed": name}
+        else:
+            raise Invalid(f"unknown command defense.{command}", param="command")
 
     async def _tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[dict[str, Any]]:
         newest = [_event(event) async for event in self._audit.tail(tenant_id, limit)]
@@ -170,10 +201,10 @@ class Operator:
         except (ArchiveError, OSError) as error:
             raise Fault(f"the archive: {error}") from error
 
-    async def _record(self, event_type: str, name: str, kind: str = "queue") -> None:
+    async def _record(self, event_type: str, name: str, kind: str = "queue", address: str = "") -> None:
         resource = f"{kind}/{name}" if name else kind
         await self._audit.append(
-            [AuditEvent(uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, "ok", ACTOR)]
+            [AuditEvent(uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, "ok", ACTOR, address)]
         )
 
 

@@ -491,6 +491,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             "permanent_bans": int,
             "whitelist_size": int,
         },
+        built=True,
     ),
     Endpoint(
         51,
@@ -498,8 +499,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
         "/v1/admin/defense/whitelist",
         {"message": "IP 192.0.2.7 added to whitelist"},
         {"ip": "192.0.2.7", "reason": "ours"},
+        built=True,
     ),
-    Endpoint(52, "DELETE", "/v1/admin/defense/unban/{ip}", {"message": "IP 192.0.2.7 unbanned"}),
+    Endpoint(52, "DELETE", "/v1/admin/defense/unban/{ip}", {"message": "IP 192.0.2.7 unbanned"}, built=True),
     Endpoint(
         53,
         "POST",
@@ -572,6 +574,10 @@ ADDED = frozenset(
         ("POST", "/v1/admin/keys/{key}/rotate"),
         ("GET", "/v1/admin/users"),
         ("GET", "/v1/chat/receipts/{id}"),
+        ("GET", "/v1/admin/defense/bans"),
+        ("GET", "/v1/admin/defense/whitelist"),
+        ("DELETE", "/v1/admin/defense/whitelist/{ip}"),
+        ("DELETE", "/v1/admin/defense/whitelist/{ip}/{prefix_length}"),
     }
 )
 """Routes that are served and not documented there."""

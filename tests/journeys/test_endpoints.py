@@ -35,7 +35,12 @@ def known(shared: System) -> dict[str, str]:
         "/v1/memory/manage/import", {"user_id": "alice", "segments": [{"summary": "She lives by the sea"}]}
     )
     assert status == 200
-    return {"memory_id": added["memory_id"], "id": added["memory_id"], "segment_id": imported["ids"][0]}
+    return {
+        "memory_id": added["memory_id"],
+        "id": added["memory_id"],
+        "segment_id": imported["ids"][0],
+        "ip": "192.0.2.7",
+    }
 
 
 def noted(shared: System, path: str) -> dict[str, str]:

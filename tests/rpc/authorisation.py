@@ -117,6 +117,13 @@ LINES: tuple[Line, ...] = (
     Line("RequeueDeadLetters", "admin", "tenant"),
     Line("RequeueDeadLetter", "admin", "tenant", {"id": "0-0-0"}),
     Line("DiscardDeadLetter", "admin", "tenant", {"id": "0-0-0"}),
+    Line("GetDefenseStats", "admin", "store"),
+    Line("ListBans", "admin", "store"),
+    Line("UnbanIp", "admin", "store", {"ip": "203.0.113.9"}),
+    Line("ListWhitelist", "admin", "store"),
+    Line("WhitelistIp", "admin", "store", {"ip": "192.168.1.100", "reason": "Internal server"}),
+    Line("RemoveWhitelistIp", "admin", "store", {"ip": "192.168.1.100"}),
+    Line("ReportUnknownRoute", "public", "nobody"),
     # 12. Typed memories
     Line("CreateTypedMemory", "memory.write", "user", {"content": "Tea at four", "memory_type": "rule"}),
     Line("ListTypedMemories", "memory.read", "user"),

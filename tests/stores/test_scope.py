@@ -13,7 +13,7 @@ from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.caller import Budget
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
-from memoryos_server.domain.ports import ApiKey, Change, HeatState, Subject
+from memoryos_server.domain.ports import ApiKey, Change, HeatState, Subject, defense
 from memoryos_server.domain.ports.consents import Consent
 from memoryos_server.domain.ports.receipts import Receipt
 from memoryos_server.domain.ports.usage import Spent, Usage
@@ -22,6 +22,7 @@ from memoryos_server.stores import (
     redis_budgets,
     redis_chain,
     redis_consents,
+    redis_defense,
     redis_heat,
     redis_keys,
     redis_queue,
@@ -37,10 +38,14 @@ from memoryos_server.stores.scope import (
     API_KEY_IDS,
     API_KEY_USES,
     API_KEYS,
+    DEFENSE_BANS,
+    DEFENSE_COUNTS,
+    DEFENSE_WHITELIST,
     MANIFEST,
     STORE_KEYRING,
     Partition,
     Scope,
+    defense_writer,
     is_subject_id,
     partition_of,
     usage_tenants,
@@ -56,6 +61,7 @@ SCRIPTS = [
         redis_budgets,
         redis_chain,
         redis_consents,
+        redis_defense,
         redis_heat,
         redis_keys,
         redis_queue,
@@ -67,7 +73,15 @@ SCRIPTS = [
     for script in module.SCRIPTS
 ]
 TODAY = utc_now().date()
-GLOBAL = {MANIFEST, STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES, usage_tenants((TODAY - date(1970, 1, 1)).days)}
+DEFENSE = {DEFENSE_BANS, DEFENSE_WHITELIST, DEFENSE_COUNTS, defense_writer("w")}
+GLOBAL = {
+    MANIFEST,
+    STORE_KEYRING,
+    API_KEYS,
+    API_KEY_IDS,
+    API_KEY_USES,
+    usage_tenants((TODAY - date(1970, 1, 1)).days),
+} | DEFENSE
 
 
 def scope(subject_id: str = "07" + "ab" * 15) -> Scope:
@@ -197,6 +211,9 @@ async def _use(store: RedisStore, user: str) -> Subject:
     await store.budgets.admit(key.id, Budget(1, 1), 0)
     await store.budgets.spend("w", 1, key.id, TODAY, 1)
     await store.usage.add("w", int(utc_now().timestamp()), [Usage(TODAY, "acme", key.id, "m", Spent(1))])
+    await store.defense.put(defense.Change("ban", "192.0.2.7", defense.Ban("192.0.2.7", "flood", 1, 1.0, 2.0)))
+    await store.defense.put(defense.Change("list", "10.0.0.0/8", defense.Listed("10.0.0.0/8", "", 1.0, "operator")))
+    await store.defense.count("w", int(utc_now().timestamp()), defense.Counts(1, 1))
     return subject
 
 

@@ -118,6 +118,7 @@ _BY_REASON: Mapping[str, type[MemoryOSError]] = {
     "unauthenticated": Unauthenticated,
     "key_expired": Unauthenticated,
     "permission_denied": PermissionDenied,
+    "ip_banned": PermissionDenied,
     "host_not_allowed": PermissionDenied,
     "not_found": NotFound,
     "method_not_allowed": InvalidArgument,

@@ -22,6 +22,7 @@ from memoryos.v1 import (
     audit_service_pb2,
     chat_service_pb2,
     consent_service_pb2,
+    defense_service_pb2,
     embedding_service_pb2,
     memories_service_pb2,
     memory_service_pb2,
@@ -44,6 +45,7 @@ FILES: tuple[FileDescriptor, ...] = (
     admin_service_pb2.DESCRIPTOR,
     consent_service_pb2.DESCRIPTOR,
     audit_service_pb2.DESCRIPTOR,
+    defense_service_pb2.DESCRIPTOR,
 )
 """The protos whose services are served."""
 
@@ -118,7 +120,7 @@ class Method:
         """Such as `/memoryos.v1.MemoryService/AddMemory`."""
         return f"/{self.service}/{self.name}"
 
-    @property
+    @cached_property
     def permission(self) -> str:
         """The needed permission as keys hold it, such as `memory.read`; `public` needs none."""
         short = options_pb2.Permission.Name(self.policy.permission).removeprefix("PERMISSION_").lower()

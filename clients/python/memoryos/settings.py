@@ -88,6 +88,50 @@ class AuthSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DefenseSettings:
+    """Who is limited and banned. Loopback, `bridge.trusted_proxies` and the whitelist never are."""
+
+    enabled: bool = setting(
+        True, "Whether addresses and keys are limited, and addresses banned. Without `auth.enabled` nobody is."
+    )
+    address_per_second: float = setting(
+        5.0,
+        "How many calls without a valid key an address may make in the long run; beyond it 429. 0: any number.",
+        unit="calls a second",
+    )
+    address_burst: int = setting(50, "How many of them at once after a pause.", unit="calls")
+    key_per_second: float = setting(
+        500.0,
+        "How many calls a key may make of one server in the long run; beyond it 429. 0: any number.",
+        unit="calls a second",
+    )
+    key_burst: int = setting(1000, "How many of them at once after a pause.", unit="calls")
+    suspicions_per_minute: float = setting(
+        30.0,
+        "How many calls of a key that look like an attempt at injection are let through; 0: any number.",
+        unit="calls a minute",
+    )
+    window_seconds: float = setting(300.0, "The time within which what leads to a ban is counted.", unit="seconds")
+    auth_failures: int = setting(
+        20, "So many calls with keys that do not exist ban an address; 0: none do.", unit="calls"
+    )
+    floods: int = setting(
+        100, "So many calls beyond `defense.address_per_second` ban an address; 0: none do.", unit="calls"
+    )
+    unknown_routes: int = setting(
+        30,
+        "So many different routes or methods that do not exist, asked for without a valid key, ban an address; 0: none do.",
+        unit="routes",
+    )
+    ban_seconds: tuple[str, ...] = setting(
+        ("600", "3600", "86400"),
+        "How long the first, second... ban of an address is; the one after the last is permanent.",
+        unit="comma-separated seconds",
+    )
+    forget_days: float = setting(30.0, "After how long an ended ban no longer makes the next one longer.", unit="days")
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySettings:
     """How memory is kept and recalled."""
 
@@ -328,6 +372,7 @@ class Settings:
     server: ServerSettings = ServerSettings()
     bridge: BridgeSettings = BridgeSettings()
     auth: AuthSettings = AuthSettings()
+    defense: DefenseSettings = DefenseSettings()
     memory: MemorySettings = MemorySettings()
     upstream: UpstreamSettings = UpstreamSettings()
     embedding: EmbeddingSettings = EmbeddingSettings()

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
 from memoryos_server.domain.core.caller import (
@@ -27,6 +27,7 @@ from memoryos_server.domain.core.caller import (
 from memoryos_server.domain.core.faults import Forbidden, Invalid, Unauthenticated
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.defense.places import address_of
 from memoryos_server.domain.ports import ApiKey, ApiKeys
 from memoryos_server.rpc.wrap import Call
 
@@ -73,7 +74,7 @@ class Auth:
             Invalid: `x-tenant-id` or `x-user-id` is malformed.
             BackendDown: The key is not known here and the store that would know it is down.
         """
-        call.address = self.address(call)
+        call.address = call.address or self.address(call)
         caller = await self._caller(call)
         self._settle(call, caller)
         permission = call.method.permission
@@ -85,15 +86,33 @@ class Auth:
 
     def address(self, call: Call) -> str:
         """The client's IP address: the peer's, or the one a bridge with the right secret names; "" if there is none."""
+        return self.address_of(call.metadata, call.context.peer)
+
+    def address_of(self, metadata: Mapping[str, str], peer: Callable[[], str]) -> str:
+        """As `address`, of what a client sent; `peer` gives gRPC's form of its peer, which costs more than all the rest."""
         if self._bridge_secret is not None:
-            secret = call.metadata.get("memoryos-bridge-secret", "")
-            named = call.metadata.get("memoryos-client-address", "")
+            named = metadata.get("memoryos-client-address", "")
+            secret = metadata.get("memoryos-bridge-secret", "")
             if named and hmac.compare_digest(_digest(secret), self._bridge_secret):
-                try:
-                    return str(ipaddress.ip_address(named))
-                except ValueError:
-                    return ""
-        return peer_address(call.context.peer())
+                return _shown(named)
+        return peer_address(peer())
+
+    async def knows(self, metadata: Mapping[str, str]) -> bool:
+        """Whether a call brings a key that is valid now, for whatever it may do.
+
+        Raises:
+            BackendDown: The key is not known here and the store that would know it is down.
+        """
+        if not self._enabled:
+            return True
+        try:
+            key = _bearer(metadata.get("authorization"))
+        except Unauthenticated:
+            return False
+        if self._admin_key is not None and hmac.compare_digest(_digest(key), self._admin_key):
+            return True
+        record = await self._keys.find(key) if len(key) <= _MAX_KEY else None
+        return record is not None and (record.expires_at is None or record.expires_at > self._now())
 
     async def _caller(self, call: Call) -> Caller:
         # Probes must be answered whatever headers a proxy adds: public methods read none.
@@ -141,9 +160,14 @@ def peer_address(peer: str) -> str:
     family, _, rest = peer.partition(":")
     if family not in ("ipv4", "ipv6"):
         return ""
-    host = unquote_to_bytes(rest).decode("ascii", "replace").rpartition(":")[0].strip("[]")
+    return _shown(unquote_to_bytes(rest).decode("ascii", "replace").rpartition(":")[0].strip("[]"))
+
+
+@lru_cache(maxsize=16_384)
+def _shown(text: str) -> str:
+    """An address in its one form: an IPv4 address as such, however it was written; "" if it is none."""
     try:
-        return str(ipaddress.ip_address(host.partition("%")[0]))
+        return str(address_of(text))
     except ValueError:
         return ""
 

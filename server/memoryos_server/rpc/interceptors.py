@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import grpc
@@ -20,12 +19,15 @@ from memoryos.schema import Method
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_server.domain.core.faults import BackendDown, DeadlineExceeded, Fault, TooMany
 from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.defense.guard import LimitReached
 from memoryos_server.rpc import status
 from memoryos_server.rpc.audit import Audit
 from memoryos_server.rpc.auth import Auth
+from memoryos_server.rpc.defense import Door, headers
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.required import Required
 from memoryos_server.rpc.state import Serving
+from memoryos_server.rpc.status import Ending
 from memoryos_server.rpc.wrap import DEGRADED_HEADER, REQUEST_ID_HEADER, Around, Call, compose, left_is_cancelled
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def standard(
     serving: Serving,
     auth: Auth,
     audit: Audit,
+    door: Door | None = None,
     max_calls: int = 0,
     spans: Spans = NO_SPANS,
 ) -> Around:
@@ -69,10 +72,14 @@ def standard(
         deadline,
         # Before auth, because a refusal while a store is down is a degraded answer too.
         Degraded(serving),
+        # Before a key is looked up, and around auth, whose refusals it hears. Who is banned did not come so far.
+        *((door.address,) if door else ()),
         # Outside of auth, because denials are recorded.
         audit.record,
         # Before the request is parsed: who may not call costs as little as possible.
         auth,
+        # Behind auth, which says whose key it is; before the request is parsed.
+        *((door.key,) if door else ()),
         # After auth, so that nobody learns of fields by trying; here the request is parsed.
         Required(methods),
         # Last, because it needs caller and request; the use case finds the draft and may take it.
@@ -197,6 +204,8 @@ class Faults:
             if code is grpc.StatusCode.INTERNAL:
                 self._logger.error("rpc_failed", method=call.method.path, exc_info=fault)
             call.reason = fault.reason
+            if isinstance(fault, LimitReached):
+                call.trailers.update(headers(fault.standing))
             call.degraded |= isinstance(fault, BackendDown)  # a call may notice before the probes do
             await self._end(call, code, status.to_status(fault))
         except Exception as error:
@@ -211,18 +220,12 @@ class Faults:
         ending = rpc_status.to_status(answer)
         if call.degraded:
             # Behind it, too: of a stream that fails at once, gRPC's client may see the end before the initial metadata.
-            ending = _Ending(ending.code, ending.details, (*ending.trailing_metadata, DEGRADED_HEADER))
+            ending = Ending(ending.code, ending.details, (*ending.trailing_metadata, DEGRADED_HEADER))
+        if call.trailers:
+            told = (*ending.trailing_metadata, *call.trailers.items())
+            ending = Ending(ending.code, ending.details, told)
         with left_is_cancelled():
             await call.context.abort_with_status(ending)
-
-
-@dataclass(frozen=True, slots=True)
-class _Ending(grpc.Status):
-    """How a call ends, as gRPC takes it."""
-
-    code: grpc.StatusCode
-    details: str
-    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 class Admission:

@@ -29,7 +29,8 @@ class Metrics:
         in_flight: Calls under way.
         backend_up: 1 while a store (`redis`, `qdrant`) answers, else 0.
         breaker_open: 1 while calls of a store fail at once because it does not answer, else 0.
-        refused: Calls refused because a bound was reached: `calls`, `backlog`, `tenant_backlog`.
+        refused: Calls refused because a bound was reached: `calls`, `backlog`, `tenant_backlog`, `address`, `key`; or because
+            of a `ban`.
         upstream: Seconds that the provider took to begin an answer, by outcome.
         llm_tokens: Tokens of chats by model, direction, and whether they are an estimate.
         budget_refused: Chats refused because their key's budget of `requests` or `tokens` is used up.
@@ -61,11 +62,11 @@ class Metrics:
         )
         self.refused = Counter(
             "memoryos_refused",
-            "Calls that were refused because a bound was reached.",
+            "Calls that were refused because a bound was reached, or the address is banned.",
             ("limit",),
             registry=self.registry,
         )
-        for limit in ("calls", "backlog", "tenant_backlog"):
+        for limit in ("calls", "backlog", "tenant_backlog", "address", "key", "ban"):
             self.refused.labels(limit)
         self.upstream = Histogram(
             "memoryos_upstream_first_byte_seconds",

@@ -15,7 +15,7 @@ from memoryos.settings import ServerSettings, SettingsError
 from memoryos_server.rpc import grpc_health
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.state import Serving
-from memoryos_server.rpc.wrap import Around, Live, wrap
+from memoryos_server.rpc.wrap import Around, Door, Live, wrap
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -40,6 +40,8 @@ class RpcServer:
         methods: Sequence[Method],
         servicers: Mapping[str, object],
         around: Around,
+        door: Door | None = None,
+        unknown: grpc.GenericRpcHandler | None = None,
         serving: Serving,
         board: HealthBoard,
         logger: FilteringBoundLogger,
@@ -53,6 +55,8 @@ class RpcServer:
             methods: The RPCs, from `memoryos.schema.load`.
             servicers: For each service's full name, the object whose coroutines have the RPCs' names.
             around: The interceptors, from `interceptors.standard`.
+            door: Looks at calls before these.
+            unknown: Answers calls of methods that do not exist; None: gRPC does.
             serving: Told when the server drains.
             board: The health service.
             logger: Tells of start and stop.
@@ -69,7 +73,8 @@ class RpcServer:
         self._live = Live()
         self._server: grpc.aio.Server | None = None
         self._services = tuple(dict.fromkeys(method.service for method in methods))
-        self._handlers = _handlers(methods, servicers, around, self._live)
+        self._handlers = _handlers(methods, servicers, around, self._live, door)
+        self._unknown = unknown
         self.address = ""
 
     async def __aenter__(self) -> RpcServer:
@@ -98,6 +103,8 @@ class RpcServer:
         server.add_generic_rpc_handlers((self._board.handler(),))
         if self._settings.reflection:
             _add_reflection(server, (*self._services, grpc_health.SERVICE))
+        if self._unknown is not None:
+            server.add_generic_rpc_handlers((self._unknown,))
         try:
             bound = server.add_insecure_port(listen)
         except RuntimeError:
@@ -146,7 +153,7 @@ class RpcServer:
 
 
 def _handlers(
-    methods: Sequence[Method], servicers: Mapping[str, object], around: Around, live: Live
+    methods: Sequence[Method], servicers: Mapping[str, object], around: Around, live: Live, door: Door | None
 ) -> list[grpc.GenericRpcHandler]:
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
     for method in methods:
@@ -155,7 +162,7 @@ def _handlers(
         if handler is None:
             missing = "no servicer" if servicer is None else f"no method in {type(servicer).__name__}"
             raise SchemaError(f"{method.path} has {missing}")
-        services.setdefault(method.service, {})[method.name] = wrap(method, handler, around, live)
+        services.setdefault(method.service, {})[method.name] = wrap(method, handler, around, live, door)
     for name in servicers:
         if name not in services:
             raise SchemaError(f"{name} has a servicer but no RPC is served of it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -42,6 +43,15 @@ _UPSTREAM_CODES: Mapping[int, grpc.StatusCode] = {
 # gRPC clients take about 8 KiB of trailers by default. The message travels twice: percent-encoded, and in base64.
 _MESSAGE_COST = 2500
 _VALUE_COST = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Ending(grpc.Status):
+    """How a call ends, as gRPC takes it."""
+
+    code: grpc.StatusCode
+    details: str
+    trailing_metadata: tuple[tuple[str, str | bytes], ...]
 
 
 def code_of(fault: faults.Fault) -> grpc.StatusCode:

@@ -41,6 +41,7 @@ class Call:
         caller: Who calls, or None until auth knows.
         degraded: A store is down, or a part of the answer was left out; goes out with the initial metadata.
         extra: Further initial metadata for the client, sent with the first answer.
+        trailers: Metadata for the client behind the answer; it costs no message of its own.
         code: How it ended; OK until told otherwise.
         reason: The reason of the error it ended with, or "".
         bytes_in: The size of the request.
@@ -63,18 +64,20 @@ class Call:
         "method",
         "reason",
         "request_id",
+        "trailers",
     )
 
     def __init__(self, method: Method, context: grpc.aio.ServicerContext[Any, Any], raw: bytes) -> None:
         """Opens a call."""
         self.method = method
         self.context = context
-        self.metadata: Mapping[str, str] = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        self.metadata = text_metadata(context)
         self.request_id = ""
         self.address = ""
         self.caller: Caller | None = None
         self.degraded = False
         self.extra: dict[str, str] = {}
+        self.trailers: dict[str, str] = {}
         self.code = grpc.StatusCode.OK
         self.reason = ""
         self.bytes_in = len(raw)
@@ -112,6 +115,8 @@ class Call:
         if self._begun:
             return
         self._begun = True
+        if self.trailers:
+            self.context.set_trailing_metadata(tuple(self.trailers.items()))
         if self.metadata.get(QUIET_HEADER) == "1" and not self.degraded and not self.extra:
             return  # the caller knows the id that it gave, and a message of its own is a wake-up of both sides more
         headers = [*self.extra.items(), (REQUEST_ID_HEADER, self.request_id)]
@@ -133,6 +138,14 @@ class Call:
         with left_is_cancelled():
             await self.context.write(data)
 
+
+def text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> Mapping[str, str]:
+    """What a client sent, by lower-case name; of repeated names the last. Binary values are left out."""
+    return {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+
+
+Door = Callable[[Call], grpc.Status | None]
+"""Looks at a call before anything else does; gives the end of one that is not to cost anything."""
 
 Around = Callable[[Call], AbstractAsyncContextManager[None]]
 """An interceptor: entered before the handler, left after it; it never swallows an exception."""
@@ -242,11 +255,19 @@ def compose(*arounds: Around) -> Around:
     return around
 
 
-def wrap(method: Method, handler: Handler, around: Around, live: Live) -> grpc.RpcMethodHandler[Any, Any]:
-    """A servicer's method as gRPC takes it, with `around` around it."""
+def wrap(
+    method: Method, handler: Handler, around: Around, live: Live, door: Door | None = None
+) -> grpc.RpcMethodHandler[Any, Any]:
+    """A servicer's method as gRPC takes it, with `around` around it and `door` before it."""
 
     async def unary(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         call = Call(method, context, raw)
+        if door is not None and (ending := door(call)) is not None:
+            # Said like this it costs a third less than by an abort, and less than an answer.
+            context.set_code(ending.code)
+            context.set_details(ending.details)
+            context.set_trailing_metadata(ending.trailing_metadata)
+            return b""
         with live, _current(call):
             async with around(call):
                 return await call.pack(await handler(call.request, context))
@@ -256,6 +277,8 @@ def wrap(method: Method, handler: Handler, around: Around, live: Live) -> grpc.R
     # cancellation nor of a deadline, and its `finally` would wait for the garbage collector.
     async def stream(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         call = Call(method, context, raw)
+        if door is not None and (ending := door(call)) is not None:
+            await context.abort_with_status(ending)
         with live, _current(call):
             async with around(call):
                 answers = handler(call.request, context)

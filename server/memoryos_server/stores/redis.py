@@ -15,6 +15,7 @@ from memoryos_server.stores.redis_chain import RedisChain
 from memoryos_server.stores.redis_changes import Changes
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.redis_consents import RedisConsents
+from memoryos_server.stores.redis_defense import RedisDefense
 from memoryos_server.stores.redis_heat import RedisHeat
 from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
@@ -42,6 +43,7 @@ class RedisStore:
         budgets: The port `BudgetStore`.
         receipts: The port `ReceiptStore`.
         consents: The port `ConsentStore`.
+        defense: The port `DefenseStore`.
         changes: Hears what other replicas changed, and tells them.
         shared: Whether other processes may work on it, too.
     """
@@ -59,6 +61,7 @@ class RedisStore:
     budgets: RedisBudgets
     receipts: RedisReceipts
     consents: RedisConsents
+    defense: RedisDefense
     changes: Changes
     shared: bool
 
@@ -145,6 +148,7 @@ class RedisStore:
                 RedisBudgets(client, manifest),
                 RedisReceipts(client, subjects, days=receipts_days),
                 RedisConsents(client, subjects, audit),
+                RedisDefense(client, manifest, changes),
                 changes,
                 shared=not holder,
             )

@@ -35,11 +35,25 @@ API_KEY_IDS = "{memoryos}:apikey_ids"
 API_KEY_USES = "{memoryos}:apikey_uses"
 """Hash: an API key's id -> Unix seconds of its last use."""
 
+DEFENSE_BANS = "{memoryos}:defense:bans"
+"""Hash: keyed hash of a place -> its sealed ban."""
+
+DEFENSE_WHITELIST = "{memoryos}:defense:whitelist"
+"""Hash: keyed hash of a network -> its sealed entry."""
+
+DEFENSE_COUNTS = "{memoryos}:defense:counts"
+"""Hash: `requests` and `blocked`, of all servers."""
+
 RECEIPT_DAYS = 30
 """The most days for which receipts may be kept: so far back an erasure looks for them."""
 
 CHANGES = "{memoryos}:changes"
 """Channel: what replicas must forget. Messages are `<kind> <name>`."""
+
+
+def defense_writer(writer: str) -> str:
+    """String with a short life: the number of the last batch of counts that a server wrote."""
+    return f"{{memoryos}}:defense:writer:{writer}"
 
 
 def usage_tenants(day: int) -> str:

@@ -70,6 +70,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """ERROR_REASON_CANCELLED is a call whose caller left."""
     ERROR_REASON_LAST_ADMIN_KEY: _ErrorReason.ValueType  # 23
     """ERROR_REASON_LAST_ADMIN_KEY is the removal of the last key with the permission `admin`."""
+    ERROR_REASON_IP_BANNED: _ErrorReason.ValueType  # 24
+    """ERROR_REASON_IP_BANNED is an address that is banned; RetryInfo says until when, a permanent ban has none."""
     ERROR_REASON_CONSENT_WITHDRAWN: _ErrorReason.ValueType  # 40
     """ERROR_REASON_CONSENT_WITHDRAWN is a person who does not consent to `data_processing`: nothing is remembered of them."""
     ERROR_REASON_INJECTION_SUSPECTED: _ErrorReason.ValueType  # 41
@@ -126,6 +128,8 @@ ERROR_REASON_CANCELLED: ErrorReason.ValueType  # 22
 """ERROR_REASON_CANCELLED is a call whose caller left."""
 ERROR_REASON_LAST_ADMIN_KEY: ErrorReason.ValueType  # 23
 """ERROR_REASON_LAST_ADMIN_KEY is the removal of the last key with the permission `admin`."""
+ERROR_REASON_IP_BANNED: ErrorReason.ValueType  # 24
+"""ERROR_REASON_IP_BANNED is an address that is banned; RetryInfo says until when, a permanent ban has none."""
 ERROR_REASON_CONSENT_WITHDRAWN: ErrorReason.ValueType  # 40
 """ERROR_REASON_CONSENT_WITHDRAWN is a person who does not consent to `data_processing`: nothing is remembered of them."""
 ERROR_REASON_INJECTION_SUSPECTED: ErrorReason.ValueType  # 41

@@ -8,7 +8,7 @@ never hold content.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 SYSTEM_TENANT = "_system"
@@ -79,6 +79,12 @@ def nothing_changes() -> None:
     """Says of the present call that it changes nothing."""
     if (present := _draft.get()) is not None:
         present.idle = True
+
+
+def concerns(address: str) -> None:
+    """Says of the present call that it is about an address: its event shows that one, sealed, and not the caller's."""
+    if (present := _draft.get()) is not None and present.event is not None:
+        present.event = replace(present.event, address=address)
 
 
 def draft() -> Draft | None:

@@ -1,0 +1,152 @@
+"""`python -m bench.trust`: what a banned address costs, and what keys, limits, audit of reads and defense cost.
+
+Four targets: a raw echo; a call of a banned address; one RPC that touches no store, with everything on; the same in the same
+frame with keys, audit and defense left out. Each is a process of its own; this process is the client. Compared are calls a
+second, and the processor time that the server used for one. Every round measures every target in another order, so that a
+slow minute of the machine hits all alike; the figures are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import uvloop
+
+from bench.load import echo
+from bench.load.__main__ import measure
+from tests.system import System, free_port
+
+ADMIN = "admin-key-of-a-benchmark-0123456789"
+SECRET = "secret-of-a-test"  # noqa: S105  # the one that tests.system gives to a bridge
+BANNED = "203.0.113.66"
+READ = "/memoryos.v1.DefenseService/ListWhitelist"
+
+Call = Callable[[int], Awaitable[object]]
+
+
+def processor_seconds(pid: int) -> float:
+    """The processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def bridged(address: str, key: str = "") -> tuple[tuple[str, str], ...]:
+    """The metadata with which a bridge passes on a request of an address."""
+    told = (
+        ("x-request-id", "0123456789abcdef0123456789abcdef"),
+        ("memoryos-quiet", "1"),
+        ("memoryos-client-address", address),
+        ("memoryos-bridge-secret", SECRET),
+    )
+    return (*told, ("authorization", f"Bearer {key}")) if key else told
+
+
+async def ban(system: System) -> None:
+    """Has `BANNED` banned, as anybody would be."""
+    async with grpc.aio.insecure_channel(system.grpc) as channel:
+        call: Any = channel.unary_unary(READ)
+        for _ in range(25):
+            try:
+                await call(b"", metadata=bridged(BANNED, "no-such-key"))
+            except grpc.aio.AioRpcError as error:
+                if error.code() is grpc.StatusCode.PERMISSION_DENIED:
+                    return
+    raise RuntimeError("the address is not banned")
+
+
+async def run(system: System, echo_at: tuple[str, int], bare_at: tuple[str, int], args: argparse.Namespace) -> None:
+    """Measures and prints."""
+    await ban(system)
+    async with AsyncExitStack() as stack:
+
+        async def target(
+            at: tuple[str, int],
+            path: str,
+            metadata: Sequence[tuple[str, str]],
+            code: grpc.StatusCode = grpc.StatusCode.OK,
+        ) -> tuple[Call, int]:
+            channel = await stack.enter_async_context(grpc.aio.insecure_channel(at[0]))
+            method: Any = channel.unary_unary(path)
+
+            async def call(_number: int) -> None:
+                try:
+                    await method(b"", metadata=metadata, timeout=20, wait_for_ready=True)
+                    ended = grpc.StatusCode.OK
+                except grpc.aio.AioRpcError as error:
+                    ended = error.code()
+                if ended is not code:
+                    raise RuntimeError(f"{path}: {ended}")
+
+            return call, at[1]
+
+        assert system.server is not None
+        ours = system.grpc, system.server.pid
+        targets = {
+            "raw echo": await target(echo_at, echo.PATH, bridged(BANNED, ADMIN)),
+            "banned address": await target(ours, READ, bridged(BANNED, ADMIN), grpc.StatusCode.PERMISSION_DENIED),
+            "all on": await target(ours, READ, bridged("198.51.100.7", ADMIN)),
+            "all off": await target(bare_at, READ, bridged("198.51.100.7")),
+        }
+        names = list(targets)
+        found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+        for turn in range(args.rounds + 1):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                call, process = targets[name]
+                before = processor_seconds(process)
+                _, whole = await measure(call, 1, args.calls, args.concurrency)
+                used = processor_seconds(process) - before
+                if turn:  # the first round warms up
+                    found[name].append((used / args.calls * 1e6, args.calls / whole))
+    cost = {name: median(used for used, _ in rows) for name, rows in found.items()}
+    rate = {name: median(each for _, each in rows) for name, rows in found.items()}
+    print(f"{args.rounds} rounds of {args.calls} calls, {args.concurrency} at a time; medians")
+    print(f"{'target':<16}{'server us/call':>16}{'calls/s':>10}")
+    for name in names:
+        print(f"{name:<16}{cost[name]:>16.0f}{rate[name]:>10.0f}")
+    print(f"a banned address costs the server {cost['banned address'] / cost['raw echo']:.2f} x a raw echo")
+    print(f"all on has {rate['all on'] / rate['all off']:.0%} of the rate of all off")
+
+
+def main() -> None:
+    """Starts everything, measures, prints."""
+    parser = argparse.ArgumentParser(prog="python -m bench.trust", description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=int, default=4000, help="calls per target and round")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--concurrency", type=int, default=16)
+    args = parser.parse_args()
+    env = {
+        "MEMORYOS_AUTH__ENABLED": "true",
+        "MEMORYOS_AUTH__ADMIN_KEY": ADMIN,
+        # The limit is looked at and never reached.
+        "MEMORYOS_DEFENSE__KEY_PER_SECOND": "1000000",
+        "MEMORYOS_DEFENSE__KEY_BURST": "1000000",
+    }
+    others = []
+    for module in ("bench.load.echo", "bench.trust.bare"):
+        address = f"127.0.0.1:{free_port()}"
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        others.append((process, address))
+    try:
+        with tempfile.TemporaryDirectory(prefix="memoryos-bench-") as home, System(Path(home), env) as system:
+            echo_at, bare_at = ((address, process.pid) for process, address in others)
+            uvloop.run(run(system, echo_at, bare_at, args))
+    finally:
+        for process, _ in others:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()

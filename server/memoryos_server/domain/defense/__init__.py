@@ -1,0 +1,1 @@
+"""Who is kept out because of what he did without a key."""
