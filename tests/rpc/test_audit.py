@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import io
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from scratch.v1 import scratch_service_pb2 as pb
@@ -11,6 +12,7 @@ from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import AuditWriter
 from memoryos_server.rpc.metrics import Metrics
+from memoryos_server.rpc.refusals import Refusals
 from memoryos_server.stores.redis import RedisStore
 from tests.rpc.conftest import bearer, client, failure
 from tests.rpc.test_calls import eventually
@@ -171,6 +173,34 @@ async def test_real_log_when_the_store_was_killed_then_what_happened_meanwhile_i
 
 def writer(log: MemoryAudit, metrics: Metrics, **more: Any) -> AuditWriter:
     return AuditWriter(log, metrics=metrics, logger=rpc_logging.configure("info", "json", io.BytesIO()), **more)
+
+
+async def test_writer_when_equal_refusals_come_then_the_first_is_written_and_the_others_are_counted() -> None:
+    log = MemoryAudit()
+    first = replace(event(0), address="192.0.2.1", timestamp=datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC))
+    async with writer(log, Metrics()) as writing:
+        for number in range(500):
+            writing.refused(replace(first, id=f"a{number}", request_id=f"r{number}"))
+            writing.refused(replace(first, id=f"b{number}", address="192.0.2.2"))
+        writing.refused(replace(first, id="c", details="expired"))
+        await eventually(lambda: len(log.events) == 3)
+        assert [(e.id, e.count) for e in log.events] == [("a0", 1), ("b0", 1), ("c", 1)]
+        writing.refused(replace(first, id="d", timestamp=first.timestamp + timedelta(minutes=1)))
+        await eventually(lambda: len(log.events) == 6)
+    assert [(e.id, e.count) for e in log.events[3:]] == [("a1", 499), ("b1", 499), ("d", 1)]
+
+
+async def test_refusals_when_equal_ones_go_on_then_their_number_is_passed_on_within_some_seconds() -> None:
+    passed: list[AuditEvent] = []
+    refusals = Refusals(passed.append, held_seconds=0.05, most=2)
+    at = datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC)
+    for number in range(7):
+        refusals.add(replace(event(number), timestamp=at))
+    await eventually(lambda: [(e.id, e.count) for e in passed] == [("0", 1), ("1", 6)])
+    for kind in ("b", "c", "c", "c"):  # more kinds than are told apart: none is lost
+        refusals.add(replace(event(9), timestamp=at, details=kind))
+    refusals.flush()
+    assert sum(e.count for e in passed if e.details == "c") == 3
 
 
 async def test_writer_when_left_then_everything_is_written_in_order() -> None:

@@ -67,6 +67,17 @@ async def test_append_when_the_person_is_unknown_then_no_subject_is_made_and_no_
     assert await tail(store, "acme", 10) == [replace(denied, user_id="", address="")]
 
 
+async def test_append_when_the_person_is_unknown_then_what_was_touched_stands_nowhere_readable(
+    store: RedisStore,
+) -> None:
+    canary = "qzkvwpxjtm"
+    await store.audit.append([event("stranger", resource=f"session/{canary}"), event("", resource=f"session/{canary}")])
+    raw = [await store.client.run("XRANGE", Partition(number).audit, "-", "+") for number in range(PARTITIONS)]
+    assert canary not in repr(raw)
+    assert "stranger" not in repr(raw)
+    assert [found.resource for found in await tail(store, "acme", 10)] == [f"session/{canary}"] * 2
+
+
 async def test_tail_when_the_person_is_erased_then_the_event_stays_without_who(store: RedisStore) -> None:
     ann = await store.subjects.open("acme", "ann")
     kept = event()

@@ -25,6 +25,7 @@ from memoryos_server.domain.core.text import MAX_ID
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import AuditLog
 from memoryos_server.rpc.metrics import Metrics
+from memoryos_server.rpc.refusals import Refusals
 from memoryos_server.rpc.wrap import Call
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ class AuditWriter:
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
         self._closing = False
+        self._refusals = Refusals(self.put)
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> AuditWriter:
@@ -86,6 +88,7 @@ class AuditWriter:
     async def __aexit__(self, *_: object) -> None:
         if self._task is None:
             return
+        self._refusals.flush()
         self._closing = True
         self._some.set()
         self._hurry.set()
@@ -100,6 +103,10 @@ class AuditWriter:
     def put(self, event: AuditEvent) -> None:
         """Has an event written soon."""
         self._add(_Pending(event, None))
+
+    def refused(self, event: AuditEvent) -> None:
+        """Has a refusal written soon; of equal ones within a minute the first, and then their number."""
+        self._refusals.add(event)
 
     async def write(self, event: AuditEvent, seconds: float = 1.0) -> bool:
         """Has an event written at once.
@@ -185,7 +192,7 @@ class Audit:
             yield
         except (Unauthenticated, Forbidden) as fault:
             if not draft.taken:
-                self._writer.put(_denied(call, draft.event, fault))
+                self._writer.refused(_denied(call, draft.event, fault))
             raise
         except BaseException as error:
             if draft.event is not None and not draft.taken:
