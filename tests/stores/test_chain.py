@@ -14,11 +14,14 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports.audit import Wanted
 from memoryos_server.stores.chain import Taken, beginning, linked
+from memoryos_server.stores.keyring import MasterKeys
+from memoryos_server.stores.portable_keys import key_names, read_keys, write_pieces
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_chain import ChainBlockedError
+from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import PARTITIONS, Partition
 from tests.stores.chain_support import Audited, event
-from tests.stores.redis_fixtures import Connect, erase, until
+from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, erase, until
 
 
 @pytest.fixture
@@ -70,6 +73,17 @@ async def test_sequencer_when_running_then_an_event_is_chained_and_signed_within
 async def _signed(audited: Audited, count: int) -> bool:
     signed = audited.heads.read("acme")
     return signed is not None and signed.count == count
+
+
+async def test_sequencer_when_heads_cannot_be_kept_then_it_chains_and_says_so_once(
+    audited: Audited, caplog: pytest.LogCaptureFixture
+) -> None:
+    audited.heads.path("acme").with_suffix(".new").mkdir(parents=True)  # in the place of what is written first
+    for number in range(3):
+        await audited.store.audit.append([event(number)])
+        await audited.sequencer.now()
+    assert await outbox(audited.store) == 0
+    assert len([line for line in caplog.messages if "signed heads" in line]) == 1
 
 
 async def test_sequencer_when_left_then_what_was_written_last_is_chained(audited: Audited) -> None:
@@ -247,6 +261,31 @@ async def test_erasure_when_a_key_is_destroyed_then_the_chain_verifies_and_names
         ("", "", "1"),
     ]
     assert len((await audited.trail.page(Wanted("acme", "ann"), 9, None))[0]) == 3  # how many there were is still known
+
+
+async def test_chain_when_its_store_is_moved_then_it_verifies_there_and_goes_on(
+    audited: Audited, store: RedisStore, master_keys: MasterKeys, tmp_path: Path
+) -> None:
+    await store.audit.append([event(number) for number in range(20)])
+    await audited.retention.move(0)
+    await store.audit.append([event(number) for number in range(20, 30)])
+    await audited.sequencer.now()
+    (tmp_path / "moved").mkdir()
+    target = Valkey(tmp_path / "moved")
+    target.start()
+    try:
+        client = Client(target.url)
+        for names in (await key_names(store.client)).values():
+            await write_pieces(client, [piece async for piece in read_keys(store.client, names)])
+        await client.aclose()
+        async with RedisStore.connect(target.url, master_keys, EXPECTED) as moved:
+            there = Audited(moved, tmp_path)  # with the archive and the signed heads
+            assert (await there.intact())["events"] == 30
+            await moved.audit.append([event(30)])
+            await there.sequencer.now()
+            assert (await there.intact())["events"] == 31
+    finally:
+        target.remove()
 
 
 async def test_page_when_read_to_the_end_then_each_event_comes_once_over_chain_and_archive_while_more_are_written(

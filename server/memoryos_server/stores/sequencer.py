@@ -69,6 +69,7 @@ class Sequencer:
         self._to_sign: set[str] = set()
         self._distrusted: set[str] = set()
         self._signed_at = 0.0
+        self._unwritable = False
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -193,7 +194,7 @@ class Sequencer:
                 raise HeadBrokenError(f"it had {signed.count} events at {signed.at}, which are not all there any more")
         except (HeadBrokenError, OSError) as error:
             if tenant not in self._distrusted:
-                _log.error("the chain of %s is not what was signed: %s", tenant, error)
+                _log.error("the chain of %s cannot be held against its signed head, or belies it: %s", tenant, error)
             self._distrusted.add(tenant)
         self._heads[tenant] = head
         return head
@@ -224,5 +225,9 @@ class Sequencer:
         try:
             if wanted:
                 await asyncio.to_thread(write)
+                self._unwritable = False
         except OSError as error:
+            if self._unwritable:
+                return  # said already, and this comes with every write
+            self._unwritable = True
             _log.error("the signed heads of the audit chains cannot be kept in %s: %s", self._signed.directory, error)
