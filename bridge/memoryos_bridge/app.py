@@ -14,12 +14,14 @@ from memoryos import schema
 from memoryos.addresses import split_address
 from memoryos.schema import Method
 from memoryos.settings import Settings, SettingsError
+from memoryos.tls import towards_server
 from memoryos.tracing import NO_SPANS, Spans
 from memoryos_bridge import docs, logs, openai, unknown
 from memoryos_bridge.admission import Admission
 from memoryos_bridge.boundary import Boundary
 from memoryos_bridge.codec import Codec
 from memoryos_bridge.gate import Gate
+from memoryos_bridge.guards import Guards
 from memoryos_bridge.headers import Forwarding
 from memoryos_bridge.metrics import Metrics, MetricsRoute
 from memoryos_bridge.remote import Remote
@@ -42,6 +44,8 @@ def target(settings: Settings) -> str:
         return named[0]
     if named:
         return _several(named)
+    if settings.server.listen.startswith("unix:"):
+        return settings.server.listen
     host, port = split_address(settings.server.listen, "server.listen")
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not listened on
     return f"[{reachable}]:{port}" if ":" in reachable else f"{reachable}:{port}"
@@ -109,7 +113,7 @@ def create_app(
                 from memoryos.spans import exported
 
                 spans[0] = await stack.enter_async_context(exported(settings.telemetry, "bridge"))
-            remote = Remote(target(settings), settings.server.max_message_bytes)
+            remote = Remote(target(settings), settings.server.max_message_bytes, towards_server(settings))
             stack.push_async_callback(remote.close)
             gate = Gate(settings, remote)
             admission = Admission(settings.bridge.max_concurrent_requests, metrics)
@@ -136,6 +140,7 @@ def create_app(
         metrics=metrics,
         log=log or logs.make(settings.log),
         cors_origins=settings.bridge.cors_origins,
+        guards=Guards(tls=bool(settings.bridge.tls.cert_file)),
         spans=lambda: spans[0],
     )
     return app

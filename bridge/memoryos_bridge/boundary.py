@@ -16,6 +16,7 @@ from memoryos import tracing
 from memoryos.tracing import NO_SPANS, Spans, Value
 from memoryos_bridge.errors import BridgeError, ClientGone, Cut, internal
 from memoryos_bridge.exchange import KEY, Exchange
+from memoryos_bridge.guards import Guards
 from memoryos_bridge.headers import request_id
 from memoryos_bridge.logs import describe
 from memoryos_bridge.metrics import Metrics
@@ -44,6 +45,7 @@ class Boundary:
         metrics: Metrics,
         log: FilteringBoundLogger,
         cors_origins: Sequence[str] = (),
+        guards: Guards | None = None,
         spans: Callable[[], Spans] = lambda: NO_SPANS,
     ) -> None:
         """Keeps what it wraps; `spans` is asked anew for each request, because it is opened later."""
@@ -52,6 +54,7 @@ class Boundary:
         self._metrics = metrics
         self._log = log
         self._origins = frozenset(cors_origins)
+        self._guards = guards or Guards()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request; other scopes pass."""
@@ -65,6 +68,7 @@ class Boundary:
         exchange = Exchange(scope, receive, send)
         exchange.request_id = request_id(exchange)
         exchange.extra["X-Request-ID"] = exchange.request_id
+        self._guards.put(exchange)
         scope[KEY] = exchange
         parents = exchange.headers.get("traceparent", (b"",))
         states = b",".join(exchange.headers.get("tracestate", ())).decode("latin-1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -11,6 +12,8 @@ from memoryos.settings import Loaded, SettingsError
 
 def serve(loaded: Loaded) -> int:
     """Runs the bridge until it is told to stop; the exit code."""
+    # gRPC's core would write a line of its own for every handshake that fails; it reads this when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from memoryos_bridge import run  # late: other commands need no HTTP server
 
     for warning in loaded.warnings:

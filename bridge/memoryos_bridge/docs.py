@@ -13,6 +13,7 @@ from memoryos.schema import Method
 from memoryos_bridge.codec import Codec
 from memoryos_bridge.errors import BridgeError
 from memoryos_bridge.exchange import Exchange
+from memoryos_bridge.guards import page_policy
 from memoryos_bridge.openapi import document
 from memoryos_bridge.routes import Entry
 
@@ -35,7 +36,7 @@ class _Fixed:
         """Serves the OpenAPI document."""
         if not self._body:
             self._body = orjson.dumps(document(self._methods, self._codec))
-        await exchange.answer(200, self._body)
+        await exchange.answer(200, self._body, headers={"Cache-Control": "no-cache"})
 
     async def page(self, exchange: Exchange, parts: Sequence[str]) -> None:
         """Serves the page."""
@@ -48,7 +49,9 @@ class _Fixed:
             # The page would have its document checked by a service on the internet.
             swagger_ui_parameters={"validatorUrl": None},
         )
-        await exchange.answer(200, bytes(response.body), content_type="text/html; charset=utf-8")
+        body = bytes(response.body)
+        headers = {"Content-Security-Policy": page_policy(body), "Cache-Control": "no-cache"}
+        await exchange.answer(200, body, content_type="text/html; charset=utf-8", headers=headers)
 
     async def asset(self, exchange: Exchange, parts: Sequence[str]) -> None:
         """Serves a file of the page.

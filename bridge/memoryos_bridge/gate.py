@@ -13,7 +13,8 @@ from memoryos_bridge.errors import BridgeError
 from memoryos_bridge.exchange import Exchange
 from memoryos_bridge.remote import Remote
 
-_LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
+LOCAL = frozenset({"localhost", "127.0.0.1", "[::1]"})
+"""The names of this machine in `Host`."""
 
 OPEN_BEYOND_LOOPBACK = (
     "bridge.listen {listen} can be reached from other machines, and the server has auth off: "
@@ -27,7 +28,7 @@ class Gate:
     def __init__(self, settings: Settings, remote: Remote) -> None:
         """Reads the settings."""
         self._remote = remote
-        self._hosts = _LOCAL | {host.lower() for host in settings.bridge.allowed_hosts}
+        self._hosts = LOCAL | {host.lower() for host in settings.bridge.allowed_hosts}
         host, _ = split_address(settings.bridge.listen, "bridge.listen")
         self._exposed = not is_loopback(host) and not settings.insecure
 

@@ -12,6 +12,7 @@ import uuid
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from memoryos_bridge.errors import BridgeError
+from memoryos_bridge.guards import GUARDS
 
 MAX_HEAD_BYTES = 64 * 1024
 """The longest head: request line and headers. What arrives in one piece with its end may be longer by that piece."""
@@ -79,7 +80,9 @@ class Heads(HttpToolsProtocol):
         body = BridgeError(status, message, code).body()
         head = (
             f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            f"X-Request-ID: {uuid.uuid4().hex}\r\nConnection: close\r\n\r\n"
+            f"X-Request-ID: {uuid.uuid4().hex}\r\nConnection: close\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in GUARDS.items())
+            + "\r\n"
         )
         # Amid an answer there is no place for another.
         cycle = self.cycle

@@ -13,10 +13,12 @@ from google.protobuf.message import Message
 
 from memoryos.ids import new_id
 from memoryos.schema import Method
+from memoryos.tls import Tls
 from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge.errors import ClientGone, unreachable
 from memoryos_bridge.exchange import Exchange, Watch
 from memoryos_bridge.headers import Metadata
+from memoryos_bridge.link import Link
 
 _MARGIN_SECONDS = 0.5
 """How much longer than the policy's deadline the bridge waits: the server is to say itself that time is up."""
@@ -42,36 +44,38 @@ _RATE_KEYS = {
 class Remote:
     """The server behind a channel."""
 
-    def __init__(self, target: str, max_message_bytes: int) -> None:
-        """Makes the channel to one server or several; must run inside the event loop that uses it."""
-        self._channel = grpc.aio.insecure_channel(
-            target,
-            options=[
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.max_send_message_length", max_message_bytes),
-                # A server that starts after the bridge is found within a second.
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.min_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.max_metadata_size", 64 * 1024),
-                ("grpc.enable_http_proxy", 0),
-                # Several addresses, of a name (a headless service) or of a list, are several servers: each gets its share,
-                # and none while it says that it takes no calls.
-                ("grpc.lb_policy_name", "round_robin"),
-                ("grpc.service_config", _SERVICE_CONFIG),
-                # Nothing but names and addresses is asked of DNS: a service configuration from DNS has nothing to say here.
-                ("grpc.service_config_disable_resolution", 1),
-                # Servers that are replaced one after the other have new addresses: they are asked for again as soon as one leaves.
-                ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-                # A server that hangs, or a machine that is gone, is left within eight seconds, before most calls' deadlines of
-                # ten; they fail, and are repeated elsewhere if they may be.
-                ("grpc.keepalive_time_ms", 5_000),
-                ("grpc.keepalive_timeout_ms", 3_000),
-                # A ping that measures the bandwidth holds that of the keepalive back: it, too, is answered in time or not at all.
-                ("grpc.http2.ping_timeout_ms", 3_000),
-                ("grpc.http2.max_pings_without_data", 0),
-            ],
-        )
+    def __init__(self, target: str, max_message_bytes: int, tls: Tls | None = None) -> None:
+        """Makes the channel to one server or several; must run inside the event loop that uses it.
+
+        Raises:
+            SettingsError: A file of `tls` cannot be used.
+        """
+        options: list[tuple[str, Any]] = [
+            ("grpc.max_receive_message_length", max_message_bytes),
+            ("grpc.max_send_message_length", max_message_bytes),
+            # A server that starts after the bridge is found within a second.
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.max_metadata_size", 64 * 1024),
+            ("grpc.enable_http_proxy", 0),
+            # Several addresses, of a name (a headless service) or of a list, are several servers: each gets its share,
+            # and none while it says that it takes no calls.
+            ("grpc.lb_policy_name", "round_robin"),
+            ("grpc.service_config", _SERVICE_CONFIG),
+            # Nothing but names and addresses is asked of DNS: a service configuration from DNS has nothing to say here.
+            ("grpc.service_config_disable_resolution", 1),
+            # Servers that are replaced one after the other have new addresses: they are asked for again as soon as one leaves.
+            ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+            # A server that hangs, or a machine that is gone, is left within eight seconds, before most calls' deadlines of
+            # ten; they fail, and are repeated elsewhere if they may be.
+            ("grpc.keepalive_time_ms", 5_000),
+            ("grpc.keepalive_timeout_ms", 3_000),
+            # A ping that measures the bandwidth holds that of the keepalive back: it, too, is answered in time or not at all.
+            ("grpc.http2.ping_timeout_ms", 3_000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        self._link = Link(target, options, tls)
         self._stubs: dict[str, Callable[..., Any]] = {}
         self._info: system.GetServerInfoResponse | None = None
         self._info_until = 0.0
@@ -79,12 +83,15 @@ class Remote:
 
     async def close(self) -> None:
         """Closes the channel; calls under way are cancelled."""
-        await self._channel.close()
+        await self._link.close()
 
     def _stub(self, method: Method) -> Callable[..., Any]:
+        if self._link.renewed():
+            self._stubs.clear()
         stub = self._stubs.get(method.path)
         if stub is None:
-            make = self._channel.unary_stream if method.streams else self._channel.unary_unary
+            channel = self._link.channel
+            make = channel.unary_stream if method.streams else channel.unary_unary
             stub = self._stubs[method.path] = make(
                 method.path,
                 request_serializer=method.request_class.SerializeToString,
@@ -170,7 +177,7 @@ class Remote:
                 return self._info
             stub = self._stubs.setdefault(
                 _INFO_PATH,
-                self._channel.unary_unary(
+                self._link.channel.unary_unary(
                     _INFO_PATH,
                     request_serializer=system.GetServerInfoRequest.SerializeToString,
                     response_deserializer=system.GetServerInfoResponse.FromString,

@@ -12,13 +12,16 @@ import grpc
 import uvicorn
 from fastapi import FastAPI
 
+from memoryos import certificates
 from memoryos.addresses import is_loopback, split_address
 from memoryos.settings import Settings, SettingsError
+from memoryos.tls import towards_server
 from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target
 from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
 from memoryos_bridge.heads import Heads
+from memoryos_bridge.link import SERVER_TLS
 from memoryos_bridge.listening import keep_newcomers_out
 
 _LAST_WORDS_SECONDS = 2
@@ -72,7 +75,12 @@ def refuse_open(settings: Settings) -> None:
     host, _ = split_address(settings.bridge.listen, "bridge.listen")
     if settings.insecure or is_loopback(host):
         return
-    with grpc.insecure_channel(target(settings)) as channel:
+    tls = towards_server(settings)
+    with (
+        grpc.insecure_channel(target(settings))
+        if tls is None
+        else grpc.secure_channel(target(settings), tls.credentials(SERVER_TLS), tls.options())
+    ) as channel:
         ask = channel.unary_unary(
             "/memoryos.v1.SystemService/GetServerInfo",
             request_serializer=system.GetServerInfoRequest.SerializeToString,
@@ -93,8 +101,21 @@ def serve(settings: Settings) -> int:
         SettingsError: A setting is malformed, or the bridge would be open to other machines.
     """
     host, port = split_address(settings.bridge.listen, "bridge.listen")
-    refuse_open(settings)
     log = logs.make(settings.log)
+    certificate = certificates.serving(
+        settings.bridge.tls,
+        "bridge.tls",
+        lambda what, taken: (log.info if taken else log.warning)("certificate", note=what),
+    )
+    refuse_open(settings)
+    if certificate is None and not is_loopback(host):
+        log.warning(
+            "listening_in_the_clear",
+            address=settings.bridge.listen,
+            hint="set bridge.tls, or keep to a proxy's network",
+        )
+    if (tls := towards_server(settings)) is not None:
+        tls.credentials(SERVER_TLS)  # what is wrong with its files is said before anything starts
     app = create_app(settings, log=log)
     root = logging.getLogger()
     root.addHandler(logs.Forward(log))
@@ -113,6 +134,7 @@ def serve(settings: Settings) -> int:
             access_log=False,
             log_config=None,
             server_header=False,
+            ssl_context_factory=None if certificate is None else lambda *_: certificate.listening(),
             # What was told to end after the grace has this long to say so.
             timeout_graceful_shutdown=math.ceil(settings.bridge.grace_seconds) + _LAST_WORDS_SECONDS,
         ),

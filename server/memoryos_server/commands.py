@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
@@ -18,6 +19,8 @@ from memoryos_server.domain.core.faults import Fault
 
 def serve(loaded: Loaded) -> int:
     """Runs the server until it is told to stop; the exit code."""
+    # gRPC's core would write a line of its own for every handshake that fails; it reads this when it is loaded.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     from memoryos_server import app  # late: other commands need neither gRPC nor the model
 
     for warning in loaded.warnings:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+import re
 
 import pytest
 
@@ -51,17 +52,31 @@ async def test_listen_when_open_to_other_machines_without_auth_then_nothing_is_s
         assert (await system.http.get("/health")).status_code == 200
 
 
-async def test_start_when_open_to_other_machines_without_auth_then_refused_by_name() -> None:
-    import asyncio
+OPEN = ("0.0.0.0:8080", "[::]:8080", "192.0.2.1:8080", "memory.example.com:8080", "localhost.example.com:8080")
 
+
+@pytest.mark.parametrize("listen", OPEN)
+async def test_start_when_any_open_address_is_named_then_refused_unless_insecure_or_auth(listen: str) -> None:
     async with serve_scratch() as address:
-        settings = Settings(bridge=BridgeSettings(listen="0.0.0.0:8080", server=address))
-        with pytest.raises(SettingsError, match=r"bridge\.listen 0\.0\.0\.0:8080 .*insecure"):
-            await asyncio.to_thread(refuse_open, settings)
-        await asyncio.to_thread(refuse_open, replace(settings, insecure=True))
-    async with serve_scratch(auth_enabled=True, admin_key="the-admin-key") as address:
-        await asyncio.to_thread(refuse_open, Settings(bridge=BridgeSettings(listen="0.0.0.0:8080", server=address)))
-    await asyncio.to_thread(refuse_open, Settings(bridge=BridgeSettings(listen="0.0.0.0:8080", server="127.0.0.1:1")))
+        bridge = BridgeSettings(listen=listen, server=address)
+        with pytest.raises(SettingsError, match=rf"bridge\.listen {re.escape(listen)} .*insecure"):
+            await asyncio.to_thread(refuse_open, Settings(bridge=bridge))
+        await asyncio.to_thread(refuse_open, Settings(bridge=bridge, insecure=True))
+    async with serve_scratch(auth_enabled=True, admin_key="a") as address:
+        await asyncio.to_thread(refuse_open, Settings(bridge=BridgeSettings(listen=listen, server=address)))
+    # A server that cannot be asked yet is asked again by the gate.
+    await asyncio.to_thread(refuse_open, Settings(bridge=BridgeSettings(listen=listen, server="127.0.0.1:1")))
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:8080", "[::1]:8080", "localhost:8080"])
+async def test_start_when_the_address_is_this_machines_then_the_server_is_not_even_asked(listen: str) -> None:
+    refuse_open(Settings(bridge=BridgeSettings(listen=listen, server="127.0.0.1:1")))
+
+
+@pytest.mark.parametrize("listen", ["unix:/run/bridge.sock", ":8080", "127.0.0.1", "127.0.0.1:99999"])
+async def test_start_when_the_address_is_no_host_and_port_then_refused_by_name(listen: str) -> None:
+    with pytest.raises(SettingsError, match=r"bridge\.listen"):
+        refuse_open(Settings(bridge=BridgeSettings(listen=listen)))
 
 
 def test_host_name_when_it_has_a_port_then_without() -> None:

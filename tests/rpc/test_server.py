@@ -15,7 +15,7 @@ from scratch.v1 import scratch_service_pb2 as pb
 from memoryos import schema
 from memoryos.settings import ServerSettings, SettingsError
 from memoryos_server.rpc.server import RpcServer
-from tests.rpc.conftest import client, failure
+from tests.rpc.conftest import client, failure, lines
 from tests.rpc.test_calls import eventually
 from tests.scratch.serve import SCRATCH, SYSTEM, Scratch, run_scratch
 
@@ -110,11 +110,36 @@ async def test_listen_when_a_unix_socket_is_named_then_it_serves_there(tmp_path:
         assert (await stub.ProbeThing(pb.ProbeThingRequest())).state == "fresh"
 
 
-@pytest.mark.parametrize("listen", ["0.0.0.0:0", "[::]:0"])
+@pytest.mark.parametrize(
+    "listen",
+    [
+        "0.0.0.0:0",
+        "[::]:0",
+        "[::ffff:0.0.0.0]:0",
+        "192.0.2.1:0",
+        "memory.example.com:0",
+        "localhost.example.com:0",
+        "127.0.0.1.example.com:0",
+        "0:0",
+        "dns:///localhost:0",
+    ],
+)
 async def test_listen_when_open_to_others_without_auth_then_it_refuses_and_names_insecure(listen: str) -> None:
     with pytest.raises(SettingsError, match="insecure"):
         async with run_scratch(listen=listen):
             pass
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "127.8.9.1:0", "localhost:0"])
+async def test_listen_when_only_this_machine_can_reach_it_then_it_needs_no_auth(listen: str) -> None:
+    async with run_scratch(listen=listen) as running:
+        assert lines(running, "listening_in_the_clear") == []
+
+
+async def test_listen_when_plain_text_leaves_the_machine_then_it_warns_once() -> None:
+    async with run_scratch(listen="0.0.0.0:0", auth_enabled=True, admin_key="a") as running:
+        (warning,) = lines(running, "listening_in_the_clear")
+        assert warning["level"] == "warning"
 
 
 async def test_listen_when_open_to_others_with_auth_or_insecure_then_it_serves() -> None:

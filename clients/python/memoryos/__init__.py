@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from memoryos.aio import AsyncChatStream, AsyncClient
     from memoryos.client import ChatStream, Client
     from memoryos.errors import MemoryOSError
+    from memoryos.tls import Tls
 
 __version__ = "0.1.0"
 
-__all__ = ["AsyncChatStream", "AsyncClient", "ChatStream", "Client", "MemoryOSError", "__version__"]
+__all__ = ["AsyncChatStream", "AsyncClient", "ChatStream", "Client", "MemoryOSError", "Tls", "__version__"]
 
 _HOMES = {
     "AsyncChatStream": "memoryos.aio",
@@ -29,6 +30,7 @@ _HOMES = {
     "ChatStream": "memoryos.client",
     "Client": "memoryos.client",
     "MemoryOSError": "memoryos.errors",
+    "Tls": "memoryos.tls",
 }
 
 

@@ -173,7 +173,9 @@ def _parser() -> argparse.ArgumentParser:
     importer.add_argument("--user", help="whose memory it becomes (default: whom the file names, else the key's user)")
     importer.add_argument("--tenant", help="the tenant (default: the key's)")
     importer.add_argument("--server", metavar="HOST:PORT", help="the gRPC server (default: the one of the settings)")
-    importer.add_argument("--tls", action="store_true", help="speak TLS with the server")
+    importer.add_argument(
+        "--tls", action="store_true", help="speak TLS with the server, as the settings bridge.server_tls say"
+    )
     importer.add_argument(
         "--concurrency", type=_many, default=8, metavar="N", help="items under way at a time (default: 8)"
     )

@@ -26,6 +26,7 @@ from memoryos.receipts import Receipts
 from memoryos.segments import Segments
 from memoryos.sessions import Sessions
 from memoryos.settings import CLIENT_KEY
+from memoryos.tls import Tls, channel_security
 from memoryos.usage import Usage
 from memoryos.v1 import chat_service_pb2, memory_service_pb2, system_service_pb2
 
@@ -42,8 +43,8 @@ class Client:
         api_key: The key; None: the environment's MEMORYOS_API_KEY, if there is one.
         user_id: Whose memory it is where a call does not say; None: the key's user.
         tenant_id: The tenant; None: the key's.
-        tls: Whether to speak TLS, trusting the system's authorities.
-        credentials: TLS with authorities or certificates of one's own; implies `tls`.
+        tls: Whether to speak TLS, trusting the system's authorities; or whom to trust and what to show.
+        credentials: TLS as gRPC has it; implies `tls`.
         timeout: Seconds a call may take, all attempts together; None: what the method's definition says.
 
     Attributes:
@@ -62,16 +63,15 @@ class Client:
         user_id: str | None = None,
         tenant_id: str | None = None,
         *,
-        tls: bool = False,
+        tls: bool | Tls = False,
         credentials: grpc.ChannelCredentials | None = None,
         timeout: float | None = None,
     ) -> None:
         """Makes the channel; it connects when it is first used."""
         self._identity = calls.Identity(api_key or os.environ.get(CLIENT_KEY), user_id, tenant_id)
         self._timeout = timeout
-        if credentials is None and tls:
-            credentials = grpc.ssl_channel_credentials()
-        options = calls.CHANNEL_OPTIONS
+        credentials, secured = channel_security(tls, credentials)
+        options = calls.CHANNEL_OPTIONS + secured
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options)
         else:

@@ -10,22 +10,30 @@ import importlib
 import json
 import os
 import shutil
+import ssl
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 
+from memoryos import certificates
 from memoryos.addresses import authority, reachable, taken
+from memoryos.certificates import itself
 from memoryos.settings import Loaded, Settings, SettingsError, value_of
+from memoryos.tls import towards_server
 
 OK, WARN, FAIL = "ok", "warning", "broken"
 PATIENCE = 3.0
 """Seconds any one look may take."""
+
+EXPIRY_DAYS = 14
+"""Days before a certificate's end from which on it is worth a warning."""
 
 INSTALL_QDRANT = "pip install 'memoryos[qdrant]'"
 
@@ -207,10 +215,57 @@ def check_addresses(settings: Settings) -> Iterator[Finding]:
             yield Finding(name, FAIL, f"cannot listen on {address}: {problem}", hint)
 
 
-def _bridge_answers(settings: Settings) -> bool:
+def scheme(settings: Settings) -> str:
+    """What the bridge speaks."""
+    return "https" if settings.bridge.tls.cert_file else "http"
+
+
+def check_certificates(settings: Settings) -> Iterator[Finding]:
+    """The files of TLS, and how long their certificates last."""
+    for name, tls in (("server.tls", settings.server.tls), ("bridge.tls", settings.bridge.tls)):
+        try:
+            found = certificates.serving(tls, name, lambda *_: None)
+        except SettingsError as error:
+            yield Finding(name, FAIL, str(error), "docs/tls.md shows how to make them")
+        else:
+            if found is not None:
+                yield _lasts(name, found.material.chain)
+    link = settings.bridge.server_tls
     try:
-        url = f"http://{authority(*reachable(settings.bridge.listen, 'bridge.listen'))}/health"
-        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # http, as written above
+        if (towards := towards_server(settings)) is not None:
+            towards.read("bridge.server_tls")
+            if link.cert_file:
+                yield _lasts("bridge.server_tls", certificates.pem(link.cert_file, "bridge.server_tls.cert_file"))
+    except SettingsError as error:
+        yield Finding("bridge.server_tls", FAIL, str(error), "docs/tls.md shows how to make them")
+
+
+def _lasts(name: str, chain: bytes) -> Finding:
+    if find_spec("cryptography") is None:
+        return Finding(name, OK, "the certificate and its key belong together")
+    x509 = importlib.import_module("cryptography.x509")
+    ends = x509.load_pem_x509_certificate(chain).not_valid_after_utc
+    left = ends - datetime.now(UTC)
+    text = f"the certificate is valid until {ends:%Y-%m-%d %H:%M} UTC"
+    if left.total_seconds() <= 0:
+        return Finding(
+            name, FAIL, f"the certificate ended at {ends:%Y-%m-%d %H:%M} UTC", "renew it; files are read anew"
+        )
+    if left.days < EXPIRY_DAYS:
+        return Finding(name, WARN, text, "renew it; changed files are read anew without a restart")
+    return Finding(name, OK, text)
+
+
+def _bridge_answers(settings: Settings) -> bool:
+    tls = settings.bridge.tls
+    try:
+        if tls.client_ca_file:
+            # It answers nobody without a certificate; whoever shows the bridge's own, is the bridge.
+            shown = ssl.get_server_certificate(reachable(settings.bridge.listen, "bridge.listen"), timeout=PATIENCE)
+            own = certificates.pem(tls.cert_file, "bridge.tls.cert_file").decode()
+            return "".join(shown.split()) in "".join(own.split())
+        url = f"{scheme(settings)}://{authority(*reachable(settings.bridge.listen, 'bridge.listen'))}/health"
+        with urllib.request.urlopen(url, timeout=PATIENCE, context=itself()) as answer:  # noqa: S310  # as written above
             return bool(json.load(answer).get("status") == "ok")
     except (OSError, ValueError, AttributeError):
         return False
@@ -268,6 +323,7 @@ def examine(loaded: Loaded | None, settings_error: SettingsError | None) -> Iter
         check_qdrant,
         check_directories,
         check_stores,
+        check_certificates,
         check_addresses,
         check_upstream,
     )

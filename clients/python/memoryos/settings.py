@@ -28,6 +28,38 @@ _OTHERS = frozenset({"MEMORYOS_CONFIG", "MEMORYOS_FAULT_POINT", CLIENT_KEY})
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """TLS of a listener. Files that change are read anew, without a restart."""
+
+    cert_file: str = setting(
+        "", "The certificate, followed by those that lead to its authority; empty: no TLS.", unit="PEM file"
+    )
+    key_file: str = setting("", "The certificate's key, without a password.", unit="PEM file")
+    client_ca_file: str = setting(
+        "", "Whose certificates clients must show (mTLS); empty: clients need none.", unit="PEM file"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTlsSettings:
+    """TLS between the bridge and the server."""
+
+    enabled: bool = setting(
+        False,
+        "Whether the bridge speaks TLS with the server; on as well once one of the following is set, and where "
+        "`bridge.server` is empty and `server.tls` is set.",
+    )
+    ca_file: str = setting(
+        "", "Whose certificate the server must show; empty: those that the system trusts.", unit="PEM file"
+    )
+    cert_file: str = setting("", "The bridge's own certificate, for a server that asks for one.", unit="PEM file")
+    key_file: str = setting("", "Its key, without a password.", unit="PEM file")
+    server_name: str = setting(
+        "", "The name in the server's certificate; empty: the one in the server's address.", unit="name"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSettings:
     """The gRPC server."""
 
@@ -46,6 +78,7 @@ class ServerSettings:
         0.0, "How long the server says NOT_SERVING before it stops taking calls.", unit="seconds"
     )
     grace_seconds: float = setting(10.0, "How long calls under way may take to end at a stop.", unit="seconds")
+    tls: TlsSettings = TlsSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +108,8 @@ class BridgeSettings:
         unit="requests",
     )
     grace_seconds: float = setting(10.0, "How long requests under way may take to end at a stop.", unit="seconds")
+    tls: TlsSettings = TlsSettings()
+    server_tls: ServerTlsSettings = ServerTlsSettings()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,9 @@ from typing import TextIO
 
 import memoryos
 from memoryos.addresses import authority, reachable, taken
-from memoryos.doctor import FAIL, check_parts
-from memoryos.settings import PREFIX, Loaded, Settings, SettingsError, known, value_of
+from memoryos.certificates import itself
+from memoryos.doctor import FAIL, check_parts, scheme
+from memoryos.settings import PREFIX, Loaded, Settings, SettingsError, TlsSettings, known, value_of
 
 # Runs between fork and the program, in an interpreter that loads next to nothing: on Linux the kernel then ends the
 # program when the supervisor dies, however it dies. The second look at the parent closes the gap before the request.
@@ -252,11 +253,16 @@ async def _listens(address: str) -> bool:
     return True
 
 
-async def _is_ready(host: str, port: int) -> bool:
-    """Whether `GET /health/ready` answers 200; never takes longer than 3 s."""
+async def _is_ready(host: str, port: int, tls: TlsSettings) -> bool:
+    """Whether `GET /health/ready` answers 200; never takes longer than 3 s.
+
+    Of a bridge that asks for certificates, which the supervisor has none of, it is only whether it takes connections.
+    """
+    if tls.client_ca_file:
+        return await _listens(authority(host, port))
     try:
         async with asyncio.timeout(3):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await asyncio.open_connection(host, port, ssl=itself() if tls.cert_file else None)
             try:
                 request = f"GET /health/ready HTTP/1.1\r\nHost: {authority(host, port)}\r\nConnection: close\r\n\r\n"
                 writer.write(request.encode())
@@ -273,7 +279,7 @@ async def _is_ready(host: str, port: int) -> bool:
 def welcome(loaded: Loaded) -> str:
     """What is printed once everything is ready."""
     settings = loaded.settings
-    url = f"http://{authority(*reachable(settings.bridge.listen, 'bridge.listen'))}"
+    url = f"{scheme(settings)}://{authority(*reachable(settings.bridge.listen, 'bridge.listen'))}"
     key = "" if not settings.auth.enabled else ' -H "Authorization: Bearer $MEMORYOS_API_KEY"'
     who = "every call needs an API key" if settings.auth.enabled else "off: whoever reaches these addresses may do all"
     server = settings.server.listen
@@ -349,7 +355,7 @@ class Supervisor:
         """Says once when everything is ready."""
         while not await _listens(self._loaded.settings.server.listen):  # noqa: ASYNC110  # as below
             await asyncio.sleep(0.1)
-        while not await _is_ready(*self._health):  # noqa: ASYNC110  # another process cannot set an event
+        while not await _is_ready(*self._health, self._loaded.settings.bridge.tls):  # noqa: ASYNC110  # another process cannot set an event
             await asyncio.sleep(0.1)
         self._server.ready = self._bridge.ready = True
         self._screen.line(welcome(self._loaded))

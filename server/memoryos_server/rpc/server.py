@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
+from memoryos import certificates
 from memoryos.addresses import is_loopback, split_address
+from memoryos.certificates import Certificates
 from memoryos.schema import Method, SchemaError
-from memoryos.settings import ServerSettings, SettingsError
+from memoryos.settings import ServerSettings, SettingsError, TlsSettings
 from memoryos_server.rpc import grpc_health
 from memoryos_server.rpc.grpc_health import HealthBoard
 from memoryos_server.rpc.state import Serving
@@ -88,7 +90,8 @@ class RpcServer:
         """Starts to take calls.
 
         Raises:
-            SettingsError: `server.listen` is malformed, taken, or open to others without auth.
+            SettingsError: `server.listen` is malformed, taken, or open to others without auth, or a file of `server.tls`
+                cannot be used.
         """
         listen = self._settings.listen
         host, port = ("unix:", None) if listen.startswith("unix:") else split_address(listen, "server.listen")
@@ -105,14 +108,24 @@ class RpcServer:
             _add_reflection(server, (*self._services, grpc_health.SERVICE))
         if self._unknown is not None:
             server.add_generic_rpc_handlers((self._unknown,))
+        secured = certificates.serving(self._settings.tls, "server.tls", self._told)
+        if secured is None and not is_loopback(host):
+            self._logger.warning(
+                "listening_in_the_clear", address=listen, hint="set server.tls, or keep to a proxy's network"
+            )
         try:
-            bound = server.add_insecure_port(listen)
+            bound = server.add_secure_port(listen, _showing(secured)) if secured else server.add_insecure_port(listen)
         except RuntimeError:
             raise SettingsError(f"server.listen: cannot listen on {listen}; is the address taken?") from None
         await server.start()
         self._server = server
         self.address = listen if port is None else f"{f'[{host}]' if ':' in host else host}:{bound}"
-        self._logger.info("rpc_listening", address=self.address, services=list(self._services))
+        self._logger.info(
+            "rpc_listening", address=self.address, services=list(self._services), tls=_said(self._settings.tls)
+        )
+
+    def _told(self, what: str, taken: bool) -> None:
+        (self._logger.info if taken else self._logger.warning)("certificate", note=what)
 
     async def stop(self) -> None:
         """Stops taking calls and lets those under way end. When it returns, no handler runs any more.
@@ -150,6 +163,29 @@ class RpcServer:
             ("grpc.max_connection_age_ms", 300_000),
             ("grpc.max_connection_age_grace_ms", 3_600_000),
         ]
+
+
+def _showing(certificate: Certificates) -> grpc.ServerCredentials:
+    """Credentials that show the newest certificate at each handshake."""
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        material = certificate.material
+        return grpc.ssl_server_certificate_configuration([(material.key, material.chain)], material.authorities)
+
+    def newer() -> grpc.ServerCertificateConfiguration | None:
+        return configuration() if certificate.renew() else None
+
+    return grpc.dynamic_ssl_server_credentials(
+        configuration(),
+        newer,  # type: ignore[arg-type]  # None, for nothing new, is missing in the stubs
+        require_client_authentication=certificate.material.authorities is not None,
+    )
+
+
+def _said(tls: TlsSettings) -> str:
+    if not tls.cert_file:
+        return "off"
+    return "mutual" if tls.client_ca_file else "on"
 
 
 def _handlers(

@@ -17,6 +17,7 @@ from memoryos.importing.progress import Progress
 from memoryos.importing.run import Report, count, send
 from memoryos.importing.streams import Source
 from memoryos.settings import Loaded
+from memoryos.tls import towards_server
 
 _SHOWN = 20
 """Failures that are listed without --json."""
@@ -44,9 +45,10 @@ def main(loaded: Loaded, args: argparse.Namespace) -> int:
     else:
         host, port = reachable(loaded.settings.server.listen, "server.listen")
         address = args.server or authority(host, port)
+        tls = towards_server(loaded.settings, wanted=args.tls, own=not args.server) or False
 
         async def run() -> Report:
-            async with AsyncClient(address, user_id=args.user, tenant_id=args.tenant, tls=args.tls) as client:
+            async with AsyncClient(address, user_id=args.user, tenant_id=args.tenant, tls=tls) as client:
                 await client.health()
                 return await send(client, items, args.user, senders=args.concurrency, tick=tick)
 
