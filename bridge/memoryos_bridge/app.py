@@ -140,6 +140,7 @@ def create_app(
         metrics=metrics,
         log=log or logs.make(settings.log),
         cors_origins=settings.bridge.cors_origins,
+        body_idle=settings.bridge.body_idle_seconds,
         guards=Guards(tls=bool(settings.bridge.tls.cert_file)),
         spans=lambda: spans[0],
     )

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from memoryos import tracing
 from memoryos.tracing import NO_SPANS, Spans, Value
 from memoryos_bridge.errors import BridgeError, ClientGone, Cut, internal
-from memoryos_bridge.exchange import KEY, Exchange
+from memoryos_bridge.exchange import BODY_IDLE_SECONDS, KEY, Exchange
 from memoryos_bridge.guards import Guards
 from memoryos_bridge.headers import request_id
 from memoryos_bridge.logs import describe
@@ -46,6 +46,7 @@ class Boundary:
         log: FilteringBoundLogger,
         cors_origins: Sequence[str] = (),
         guards: Guards | None = None,
+        body_idle: float = BODY_IDLE_SECONDS,
         spans: Callable[[], Spans] = lambda: NO_SPANS,
     ) -> None:
         """Keeps what it wraps; `spans` is asked anew for each request, because it is opened later."""
@@ -55,6 +56,7 @@ class Boundary:
         self._log = log
         self._origins = frozenset(cors_origins)
         self._guards = guards or Guards()
+        self._body_idle = body_idle
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serves a request; other scopes pass."""
@@ -65,7 +67,7 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        exchange = Exchange(scope, receive, send)
+        exchange = Exchange(scope, receive, send, body_idle=self._body_idle)
         exchange.request_id = request_id(exchange)
         exchange.extra["X-Request-ID"] = exchange.request_id
         self._guards.put(exchange)

@@ -18,6 +18,7 @@ TYPES: Mapping[int, str] = {
     403: "Forbidden",
     404: "NotFound",
     405: "MethodNotAllowed",
+    408: "Timeout",
     409: "Conflict",
     410: "Gone",
     413: "PayloadTooLarge",

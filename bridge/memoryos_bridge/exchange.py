@@ -18,6 +18,12 @@ from memoryos_bridge.errors import BridgeError, ClientGone
 KEY = "memoryos.exchange"
 """Where the exchange stands in the ASGI scope."""
 
+BODY_IDLE_SECONDS = 30.0
+"""How long a body may bring nothing, if the settings say nothing else."""
+
+_SLOWEST_BYTES = 1024
+"""How many bytes a second a body must bring at least, all in all, beyond that time."""
+
 _DISCARD_BYTES = 64 * 1024 * 1024
 _DISCARD_SECONDS = 5.0
 
@@ -69,9 +75,12 @@ class Exchange:
         completed: The answer is sent whole.
         bytes_in: Bytes of the request's body read.
         bytes_out: Bytes of the answer's body sent.
+        body_idle: How long the body may bring nothing, in seconds; 0: any time.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, request_id: str = "") -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, request_id: str = "", body_idle: float = BODY_IDLE_SECONDS
+    ) -> None:
         """Begins with the request's head."""
         self.scope = scope
         self.verb: str = scope["method"]
@@ -89,6 +98,7 @@ class Exchange:
         self.completed = False
         self.bytes_in = 0
         self.bytes_out = 0
+        self.body_idle = body_idle
         self._receive = receive
         self._send = send
 
@@ -109,18 +119,30 @@ class Exchange:
         """The whole body, at most `limit` bytes.
 
         Raises:
-            BridgeError: It is larger (413).
+            BridgeError: It is larger (413), or does not arrive in time (408).
             ClientGone: The client left before it was complete.
         """
         chunks: list[bytes] = []
         declared = self.header("content-length") or ""
         over = declared.isdigit() and int(declared) > limit
         if not over or self.header("expect") is None:
-            async for chunk in self._chunks():
-                over = over or self.bytes_in > limit
-                if over:
-                    break
-                chunks.append(chunk)
+            try:
+                async with asyncio.timeout(self.body_idle or None) as timer:
+                    began = asyncio.get_running_loop().time()
+                    async for chunk in self._chunks():
+                        over = over or self.bytes_in > limit
+                        if over:
+                            break
+                        chunks.append(chunk)
+                        if self.body_idle:
+                            now = asyncio.get_running_loop().time()
+                            # As long as something comes, and all in all not in drops.
+                            slowest = began + self.body_idle + self.bytes_in / _SLOWEST_BYTES
+                            timer.reschedule(min(now + self.body_idle, slowest))
+            except TimeoutError:
+                raise BridgeError(
+                    408, "The body did not arrive in time", "request_timeout", headers={"Connection": "close"}
+                ) from None
         if over:
             await self._discard()
             raise BridgeError(

@@ -1,4 +1,4 @@
-"""A listening socket that is about to close.
+"""What a listening socket does for its connections: cuts off who reads nothing, and lets nobody down when it closes.
 
 Connections that wait in its queue when it closes are reset, and no order of accepting and closing rules out that one has
 just come. So newcomers are kept out first: the kernel drops the packets that ask for a connection, whoever is in the
@@ -30,6 +30,26 @@ _NO_NEWCOMERS = b"".join(
         (0x06, 0, 0, 0xFFFFFFFF),  # no: keep all of it
     )
 )
+
+
+def cut_off_idle_readers(descriptor: int, seconds: float) -> bool:
+    """Lets the kernel end connections, of a listening TCP socket, whose other side takes nothing of what is sent to it.
+
+    Without it, whoever asks and does not read holds an answer in memory for ever.
+
+    Args:
+        descriptor: The socket's file descriptor; connections that it accepts from now on inherit the time.
+        seconds: For how long data may lie unsent or unconfirmed.
+
+    Returns:
+        Whether it is so: only Linux can.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if option is None or not seconds:
+        return False
+    with socket.socket(fileno=os.dup(descriptor)) as listener:
+        listener.setsockopt(socket.IPPROTO_TCP, option, max(1, round(seconds * 1000)))
+    return True
 
 
 def keep_newcomers_out(descriptor: int) -> bool:

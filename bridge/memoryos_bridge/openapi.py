@@ -48,13 +48,14 @@ _HEADERS: dict[str, dict[str, Any]] = {
         "name": "X-User-ID",
         "in": "header",
         "description": "The user, percent-encoded UTF-8. Default: the key's; another one needs the permission act_as.",
-        "schema": {"type": "string"},
+        "schema": {"type": "string", "minLength": 1},
     },
     "RequestId": {
         "name": "X-Request-ID",
         "in": "header",
-        "description": "The id of the request, at most 128 visible ASCII characters; made if absent, always returned.",
-        "schema": {"type": "string", "maxLength": 128},
+        "description": "The id of the request, at most 128 visible ASCII characters; made anew if it is anything else or "
+        "absent, and always returned.",
+        "schema": {"type": "string"},
     },
 }
 
@@ -269,13 +270,13 @@ def _conversation(required: Sequence[str], properties: Mapping[str, Any]) -> dic
                 "name": "X-MemoryOS-Session-ID",
                 "in": "header",
                 "description": "The conversation. Default: one per idle gap.",
-                "schema": {"type": "string", "maxLength": 256},
+                "schema": {"type": "string", "minLength": 1, "maxLength": 256},
             },
             {
                 "name": "Idempotency-Key",
                 "in": "header",
                 "description": "Dedupes the remembering, not the call to the provider.",
-                "schema": {"type": "string", "maxLength": 256},
+                "schema": {"type": "string", "minLength": 1, "maxLength": 256},
             },
         ],
         "requestBody": {

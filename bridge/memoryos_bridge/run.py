@@ -14,15 +14,15 @@ from fastapi import FastAPI
 
 from memoryos import certificates
 from memoryos.addresses import is_loopback, split_address
-from memoryos.settings import Settings, SettingsError
+from memoryos.settings import BridgeSettings, Settings, SettingsError
 from memoryos.tls import towards_server
 from memoryos.v1 import system_service_pb2 as system
 from memoryos_bridge import logs
 from memoryos_bridge.app import create_app, target
 from memoryos_bridge.gate import OPEN_BEYOND_LOOPBACK
-from memoryos_bridge.heads import Heads
+from memoryos_bridge.heads import heads
 from memoryos_bridge.link import SERVER_TLS
-from memoryos_bridge.listening import keep_newcomers_out
+from memoryos_bridge.listening import cut_off_idle_readers, keep_newcomers_out
 
 _LAST_WORDS_SECONDS = 2
 
@@ -36,10 +36,17 @@ _FIRST_WORDS_SECONDS = 0.3
 class _Server(uvicorn.Server):
     """Ends what is still under way when the grace is over as an error that clients understand, not as a cut connection."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, grace_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: BridgeSettings) -> None:
         super().__init__(config)
         self._app = app
-        self._grace_seconds = grace_seconds
+        self._settings = settings
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to take connections."""
+        await super().startup(sockets)
+        for server in getattr(self, "servers", ()):  # none if it could not start
+            for listener in server.sockets:
+                cut_off_idle_readers(listener.fileno(), self._settings.reader_idle_seconds)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stops taking connections and waits for those that are there."""
@@ -60,7 +67,7 @@ class _Server(uvicorn.Server):
             await asyncio.wait([ending])
 
     async def _end_calls(self) -> None:
-        await asyncio.sleep(self._grace_seconds)
+        await asyncio.sleep(self._settings.grace_seconds)
         await self._app.state.remote.close()
 
 
@@ -126,7 +133,7 @@ def serve(settings: Settings) -> int:
             host=host,
             port=port,
             loop="uvloop",
-            http=Heads,
+            http=heads(settings.bridge.head_timeout_seconds),
             ws="none",
             lifespan="on",
             # The bridge reads forwarded addresses itself, and logs requests by route, never by path.
@@ -139,7 +146,7 @@ def serve(settings: Settings) -> int:
             timeout_graceful_shutdown=math.ceil(settings.bridge.grace_seconds) + _LAST_WORDS_SECONDS,
         ),
         app,
-        settings.bridge.grace_seconds,
+        settings.bridge,
     )
     log.info("bridge_starting", listen=settings.bridge.listen, server=target(settings))
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -78,6 +78,11 @@ class ServerSettings:
         0.0, "How long the server says NOT_SERVING before it stops taking calls.", unit="seconds"
     )
     grace_seconds: float = setting(10.0, "How long calls under way may take to end at a stop.", unit="seconds")
+    reader_idle_seconds: float = setting(
+        300.0,
+        "How long a client may take nothing of a stream before its call is ended; 0: until the deadline.",
+        unit="seconds",
+    )
     tls: TlsSettings = TlsSettings()
 
 
@@ -108,6 +113,20 @@ class BridgeSettings:
         unit="requests",
     )
     grace_seconds: float = setting(10.0, "How long requests under way may take to end at a stop.", unit="seconds")
+    head_timeout_seconds: float = setting(
+        10.0, "How long the head of a request may take to arrive; 0: any time.", unit="seconds"
+    )
+    body_idle_seconds: float = setting(
+        30.0,
+        "How long the body of a request may bring nothing; beyond that time it must bring 1 KiB a second, all in all. "
+        "0: any time.",
+        unit="seconds",
+    )
+    reader_idle_seconds: float = setting(
+        60.0,
+        "How long a client may take nothing of what is sent to it before its connection is cut, on Linux; 0: any time.",
+        unit="seconds",
+    )
     tls: TlsSettings = TlsSettings()
     server_tls: ServerTlsSettings = ServerTlsSettings()
 

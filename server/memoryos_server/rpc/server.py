@@ -75,7 +75,7 @@ class RpcServer:
         self._live = Live()
         self._server: grpc.aio.Server | None = None
         self._services = tuple(dict.fromkeys(method.service for method in methods))
-        self._handlers = _handlers(methods, servicers, around, self._live, door)
+        self._handlers = _handlers(methods, servicers, around, self._live, door, settings.reader_idle_seconds)
         self._unknown = unknown
         self.address = ""
 
@@ -189,7 +189,12 @@ def _said(tls: TlsSettings) -> str:
 
 
 def _handlers(
-    methods: Sequence[Method], servicers: Mapping[str, object], around: Around, live: Live, door: Door | None
+    methods: Sequence[Method],
+    servicers: Mapping[str, object],
+    around: Around,
+    live: Live,
+    door: Door | None,
+    reader_idle: float,
 ) -> list[grpc.GenericRpcHandler]:
     services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
     for method in methods:
@@ -198,7 +203,7 @@ def _handlers(
         if handler is None:
             missing = "no servicer" if servicer is None else f"no method in {type(servicer).__name__}"
             raise SchemaError(f"{method.path} has {missing}")
-        services.setdefault(method.service, {})[method.name] = wrap(method, handler, around, live, door)
+        services.setdefault(method.service, {})[method.name] = wrap(method, handler, around, live, door, reader_idle)
     for name in servicers:
         if name not in services:
             raise SchemaError(f"{name} has a servicer but no RPC is served of it")

@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from memoryos.schema import Method
 from memoryos_server.domain.core.caller import Caller
-from memoryos_server.domain.core.faults import Invalid, TooLarge
+from memoryos_server.domain.core.faults import DeadlineExceeded, Invalid, TooLarge
 
 DEGRADED_HEADER = ("memoryos-status", "degraded")
 """What answers carry while a store is down."""
@@ -46,6 +46,7 @@ class Call:
         reason: The reason of the error it ended with, or "".
         bytes_in: The size of the request.
         bytes_out: The size of the answers sent so far.
+        reader_idle: How long the client may take nothing of a stream, in seconds; 0: until the deadline.
     """
 
     __slots__ = (
@@ -62,12 +63,15 @@ class Call:
         "extra",
         "metadata",
         "method",
+        "reader_idle",
         "reason",
         "request_id",
         "trailers",
     )
 
-    def __init__(self, method: Method, context: grpc.aio.ServicerContext[Any, Any], raw: bytes) -> None:
+    def __init__(
+        self, method: Method, context: grpc.aio.ServicerContext[Any, Any], raw: bytes, reader_idle: float = 0
+    ) -> None:
         """Opens a call."""
         self.method = method
         self.context = context
@@ -82,6 +86,7 @@ class Call:
         self.reason = ""
         self.bytes_in = len(raw)
         self.bytes_out = 0
+        self.reader_idle = reader_idle
         self._raw = raw
         self._request: Message | None = None
         self._begun = False
@@ -133,10 +138,21 @@ class Call:
         return data
 
     async def write(self, answer: Message) -> None:
-        """Sends one answer of a stream; returns when there is room for the next."""
+        """Sends one answer of a stream; returns when there is room for the next.
+
+        Raises:
+            DeadlineExceeded: There was none for too long: the client reads nothing.
+        """
         data = await self.pack(answer)
-        with left_is_cancelled():
-            await self.context.write(data)
+        timer = asyncio.timeout(self.reader_idle or None)
+        try:
+            async with timer:
+                with left_is_cancelled():
+                    await self.context.write(data)
+        except TimeoutError:
+            if not timer.expired():
+                raise
+            raise DeadlineExceeded(f"The client took nothing for {self.reader_idle:g} seconds") from None
 
 
 def text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> Mapping[str, str]:
@@ -256,9 +272,17 @@ def compose(*arounds: Around) -> Around:
 
 
 def wrap(
-    method: Method, handler: Handler, around: Around, live: Live, door: Door | None = None
+    method: Method,
+    handler: Handler,
+    around: Around,
+    live: Live,
+    door: Door | None = None,
+    reader_idle: float = 0,
 ) -> grpc.RpcMethodHandler[Any, Any]:
-    """A servicer's method as gRPC takes it, with `around` around it and `door` before it."""
+    """A servicer's method as gRPC takes it, with `around` around it and `door` before it.
+
+    A stream's reader may idle for `reader_idle` seconds.
+    """
 
     async def unary(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> bytes:
         call = Call(method, context, raw)
@@ -276,7 +300,7 @@ def wrap(
     # A coroutine that writes, not a generator that yields: a generator suspended at its yield hears neither of a
     # cancellation nor of a deadline, and its `finally` would wait for the garbage collector.
     async def stream(raw: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        call = Call(method, context, raw)
+        call = Call(method, context, raw, reader_idle)
         if door is not None and (ending := door(call)) is not None:
             await context.abort_with_status(ending)
         with live, _current(call):
