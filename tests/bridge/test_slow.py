@@ -76,17 +76,19 @@ async def test_head_when_it_comes_in_drops_or_not_at_all_then_the_connection_is_
 
 async def test_head_when_the_next_one_waits_behind_a_long_answer_then_that_answer_is_not_cut() -> None:
     port = free_port()
-    async with run_chat_server() as (servicer, server):
-        async with process(**settings(server, port, MEMORYOS_BRIDGE__HEAD_TIMEOUT_SECONDS="0.5")):
-            reader, writer = await connected(port)
-            servicer.gate.clear()
-            body = b"{}"
-            head = CHAT.partition(b"Content-Length")[0] + b"Content-Length: 2\r\n\r\n"
-            writer.write(head + body + b"GET /hea")
-            await asyncio.sleep(1.5)
-            servicer.gate.set()
-            assert (await asyncio.wait_for(reader.readline(), 5)) == b"HTTP/1.1 200 OK\r\n"
-            writer.close()
+    async with (
+        run_chat_server() as (servicer, server),
+        process(**settings(server, port, MEMORYOS_BRIDGE__HEAD_TIMEOUT_SECONDS="0.5")),
+    ):
+        reader, writer = await connected(port)
+        servicer.gate.clear()
+        body = b"{}"
+        head = CHAT.partition(b"Content-Length")[0] + b"Content-Length: 2\r\n\r\n"
+        writer.write(head + body + b"GET /hea")
+        await asyncio.sleep(1.5)
+        servicer.gate.set()
+        assert (await asyncio.wait_for(reader.readline(), 5)) == b"HTTP/1.1 200 OK\r\n"
+        writer.close()
 
 
 async def test_body_when_it_stops_or_comes_in_drops_then_408() -> None:

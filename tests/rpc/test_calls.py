@@ -237,3 +237,24 @@ async def test_two_calls_when_they_run_at_once_then_each_has_its_own_caller() ->
             stub.CreateThing(pb.CreateThingRequest(name="a"), metadata=[("x-user-id", f"user-{n}")]) for n in range(20)
         ]
         assert [thing.owner for thing in await asyncio.gather(*calls)] == [f"user-{n}" for n in range(20)]
+
+
+async def test_stream_when_the_client_takes_nothing_then_its_call_ends_and_its_finally_has_run() -> None:
+    async with run_scratch(reader_idle_seconds=0.5) as running, client(running.address) as stub:
+        call = stub.ExportThings(pb.ExportThingsRequest(count=100_000, note="x" * 900))
+        await call.read()
+        await eventually(lambda: running.servicer.finished == ["ExportThings"], 10)
+        (line,) = lines(running)
+        assert line["code"] == "DEADLINE_EXCEEDED"
+        assert line["bytes_out"] < 100_000_000
+        call.cancel()
+
+
+async def test_stream_when_the_client_is_slow_but_takes_something_then_it_is_not_ended() -> None:
+    async with run_scratch(reader_idle_seconds=1.0) as running, client(running.address) as stub:
+        taken = 0
+        async for _ in stub.ExportThings(pb.ExportThingsRequest(count=300, note="x" * 900)):
+            taken += 1
+            if taken % 20 == 0:
+                await asyncio.sleep(0.15)
+        assert taken == 300
