@@ -244,6 +244,7 @@ async def test_stream_when_the_client_takes_nothing_then_its_call_ends_and_its_f
         call = stub.ExportThings(pb.ExportThingsRequest(count=100_000, note="x" * 900))
         await call.read()
         await eventually(lambda: running.servicer.finished == ["ExportThings"], 10)
+        await eventually(lambda: lines(running), 10)
         (line,) = lines(running)
         assert line["code"] == "DEADLINE_EXCEEDED"
         assert line["bytes_out"] < 100_000_000
