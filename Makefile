@@ -106,6 +106,10 @@ bench: $(DEV) ## measure speed and, with EVAL=<directory of sets>, recall
 audit: $(DEV) ## look for known vulnerabilities in what is installed (asks the network)
 	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
 
+.PHONY: sbom
+sbom: $(DEV) ## write sbom.cdx.json: every locked runtime dependency, as CycloneDX
+	@$(BIN)/python scripts/sbom.py sbom.cdx.json
+
 .PHONY: lock
 lock: $(DEV) ## bring both locks up to date; LOCKFLAGS=--upgrade for newer versions (asks the network)
 	$(UV_COMPILE) --extra server --extra bridge --extra qdrant pyproject.toml requirements.in -o requirements.lock
