@@ -122,11 +122,11 @@ def _component(package: Locked, found: Distribution | None) -> dict[str, Any]:
 def _licences(found: Distribution) -> list[dict[str, Any]]:
     """What a package says of its licence: an expression if it has one, else names."""
     meta = found.metadata
-    if expression := meta.get("License-Expression"):
-        return [{"expression": expression}]
+    if expressions := meta.get_all("License-Expression"):
+        return [{"expression": expressions[0]}]
     classifiers = [value for value in meta.get_all("Classifier") or () if value.startswith("License :: ")]
     names = sorted({value.rpartition(" :: ")[2] for value in classifiers} - {"OSI Approved"})
-    text = (meta.get("License") or "").strip()
+    text = (meta.get_all("License") or [""])[0].strip()
     if not names and text:
         names = [text.splitlines()[0][:100]]
     return [{"license": {"name": name}} for name in names]
