@@ -302,7 +302,8 @@ def _conversation(required: Sequence[str], properties: Mapping[str, Any]) -> dic
                 "description": "OpenAI's answer, or with `stream` its server-sent events.",
                 "content": {
                     "application/json": {"schema": {"type": "object"}},
-                    "text/event-stream": {"schema": {"type": "string"}},
+                    # What each event holds is OpenAI's to say.
+                    "text/event-stream": {},
                 },
             },
             "default": {"$ref": "#/components/responses/Error"},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 
 from memoryos.schema import Method
 from memoryos_server.domain.core.caller import Caller
-from memoryos_server.domain.core.faults import DeadlineExceeded, Invalid, TooLarge
+from memoryos_server.domain.core.faults import Invalid, TooLarge
 
 DEGRADED_HEADER = ("memoryos-status", "degraded")
 """What answers carry while a store is down."""
@@ -141,7 +141,7 @@ class Call:
         """Sends one answer of a stream; returns when there is room for the next.
 
         Raises:
-            DeadlineExceeded: There was none for too long: the client reads nothing.
+            CancelledError: There was none for too long: the client takes nothing.
         """
         data = await self.pack(answer)
         timer = asyncio.timeout(self.reader_idle or None)
@@ -152,8 +152,21 @@ class Call:
         except TimeoutError:
             if not timer.expired():
                 raise
-            raise DeadlineExceeded(f"The client took nothing for {self.reader_idle:g} seconds") from None
+            # The status waits behind what is not taken: the handler does not wait for it.
+            self.reason = "reader_idle"
+            told = asyncio.ensure_future(self._tell(f"The client took nothing for {self.reader_idle:g} seconds"))
+            _telling.add(told)
+            told.add_done_callback(_telling.discard)
+            raise asyncio.CancelledError from None
 
+    async def _tell(self, message: str) -> None:
+        """Ends the call for the client, whenever it hears of it; returns when it has, or has left."""
+        with suppress(grpc.aio.AbortError, grpc.aio.InternalError, grpc.aio.UsageError):
+            await self.context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, message)
+
+
+_telling: set[asyncio.Future[None]] = set()
+"""Ends of calls that wait for clients who take nothing; a task that nobody keeps may vanish."""
 
 def text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> Mapping[str, str]:
     """What a client sent, by lower-case name; of repeated names the last. Binary values are left out."""
