@@ -168,6 +168,7 @@ class Call:
 _telling: set[asyncio.Future[None]] = set()
 """Ends of calls that wait for clients who take nothing; a task that nobody keeps may vanish."""
 
+
 def text_metadata(context: grpc.aio.ServicerContext[Any, Any]) -> Mapping[str, str]:
     """What a client sent, by lower-case name; of repeated names the last. Binary values are left out."""
     return {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
