@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from memoryos.schema import Method, Route, SchemaError
 from memoryos.v1 import options_pb2
 from memoryos_bridge.codec import Codec
-from memoryos_bridge.scalars import Misfit, show_time
+from memoryos_bridge.scalars import RAW_JSON, Misfit, show_time
 
 _PLACE = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 
@@ -27,17 +27,22 @@ class _Stream:
     Attributes:
         path: The REST names that lead to it.
         text: It is a string, else an array.
+        raw: It is a string that holds JSON text, whose pieces are one JSON value together.
         outermost: The proto name of the first field of the path, if one can tell whether a message holds it; else "".
     """
 
     path: list[str]
     text: bool
+    raw: bool
     outermost: str
 
     def take(self, shown: Any) -> bytes:
         """The piece of it that a message brings, as it stands between the quotes or brackets."""
         for name in self.path:
             shown = shown.get(name) if isinstance(shown, dict) else None
+        if self.raw:
+            # A piece by itself is JSON only by chance: else it is shown as text.
+            return shown.encode() if isinstance(shown, str) else b"" if shown is None else orjson.dumps(shown)
         if self.text:
             return orjson.dumps(shown)[1:-1] if isinstance(shown, str) else b""
         return b",".join(orjson.dumps(item) for item in shown) if isinstance(shown, list) else b""
@@ -79,16 +84,17 @@ class Answer:
         self._streams = [self._stream(path) for path in method.rest.stream]
 
     def _stream(self, path: str) -> _Stream:
-        names, codec, text, outermost = [], self._response, False, None
+        names, codec, text, raw, outermost = [], self._response, False, False, None
         for part in path.split("."):
             field = codec.by_proto[part]
             outermost = outermost or field.field
             names.append(field.name)
             text = not field.field.is_repeated
+            raw = text and field.kind is RAW_JSON
             codec = field.message or codec
         if outermost is None or (self._body and names[0] != self._body):
             raise SchemaError(f"{self._method.path}: rest.stream is outside of response_body")
-        return _Stream(names, text, outermost.name if outermost.has_presence else "")
+        return _Stream(names, text, raw, outermost.name if outermost.has_presence else "")
 
     def _message(self, shown: Mapping[str, Any], request: Message) -> dict[str, str]:
         template = self._rest.message
@@ -156,6 +162,8 @@ class Answer:
             document = head | ({"data": shown} if self._data else shown)
             opened, closed = self._open(document, ["data", *path] if self._data else path)
         begin, end, between = (b'"', b'"', b"") if stream.text else (b"[", b"]", b",")
+        if stream.raw:
+            begin = end = b""
         piece = stream.take(shown)
         yield opened + begin + piece
         empty = not piece

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
+from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
@@ -34,11 +35,12 @@ class FieldCodec:
         field: Its descriptor.
         kind: The kind of its single values, or of the values of its map; None for messages shown as objects.
         message: The codec of those messages, or None.
+        form: The codec of the message that JSON text in it has the form of, or None.
         write: Puts the field of a message into a JSON object.
         read: Sets the field of a message from a JSON value that is not null. Raises Misfit.
     """
 
-    __slots__ = ("field", "kind", "message", "name", "read", "write")
+    __slots__ = ("field", "form", "kind", "message", "name", "read", "write")
 
     def __init__(self, codec: Codec, field: FieldDescriptor) -> None:
         """Compiles the field."""
@@ -49,6 +51,8 @@ class FieldCodec:
         value: FieldDescriptor = entry.fields_by_name["value"] if entry is not None else field
         self.kind = scalar(value)
         self.message = codec.of(value.message_type) if self.kind is None and value.message_type is not None else None
+        form = options.json_message
+        self.form = codec.of(descriptor_pool.Default().FindMessageTypeByName(form)) if form else None
         if entry is not None:
             key = scalar(entry.fields_by_name["key"])
             assert key is not None  # noqa: S101 - protobuf has no other keys; for the type checker

@@ -105,7 +105,8 @@ class _Schemas:
 
     def field(self, field: FieldCodec) -> dict[str, Any]:
         """The schema of a field."""
-        single: dict[str, Any] = self.of(field.message) if field.message is not None else dict(_kind(field))
+        message = field.message or field.form
+        single: dict[str, Any] = self.of(message) if message is not None else dict(_kind(field))
         made: dict[str, Any]
         if field.is_map:
             made = {"type": "object", "additionalProperties": single}

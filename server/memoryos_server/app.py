@@ -208,6 +208,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
         spans=spans,
     )
     retention = await stack.enter_async_context(_retention(settings, redis, sequencer))
+    trail = ChainTrail(redis.audit, redis.chain, retention, sequencer.now)
+    privacy = await wiring.open_privacy(stack, settings, memory, chat, receipts, keys, trail)
     # Live stores have backups of their own, taken where they run.
     heads = _signed_heads(settings, redis)
     backups = (
@@ -232,10 +234,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
                     EmbeddingService(embedder, settings.embedding.model or "minilm", embedder.status(), memory.upstream)
                 ),
                 "memoryos.v1.DefenseService": DefenseServicer(DefenseService(defense), door, auth),
-                **wiring.servicers(settings, memory, chat, letters, meter, receipts, keys),
-                "memoryos.v1.AuditService": AuditServicer(
-                    AuditService(ChainTrail(redis.audit, redis.chain, retention, sequencer.now))
-                ),
+                **wiring.servicers(settings, memory, chat, letters, meter, receipts, keys, privacy),
+                "memoryos.v1.AuditService": AuditServicer(AuditService(trail)),
             },
             around=around,
             door=door.stop,

@@ -16,7 +16,7 @@ from typing import Protocol
 from memoryos.settings import Settings, SettingsError, UpstreamSettings
 from memoryos.tracing import Spans
 from memoryos_server.domain.admin.budgets import Budgets
-from memoryos_server.domain.admin.keys import KeyService
+from memoryos_server.domain.admin.keys import Keeper, KeyService
 from memoryos_server.domain.admin.metering import Meter
 from memoryos_server.domain.admin.usage import UsageService
 from memoryos_server.domain.admin.users import UserService
@@ -44,13 +44,19 @@ from memoryos_server.domain.memory.extraction import extract_memories
 from memoryos_server.domain.memory.gist_llm import LlmSummariser
 from memoryos_server.domain.memory.knowledge import KEPT_SECONDS, SHARED_SECONDS, Knowledge
 from memoryos_server.domain.memory.pipeline import Pipeline
+from memoryos_server.domain.memory.profile import profile
 from memoryos_server.domain.memory.reindexing import Reindexer, Upkeep
 from memoryos_server.domain.memory.retraction import Retraction, Sweeper
 from memoryos_server.domain.memory.said import SaidService
 from memoryos_server.domain.memory.segments import Consolidator, Language
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Subject, Vectors
+from memoryos_server.domain.ports.audit import AuditTrail
+from memoryos_server.domain.ports.privacy import UserData
 from memoryos_server.domain.ports.shield import Shield
+from memoryos_server.domain.privacy.data import Episodes, Keys, Nothing, Records, Searchable, Trail
+from memoryos_server.domain.privacy.erasing import SETTLE_SECONDS, Eraser
+from memoryos_server.domain.privacy.service import PrivacyService
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.domain.security.consents import ConsentedSubjects, ConsentService
@@ -60,12 +66,18 @@ from memoryos_server.rpc.chat_servicer import ChatServicer
 from memoryos_server.rpc.consent_servicer import ConsentServicer
 from memoryos_server.rpc.memories_servicer import MemoriesServicer
 from memoryos_server.rpc.memory_servicer import MemoryServicer
+from memoryos_server.rpc.privacy_servicer import PrivacyServicer
 from memoryos_server.rpc.queue_servicer import QueueServicer
 from memoryos_server.rpc.segment_servicer import SegmentServicer
 from memoryos_server.rpc.usage_servicer import UsageServicer
 from memoryos_server.stores.breaker import Breaker
+from memoryos_server.stores.compaction import Compaction
 from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_user_data import Consents, Recent, Sessions, Work
+from memoryos_server.stores.redis_user_data import Heat as UserHeat
+from memoryos_server.stores.redis_user_data import Receipts as UserReceipts
 from memoryos_server.stores.scope import RECEIPT_DAYS
+from memoryos_server.stores.vectors_edge import EdgeVectors
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.shared import SharedEmbedder
 from memoryos_server.tools.llm.catalog import Catalog
@@ -77,11 +89,17 @@ from memoryos_server.tools.words import Words
 _LEARNT = "learnt"
 """The kind of message that says that a subject's facts changed."""
 
+_ERASED = "erased"
+"""The kind of message that says that a person, named by a keyed hash, was erased."""
+
+_ERASURES_ACTOR = "erasure"
+"""Who audit events name for keys that end with their user."""
+
 _FORGOT = "forgot"
 """The kind of message that says that something of a person, named by a keyed hash, was taken back."""
 
 
-class SearchStore(Vectors, Upkeep, Protocol):
+class SearchStore(Vectors, Searchable, Upkeep, Protocol):
     """The searchable side, whichever family holds it."""
 
     @property
@@ -108,6 +126,7 @@ class Memory:
         pipeline: The way of turns and changes.
         keeper: Counts accesses.
         finder: Finds typed memories.
+        embedder: Embeds texts, and keeps the latest vectors.
         service: Adds and retrieves.
     """
 
@@ -122,6 +141,7 @@ class Memory:
     pipeline: Pipeline
     keeper: heat.HeatKeeper
     finder: Finder
+    embedder: SharedEmbedder
     service: MemoryService
 
 
@@ -206,7 +226,8 @@ async def open_memory(
     """Starts memory, with its background work, on a stack."""
     words = Words()
     analysis = Analysis(words.stem, words.fold)
-    engine = RecallEngine(vectors, SharedEmbedder(embedder), analysis, away=lambda: vectors.breaker.is_open)
+    shared = SharedEmbedder(embedder)
+    engine = RecallEngine(vectors, shared, analysis, away=lambda: vectors.breaker.is_open)
     upstream = await _providers(stack, settings.upstream, answered, spans)
     learnt = partial(_tell, redis, _LEARNT)
     # With the embedded engine nobody else writes; what other servers learn of one that they share, they tell, but it may be late.
@@ -281,7 +302,19 @@ async def open_memory(
     )
     finder = Finder(vectors, engine)
     return Memory(
-        redis, vectors, words, upstream, knowledge, shield, consents, consolidator, pipeline, keeper, finder, service
+        redis,
+        vectors,
+        words,
+        upstream,
+        knowledge,
+        shield,
+        consents,
+        consolidator,
+        pipeline,
+        keeper,
+        finder,
+        shared,
+        service,
     )
 
 
@@ -355,6 +388,74 @@ def open_chat(
     return chat
 
 
+async def open_privacy(
+    stack: AsyncExitStack,
+    settings: Settings,
+    memory: Memory,
+    chat: ChatService,
+    receipts: Receipts | None,
+    keys: KeyService,
+    trail: AuditTrail,
+) -> PrivacyService:
+    """Exports and erasures; starts what completes erasures, on a stack."""
+    redis, vectors = memory.redis, memory.vectors
+    lookup = redis.erasures.lookup
+
+    def heard(whose: str) -> None:
+        def is_meant(tenant_id: str, user_id: str) -> bool:
+            return lookup(tenant_id, user_id) == whose
+
+        chat.forget_erased(is_meant)
+        if receipts is not None:
+            receipts.forget_if(is_meant)
+        # Kept under no name; it is made again, and erasures are rare.
+        memory.knowledge.forget_all()
+        memory.embedder.forget_all()
+
+    def forget(whose: str) -> None:
+        heard(whose)
+        if redis.shared:
+            redis.changes.tell(_ERASED, whose)
+
+    redis.changes.listen(_ERASED, heard)
+
+    async def revoke(key_id: str) -> object:
+        return await keys.revoke(key_id, Keeper(_ERASURES_ACTOR, every=True))
+
+    async def about(subject: Subject) -> str:
+        return profile(await memory.knowledge.current(subject))
+
+    data: tuple[UserData, ...] = (
+        Episodes(vectors),
+        Records(vectors, "segments", "segment"),
+        Records(vectors, "knowledge", "fact"),
+        Records(vectors, "memories", "memory"),
+        Nothing("graph"),
+        Nothing("multimodal"),
+        Nothing("faq"),
+        Consents(redis.client, redis.consents),
+        Trail(trail),
+        Keys(redis.keys, revoke, lookup),
+        Nothing("connectors"),
+        Nothing("jobs"),
+        Records(vectors, "denials", "denial"),
+        Recent(redis.client, redis.turns),
+        Sessions(redis.client, redis.turns),
+        Work(redis.client, redis.queue),
+        UserReceipts(redis.client, redis.receipts),
+        UserHeat(redis.client, redis.heat),
+    )
+    eraser = Eraser(
+        redis.erasures,
+        data,
+        Compaction(None if settings.redis.url else redis.client, vectors if isinstance(vectors, EdgeVectors) else None),
+        forget=forget,
+        settle_seconds=0.0 if isinstance(vectors, EdgeVectors) else SETTLE_SECONDS,
+    )
+    await stack.enter_async_context(eraser)
+    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about)
+
+
 def _tell(redis: RedisStore, kind: str, subject: Subject) -> None:
     if redis.shared:
         redis.changes.tell(kind, subject.id)
@@ -368,6 +469,7 @@ def servicers(
     meter: Meter,
     receipts: Receipts | None,
     keys: KeyService,
+    privacy: PrivacyService,
 ) -> dict[str, object]:
     """The services on memory by their full names."""
     redis, vectors, pipeline, words = memory.redis, memory.vectors, memory.pipeline, memory.words
@@ -419,6 +521,7 @@ def servicers(
         "memoryos.v1.ChatService": ChatServicer(chat, receipts),
         "memoryos.v1.SegmentService": SegmentServicer(segments),
         "memoryos.v1.MemoryService": MemoryServicer(memory.service, said),
+        "memoryos.v1.PrivacyService": PrivacyServicer(privacy),
         "memoryos.v1.QueueService": QueueServicer(letters),
         "memoryos.v1.MemoriesService": MemoriesServicer(memories, extracting),
         "memoryos.v1.AdminService": AdminServicer(keys, UserService(redis.keys, redis.subjects)),

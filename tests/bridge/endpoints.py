@@ -82,6 +82,9 @@ def misfits(value: Any, shape: Any, where: str = "answer") -> list[str]:
 
 
 ALICE = {"user_id": "alice"}
+LEAVER = {"user_id": "somebody-who-leaves"}
+"""Whoever the run does not need any more."""
+
 TRIPLE = {"subject": str, "predicate": str, "object": str}
 SEGMENT = {
     "id": str,
@@ -322,8 +325,9 @@ ENDPOINTS: tuple[Endpoint, ...] = (
             },
         },
         ALICE,
+        built=True,
     ),
-    Endpoint(29, "POST", "/v1/security/gdpr/delete", {"status": "ok", "message": str}, ALICE),
+    Endpoint(29, "POST", "/v1/security/gdpr/delete", {"status": "ok", "message": str}, LEAVER, built=True),
     Endpoint(
         30,
         "POST",
@@ -578,6 +582,7 @@ ADDED = frozenset(
         ("GET", "/v1/admin/defense/whitelist"),
         ("DELETE", "/v1/admin/defense/whitelist/{ip}"),
         ("DELETE", "/v1/admin/defense/whitelist/{ip}/{prefix_length}"),
+        ("GET", "/v1/security/gdpr/certificates/{id}"),
     }
 )
 """Routes that are served and not documented there."""

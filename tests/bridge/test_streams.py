@@ -33,6 +33,13 @@ async def test_export_when_the_first_message_has_the_text_then_its_pieces_are_on
     assert body == {"status": "ok", "format": "text", "content": text}
     body = (await http.post("/v1/scratch/export", json={"note": "text"})).json()
     assert body == {"status": "ok", "format": "text", "content": ""}
+    for count in (0, 1, 3):
+        body = (await http.post("/v1/scratch/export", json={"count": count, "note": "value"})).json()
+        assert body == {
+            "status": "ok",
+            "format": "value",
+            "value": {"things": list(range(1, count + 1)), "name": "\u2603"},
+        }
 
 
 async def test_export_when_refused_before_the_first_message_then_a_normal_error(http: httpx.AsyncClient) -> None:

@@ -32,6 +32,7 @@ class Line:
         path: The route, where the proto names none.
         ends: How the request may end for who may send it.
         names: Whether a key without `admin` must name its own user.
+        once: It ends the key that sends it.
     """
 
     rpc: str
@@ -42,6 +43,7 @@ class Line:
     path: str = ""
     ends: tuple[str, ...] = ("OK", "NOT_FOUND")
     names: bool = False
+    once: bool = False
 
 
 _SAY = {"model": "memoryos/recall", "messages": [{"role": "user", "content": "Good morning!"}]}
@@ -107,6 +109,9 @@ LINES: tuple[Line, ...] = (
     Line("GetAuditStats", "security", "tenant"),
     Line("RecordConsent", "security", "self", {"purpose": "analytics", "granted": True}),
     Line("CheckConsent", "security", "self", {"purpose": "analytics"}),
+    Line("ExportUserData", "security", "self"),
+    Line("DeleteUserData", "security", "self", once=True),
+    Line("GetErasureCertificate", "security", "self", {"id": "0" * 32}),
     # 11. Administration
     Line("CreateApiKey", "admin", "tenant", {"user_id": "x", "permissions": ["chat"]}),
     Line("ListApiKeys", "admin", "tenant"),

@@ -109,7 +109,8 @@ class ScratchServicer:
     ) -> AsyncIterator[pb.ExportThingsResponse]:
         """One thing a message; the first says how many.
 
-        A `note` of `slow` waits 50 ms before each, `deny` refuses, `text` makes one text of them.
+        A `note` of `slow` waits 50 ms before each, `deny` refuses, `text` makes one text of them, `value` one JSON
+        value.
         """
         self.running += 1
         self.contexts.append(copy_context())
@@ -118,6 +119,14 @@ class ScratchServicer:
                 yield pb.ExportThingsResponse(format="text", content="")
                 for number in range(1, request.count + 1):
                     yield pb.ExportThingsResponse(content=f'"thing" {number}\n\u2603')
+                return
+            if request.note == "value":
+                yield pb.ExportThingsResponse(format="value", value_json='{"things":[')
+                for number in range(1, request.count + 1):
+                    yield pb.ExportThingsResponse(value_json=f"{',' if number > 1 else ''}")
+                    yield pb.ExportThingsResponse(value_json=f"{number}")
+                yield pb.ExportThingsResponse(value_json='],"name":"\u2603"')
+                yield pb.ExportThingsResponse(value_json="}")
                 return
             if request.note == "deny":
                 raise faults.Forbidden("Not this one")

@@ -23,6 +23,7 @@ from memoryos_server.stores import (
     redis_chain,
     redis_consents,
     redis_defense,
+    redis_erasures,
     redis_heat,
     redis_keys,
     redis_queue,
@@ -30,10 +31,12 @@ from memoryos_server.stores import (
     redis_subjects,
     redis_turns,
     redis_usage,
+    redis_user_data,
 )
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client, Script
+from memoryos_server.stores.redis_user_data import Work
 from memoryos_server.stores.scope import (
     API_KEY_IDS,
     API_KEY_USES,
@@ -62,6 +65,7 @@ SCRIPTS = [
         redis_chain,
         redis_consents,
         redis_defense,
+        redis_erasures,
         redis_heat,
         redis_keys,
         redis_queue,
@@ -69,6 +73,7 @@ SCRIPTS = [
         redis_subjects,
         redis_turns,
         redis_usage,
+        redis_user_data,
     )
     for script in module.SCRIPTS
 ]
@@ -164,6 +169,9 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
         await erase(store, erased)
         store.subjects.forget(erased.id)
         assert await store.queue.due(erased.partition, utc_now() + timedelta(days=1)) == []
+        dan = await store.erasures.begin("acme", "dan", "key_1", utc_now())
+        assert await Work(store.client, store.queue).erase(dan.whose)
+        assert await store.erasures.keep(dan, ended=True)
         keys = {key.decode() for key in await store.client.run("KEYS", "*")}
     assert all(len({key_slot(key.encode()) for key in one}) == 1 for one in declared)
     assert used >= {script.name for script in SCRIPTS}

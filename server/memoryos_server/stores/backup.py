@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from memoryos_server.stores.backup_file import BackupError, BackupReader, BackupWriter
 from memoryos_server.stores.embedded import SCRATCH, EmbeddedStores
 from memoryos_server.stores.heads import SignedHeads
-from memoryos_server.stores.keyring_parts import STORE_KEYS, epoch_in, in_keyring, people
+from memoryos_server.stores.keyring_parts import STORE_KEYS, epoch_in, erasure_keys, in_keyring, people
 from memoryos_server.stores.manifest import SCHEMA
 from memoryos_server.stores.portable_keys import Piece, key_names, read_keys
 from memoryos_server.stores.portable_points import EdgePoints
@@ -168,7 +168,7 @@ async def _write(out: BackupWriter, pieces: list[Piece]) -> None:
 
 
 async def _keyring(copy: Client, out: BackupWriter) -> None:
-    async for piece in read_keys(copy, sorted(STORE_KEYS)):
+    async for piece in read_keys(copy, [*sorted(STORE_KEYS), *erasure_keys()]):
         out.add("keys", [piece.row()], _size(piece))
     for number in range(PARTITIONS):
         async for persons in people(copy, Partition(number)):

@@ -20,6 +20,7 @@ from memoryos_server.stores.edge_portable import Portable
 from memoryos_server.stores.edge_records import Records
 from memoryos_server.stores.edge_rows import EMPTY, pack_row
 from memoryos_server.stores.edge_shards import Shards
+from memoryos_server.stores.edge_vacuum import Vacuum
 from memoryos_server.stores.edge_walks import Walks
 
 _ROW_FIELDS = ("q", "ts", "n", "f", "p")
@@ -57,8 +58,11 @@ class Engine:
             "flush": self.flush,
             "count": self.count,
             "delete_subject": self.delete_subject,
+            "erase": self.erase,
+            "left": self.left,
             **self.records.operations,
             **Walks(self.points, self._forget_row).operations,
+            **Vacuum(shards).operations,
             **Portable(self.points, self._rows.clear).operations,
         }
 
@@ -138,10 +142,10 @@ class Engine:
         found = self.points.read(ids, "s", "t")
         return {memory_id: payload["t"] for memory_id, payload in found.items() if payload["s"] == corpus}
 
-    def said(self, corpus: str, session: str, after: int, limit: int) -> list[tuple[str, str]]:
-        """Id and text of a session's points in the order of `q`, those above `after`."""
+    def said(self, corpus: str, session: str | None, after: int, limit: int) -> list[tuple[str, str]]:
+        """Id and text of a session's points (None: of all) in the order of `q`, those above `after`."""
         request = qe.ScrollRequest(
-            filter=matching({"s": corpus, "n": session}),
+            filter=matching({"s": corpus} if session is None else {"s": corpus, "n": session}),
             limit=limit,
             order_by=qe.OrderBy("q", qe.Direction.Asc, start_from=after + 1),
             with_payload=["t"],
@@ -176,6 +180,18 @@ class Engine:
         """Removes the points of corpora from every answer; the bytes stay in the files until a vacuum."""
         self.points.shards.remove_matching(any_of(corpora))
         self._rows.clear()
+
+    def erase(self, corpus: str) -> int:
+        """Removes a corpus for good: nothing of it is taken any more. Gives how many points it had."""
+        removed = self.left(corpus)
+        self.points.refuse(corpus)
+        self.delete_subject([corpus])
+        return removed
+
+    def left(self, corpus: str) -> int:
+        """The number of points of a corpus, in the shard that has most of them."""
+        request = qe.CountRequest(exact=True, filter=any_of([corpus]))
+        return max(shard.count(request) for shard, _ in self.points.shards.named().values())
 
     def _forget_row(self, memory_id: str) -> None:
         self._rows.pop(UUID(memory_id).int, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import secrets
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from memoryos_server.stores.frames import LEXICAL
 
 DENSE_FIELDS = ("s", "ts", "te", "y")
 """What the dense shards have of a payload: what filters need."""
+
+_REFUSED = 50_000
+"""Corpora of erased people that are remembered, some 150 bytes each: what was under way when they were erased ends soon."""
 
 
 class InvalidRequestError(Exception):
@@ -38,15 +42,25 @@ class Points:
 
     Attributes:
         shards: Where they lie.
-        main: Their payloads and terms.
         incarnation: Tells whether a write was taken by this process or by one before it, which may have lost it.
     """
 
     def __init__(self, shards: Shards) -> None:
         """Keeps the shards."""
         self.shards = shards
-        self.main = shards.main
         self.incarnation = secrets.randbits(62)
+        self._refused: OrderedDict[str, None] = OrderedDict()
+
+    @property
+    def main(self) -> qe.EdgeShard:
+        """Payloads and terms."""
+        return self.shards.main
+
+    def refuse(self, corpus: str) -> None:
+        """Takes no point of a corpus any more: it is erased, and its name is never used again."""
+        self._refused[corpus] = None
+        while len(self._refused) > _REFUSED:
+            self._refused.popitem(last=False)
 
     def prepare(self, point: Mapping[str, Any]) -> Prepared:
         """A point as the shards take it."""
@@ -62,7 +76,9 @@ class Points:
         return {text(record.id): record.payload or {} for record in found}
 
     def write(self, points: Sequence[Prepared]) -> None:
-        """Adds points, or replaces what there is of them."""
+        """Adds points, or replaces what there is of them; those that are refused are left out."""
+        if self._refused:
+            points = [point for point in points if point.payload["s"] not in self._refused]
         dense = [point.dense for point in points if point.dense is not None]
         if dense and self.shards.dense is not None:
             self.shards.write(self.shards.dense, qe.UpdateOperation.upsert_points(dense))

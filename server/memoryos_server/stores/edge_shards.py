@@ -4,6 +4,9 @@
 `dense-<hash>`, so that another model starts with an empty one beside it, and nothing but vectors is made anew. A shard
 of a model that is not in use gets no new vectors, but loses what is removed or replaced: going back to that model is
 then only filling up what is missing, and what was erased is nowhere.
+
+A shard that was rewritten (`edge_vacuum`) lies in a directory of its own, `<name>.<8 hex digits>`, and its name is a link to it:
+so the new one takes the place of the old one at once, without being opened again.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +28,10 @@ from memoryos_server.stores.frames import LEXICAL
 _LAYOUT = 2
 _MAIN = "main"
 _DENSE = "dense-"
+_NAME = re.compile(rf"{_MAIN}|{_DENSE}[0-9a-f]{{16}}")
+_NUMBER = re.compile("[0-9a-f]{8}")
+_FIRST = "00000000"
+"""What a directory that had a shard's own name is called while the first rewritten one takes its place."""
 
 # In kilobytes of a segment. So high that no graph index is ever built: flat search is exact, fast enough at embedded
 # sizes, and building a graph would stop the process for half a minute.
@@ -73,6 +82,7 @@ class Shards:
         self.sizes = dict(sizes)
         self._old = dict(old)
         self._unflushed: set[int] = set()
+        self._rewriting: tuple[str, qe.EdgeShard, qe.EdgeShard, Path] | None = None
 
     @classmethod
     def open(cls, directory: Path, sizes: Mapping[str, int], fingerprint: str) -> Shards:
@@ -88,13 +98,13 @@ class Shards:
         """
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         _check(directory)
-        for left in directory.glob("*.new"):  # half made, or half deleted
-            shutil.rmtree(left, ignore_errors=True)
+        _tidy(directory)
         wanted = json.dumps([fingerprint, dict(sorted(sizes.items()))])
         name = _DENSE + hashlib.blake2b(wanted.encode(), digest_size=8).hexdigest()
         main = _open(directory / _MAIN, {}, _MAIN_INDEXES)
         dense = _open(directory / name, sizes, _DENSE_INDEXES) if sizes else None
-        old = {path: _load(path) for path in sorted(directory.glob(_DENSE + "*")) if path.name != name or dense is None}
+        there = [path for path in sorted(directory.glob(_DENSE + "*")) if _NAME.fullmatch(path.name)]
+        old = {path: _load(path) for path in there if path.name != name or dense is None}
         return cls(directory, name, main, dense, sizes, old)
 
     def named(self) -> dict[str, tuple[qe.EdgeShard, dict[str, int]]]:
@@ -109,7 +119,7 @@ class Shards:
         Raises:
             ValueError: No shard has such a name, or it has other dimensions.
         """
-        if not re.fullmatch(rf"{_MAIN}|{_DENSE}[0-9a-f]{{16}}", name):
+        if not _NAME.fullmatch(name):
             raise ValueError(f"no shard is named {name!r}")
         if name not in self.named():
             path = self._directory / name
@@ -128,6 +138,11 @@ class Shards:
         """Does an operation on one of the shards; every write goes this way, so that `flush` knows what there is to do."""
         self._unflushed.add(id(shard))
         shard.update(operation)
+        if self._rewriting is not None and self._rewriting[1] is shard:
+            try:
+                self._rewriting[2].update(operation)
+            except Exception:  # of a point that is not copied yet: the copying begins anew
+                self.abandon()
 
     def remove(self, ids: Sequence[str]) -> None:
         """Removes points from every shard."""
@@ -159,22 +174,78 @@ class Shards:
                 shard.flush()
                 self._unflushed.discard(id(shard))
 
+    def rewrite(self, name: str) -> tuple[qe.EdgeShard, qe.EdgeShard]:
+        """Begins to rewrite a shard: it, and an empty one that from now on gets every write that it gets.
+
+        Raises:
+            KeyError: There is no such shard.
+        """
+        self.abandon()
+        shard, sizes = self.named()[name]
+        path = self._directory / f"{name}.{secrets.token_hex(4)}"
+        indexes = _DENSE_INDEXES if sizes else _MAIN_INDEXES
+        fresh = _open(path, sizes, indexes)
+        self._rewriting = name, shard, fresh, path
+        return shard, fresh
+
+    def is_rewriting(self, fresh: qe.EdgeShard) -> bool:
+        """Whether what `rewrite` gave still gets every write."""
+        return self._rewriting is not None and self._rewriting[2] is fresh
+
+    def abandon(self) -> None:
+        """Gives up what `rewrite` began."""
+        if self._rewriting is not None:
+            _, _, fresh, path = self._rewriting
+            self._rewriting = None
+            fresh.close()
+            _discard(path)
+
+    def replace(self) -> None:
+        """Puts the rewritten shard, which is complete and flushed, in the place of the old one, which is deleted.
+
+        Raises:
+            ValueError: None is being rewritten.
+        """
+        if self._rewriting is None:
+            raise ValueError("no shard is being rewritten")
+        name, shard, fresh, path = self._rewriting
+        self._rewriting = None
+        link, old = self._directory / name, (self._directory / name).resolve()
+        shard.close()
+        self._unflushed.discard(id(shard))
+        if not link.is_symlink():
+            old = link.with_name(f"{name}.{_FIRST}")
+            link.rename(old)
+        new = link.with_name(f"{name}.link.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(path.name)
+        new.replace(link)
+        _sync(self._directory)
+        if shard is self.main:
+            self.main = fresh
+        elif shard is self.dense:
+            self.dense = fresh
+        else:
+            self._old[link] = fresh
+        _discard(old, waited_for=False)
+
     def drop_old(self) -> int:
         """Deletes the dense shards of models that are not in use; gives their number."""
         dropped = 0
         while self._old:
+            self.abandon()
             path, shard = self._old.popitem()
             shard.close()
-            # Renamed first: a half-deleted directory must not be opened as a shard.
-            away = path.with_name(path.name + ".new")
-            shutil.rmtree(away, ignore_errors=True)
-            path.rename(away)
-            shutil.rmtree(away)
+            target = path.resolve()
+            if path.is_symlink():
+                path.unlink()
+            _discard(target)
             dropped += 1
         return dropped
 
     def close(self) -> None:
         """Flushes and lets go of the files."""
+        self.abandon()
         self.flush()
         for shard in self._all():
             shard.close()
@@ -182,6 +253,35 @@ class Shards:
     def _all(self) -> list[qe.EdgeShard]:
         """Every shard, `main` last."""
         return [*self._old.values(), *([self.dense] if self.dense is not None else []), self.main]
+
+
+def _discard(path: Path, *, waited_for: bool = True) -> None:
+    """Deletes a shard's directory. Renamed first: a half-deleted one must not be opened as a shard."""
+    away = path.with_name(path.name + ".new")
+    shutil.rmtree(away, ignore_errors=True)
+    path.rename(away)
+    if waited_for:
+        shutil.rmtree(away)
+    else:
+        threading.Thread(target=shutil.rmtree, args=(away,), kwargs={"ignore_errors": True}).start()
+
+
+def _tidy(directory: Path) -> None:
+    """Removes what was half made, or half deleted, and what was to take a shard's place but does not."""
+    for left in directory.glob("*.new"):
+        if left.is_symlink():
+            left.unlink()
+        else:
+            shutil.rmtree(left, ignore_errors=True)
+    for path in sorted(directory.iterdir()):
+        name, _, number = path.name.partition(".")
+        if not _NAME.fullmatch(name) or not _NUMBER.fullmatch(number):
+            continue
+        link = directory / name
+        if number == _FIRST and not link.exists():
+            path.rename(link)  # the death of a process came between taking it away and putting another in its place
+        elif link.resolve() != path.resolve():
+            _discard(path)
 
 
 def _check(directory: Path) -> None:
@@ -239,9 +339,8 @@ def _open(path: Path, sizes: Mapping[str, int], indexes: Mapping[str, object]) -
 
 
 def _load(path: Path) -> qe.EdgeShard:
-    # A killed vacuum leaves its half-made segments behind; they are copies.
-    shutil.rmtree(path / "temp_segments", ignore_errors=True)
-    return qe.EdgeShard.load(str(path), _config(_sizes(path)))
+    # By its own name: the engine goes on using it when another takes its place.
+    return qe.EdgeShard.load(str(path.resolve()), _config(_sizes(path)))
 
 
 def _sizes(path: Path) -> dict[str, int]:

@@ -6,7 +6,9 @@ Nothing of this needs the ledger: what a crash takes is found lacking again.
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ _log = Sparing(logging.getLogger(__name__))
 FLUSH_SECONDS = 60.0
 # A walk looks at many points in one request.
 _WALK_SECONDS = 30.0
+_VACUUM_PAUSE_SECONDS = 0.25
 
 
 class EdgeUpkeep(Upkeep):
@@ -103,6 +106,22 @@ class EdgeUpkeep(Upkeep):
             BackendDown: The process does not answer.
         """
         return int(await self._call("drop_old_dense", deadline=FLUSH_SECONDS))
+
+    async def vacuum(self) -> None:
+        """Rewrites every shard, so that the files hold nothing of what was removed before this call.
+
+        It takes as long as it takes: in small steps, half of the time, so that everybody else is answered in between.
+
+        Raises:
+            BackendDown: The process does not answer, or was restarted midway.
+        """
+        for name in await self._call("shards"):
+            first, more, began = True, True, time.monotonic()
+            while more:
+                more = await self._call("vacuum", name, first, deadline=FLUSH_SECONDS)
+                first, took = False, time.monotonic() - began
+                await asyncio.sleep(min(took, _VACUUM_PAUSE_SECONDS))
+                began = time.monotonic()
 
     async def unembedded(self, after_id: str, limit: int) -> list[Stored]:
         """At most `limit` points that the models in use have not embedded, in the order of ids from behind `after_id`.

@@ -1,8 +1,9 @@
 """What of the Redis side belongs to the keyring, and what to content.
 
 An old content backup is only ever used with the newest keyring. So whatever a later decision may take back lies in the
-keyring: the wrapped keys of people, which an erasure destroys, and API keys, which a revocation ends. Each person's epoch
-lies beside the key: content of an epoch that is over was sealed with a key that is no more.
+keyring: the wrapped keys of people, which an erasure destroys, and API keys, which a revocation ends; and the records of
+erasures, which must outlive older content. Each person's epoch lies beside the key: content of an epoch that is over was
+sealed with a key that is no more.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Any
 
 from memoryos_server.stores.portable_keys import Piece
 from memoryos_server.stores.redis_client import Client
-from memoryos_server.stores.scope import API_KEY_IDS, API_KEY_USES, API_KEYS, STORE_KEYRING, Partition
+from memoryos_server.stores.scope import API_KEY_IDS, API_KEY_USES, API_KEYS, PARTITIONS, STORE_KEYRING, Partition
 
 STORE_KEYS = frozenset(name.encode() for name in (STORE_KEYRING, API_KEYS, API_KEY_IDS, API_KEY_USES))
 """The keys of the whole store that the keyring has."""
 
-_PARTITION_KEYRING = re.compile(rb"\{p\d{3}\}:keyring")
+_PARTITION_KEYRING = re.compile(rb"\{p\d{3}\}:(keyring|erasures|erasing)")
 _SUBJECTS = re.compile(rb"\{p\d{3}\}:[a-z_]+:([0-9a-f]{32})(?::|$)")
 _RECORD = re.compile(rb"\{p\d{3}\}:subject:([0-9a-f]{32})")
 _LOOKUP = re.compile(rb"\{p\d{3}\}:lookup")
@@ -47,6 +48,12 @@ class Person:
     def row(self) -> list[Any]:
         """What msgpack carries."""
         return [self.id, self.epoch, self.lookup, self.who, self.wrapped]
+
+
+def erasure_keys() -> list[bytes]:
+    """The keys of all partitions that records of erasures lie under."""
+    partitions = [Partition(number) for number in range(PARTITIONS)]
+    return [name.encode() for partition in partitions for name in (partition.erasures, partition.erasing)]
 
 
 def in_keyring(name: bytes) -> bool:

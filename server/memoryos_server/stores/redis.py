@@ -16,6 +16,7 @@ from memoryos_server.stores.redis_changes import Changes
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.redis_consents import RedisConsents
 from memoryos_server.stores.redis_defense import RedisDefense
+from memoryos_server.stores.redis_erasures import RedisErasures
 from memoryos_server.stores.redis_heat import RedisHeat
 from memoryos_server.stores.redis_keys import RedisApiKeys
 from memoryos_server.stores.redis_queue import RedisQueue
@@ -44,6 +45,7 @@ class RedisStore:
         receipts: The port `ReceiptStore`.
         consents: The port `ConsentStore`.
         defense: The port `DefenseStore`.
+        erasures: The port `Erasures`.
         changes: Hears what other replicas changed, and tells them.
         shared: Whether other processes may work on it, too.
     """
@@ -62,6 +64,7 @@ class RedisStore:
     receipts: RedisReceipts
     consents: RedisConsents
     defense: RedisDefense
+    erasures: RedisErasures
     changes: Changes
     shared: bool
 
@@ -149,6 +152,7 @@ class RedisStore:
                 RedisReceipts(client, subjects, days=receipts_days),
                 RedisConsents(client, subjects, audit),
                 RedisDefense(client, manifest, changes),
+                RedisErasures(client, manifest, subjects),
                 changes,
                 shared=not holder,
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 K = TypeVar("K")
@@ -70,6 +71,11 @@ class Cache(Generic[K, V]):
         """Forgets an entry."""
         self._drops += 1
         self._entries.pop(key, None)
+
+    def drop_if(self, which: Callable[[V], bool]) -> None:
+        """Forgets the entries of the values for which `which` is true."""
+        for key in [key for key, (value, _) in self._entries.items() if which(value)]:
+            self.drop(key)
 
     def distrust(self) -> None:
         """Makes every entry stale."""

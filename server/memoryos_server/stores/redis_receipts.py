@@ -7,8 +7,9 @@ They hold ids and numbers, never what a memory says. Packed, one takes 80 to 150
 from __future__ import annotations
 
 import logging
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgpack
@@ -98,6 +99,21 @@ class RedisReceipts:
         scope = await self._subjects.scope(subject)
         sealed = await self._client.run("HGET", scope.receipts(day), raw_id(receipt_id))
         return None if sealed is None else _opened(await self._subjects.sealer(subject), receipt_id, sealed)
+
+    async def all(self, subject: Subject) -> AsyncIterator[Receipt]:
+        """Every receipt of a subject, newest day first.
+
+        Raises:
+            Stale: The subject's epoch is over.
+            BackendDown: The store does not answer.
+        """
+        scope = await self._subjects.scope(subject)
+        sealer = await self._subjects.sealer(subject)
+        for key in scope.all_receipts(int(time.time() // _DAY)):
+            # A day has a bounded number of them.
+            for raw, sealed in (await self._client.run("HGETALL", key)).items():
+                if (receipt := _opened(sealer, text_id(raw), sealed)) is not None:
+                    yield receipt
 
 
 def _opened(sealer: Sealer, receipt_id: str, sealed: bytes) -> Receipt | None:

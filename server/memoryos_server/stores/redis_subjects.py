@@ -34,9 +34,11 @@ _OPEN = Script(
     "open_subject",
     """
     -- KEYS lookup, subject record, keyring. ARGV: lookup hash, subject id, wrapped key, who.
-    -- Another id is there already: says it, changes nothing. Else makes record and key, each if missing.
+    -- Another id is there already: says it, changes nothing. Else makes record and key, each if missing. This id was erased
+    -- meanwhile, and the call is sent again: says '', changes nothing.
     local sid = redis.call('HGET', KEYS[1], ARGV[1])
     if sid and sid ~= ARGV[2] then return {sid} end
+    if redis.call('HEXISTS', KEYS[2], 'erased') == 1 then return {''} end
     if not sid then
       redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
       redis.call('HSETNX', KEYS[2], 'epoch', '1')
@@ -140,7 +142,8 @@ class RedisSubjects:
                 self._known.put(subject_id, known, generation)
                 self._names.put((tenant_id, user_id), subject_id)
                 return known.subject
-            subject_id = answer[0].decode()  # somebody was first, or an erasure left the record without a key
+            # Somebody was first; or the id was erased while the call was under way.
+            subject_id = answer[0].decode() or lookup[:2] + os.urandom(15).hex()
 
     async def open_tenant(self, tenant_id: str) -> Subject:
         """What stands for a tenant as a whole: its key seals what all of the tenant's people share."""
@@ -234,12 +237,13 @@ class RedisSubjects:
 
     def forget(self, subject_id: str) -> None:
         """Drops a subject, whose epoch was found to be over, from the cache, and has others do so."""
-        self._known.drop(subject_id)
+        self.heard(subject_id)
         self._ended(subject_id)
 
     def heard(self, subject_id: str) -> None:
-        """Drops a subject and its key from the cache, because another replica found its epoch to be over."""
+        """Drops a subject, its key and its name from the cache, because another replica found its epoch to be over."""
         self._known.drop(subject_id)
+        self._names.drop_if(lambda named: named == subject_id)
 
     def distrust(self) -> None:
         """Looks at every cached subject again before its next use."""

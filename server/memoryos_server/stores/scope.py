@@ -150,6 +150,16 @@ class Partition:
         return f"{self.tag}:audit_batch:{nonce}"
 
     @property
+    def erasures(self) -> str:
+        """Hash: an erasure's id -> its record: its revision, and the rest sealed. Backed up with the keyrings, not content."""
+        return f"{self.tag}:erasures"
+
+    @property
+    def erasing(self) -> str:
+        """Set: the ids of erasures that have not come to their end. Backed up as `erasures`."""
+        return f"{self.tag}:erasing"
+
+    @property
     def chains(self) -> str:
         """Hash: a tenant's keyed hash -> the tenant, of the chains that lie in this partition."""
         return f"{self.tag}:chains"
@@ -206,59 +216,53 @@ def partition_of(hexadecimal: str) -> Partition:
     return Partition(int(hexadecimal[:2], 16))
 
 
-class Scope:
-    """The keys and filters of one subject.
+class SubjectKeys:
+    """The keys that a subject's memory lies under; its key need not be known for that, and may be destroyed.
 
     Args:
-        subject: The subject.
-        sealer: Its sealer, for what is found by equality.
+        subject_id: The subject.
     """
 
-    __slots__ = ("_sealer", "partition", "subject")
+    __slots__ = ("partition", "subject_id")
 
-    def __init__(self, subject: Subject, sealer: Sealer) -> None:
-        self.subject = subject
-        self.partition = Partition(subject.partition)
-        self._sealer = sealer
+    def __init__(self, subject_id: str) -> None:
+        self.subject_id = subject_id
+        self.partition = partition_of(subject_id)
 
     @property
     def record(self) -> str:
         """Hash: the subject's record."""
-        return self.partition.subject(self.subject.id)
+        return self.partition.subject(self.subject_id)
 
     @property
     def recent(self) -> str:
         """List: the newest turns, sealed, oldest first."""
-        return f"{self.partition.tag}:recent:{self.subject.id}"
+        return f"{self.partition.tag}:recent:{self.subject_id}"
 
     @property
     def fresh(self) -> str:
         """List: the turns that are stored but in no segment yet."""
-        return self.partition.fresh(self.subject.id)
+        return self.partition.fresh(self.subject_id)
 
     @property
     def sessions(self) -> str:
         """Hash: a session's field -> number of turns, first and last time, sealed session id."""
-        return f"{self.partition.tag}:sessions:{self.subject.id}"
+        return f"{self.partition.tag}:sessions:{self.subject_id}"
 
     @property
     def active(self) -> str:
         """Sorted set: a session's field -> Unix milliseconds of its last turn."""
-        return f"{self.partition.tag}:active:{self.subject.id}"
+        return f"{self.partition.tag}:active:{self.subject_id}"
 
     @property
     def heat(self) -> str:
         """Hash: a record's id, 16 bytes -> its heat."""
-        return f"{self.partition.tag}:heat:{self.subject.id}"
+        return f"{self.partition.tag}:heat:{self.subject_id}"
 
     @property
     def consents(self) -> str:
         """Hash: a decision's id, 16 bytes -> the sealed decision; `=` and a purpose's field -> the last one of it."""
-        return f"{self.partition.tag}:consents:{self.subject.id}"
-
-    def consent(self, purpose: str) -> bytes:
-        """The field of a purpose: 16 bytes."""
-        return bytes.fromhex(self._sealer.equality("consent", purpose))
+        return f"{self.partition.tag}:consents:{self.subject_id}"
 
     def keys(self, today: int) -> list[str]:
         """Every key that only this subject's memory lies under: all but its record, which outlives an erasure.
@@ -268,9 +272,16 @@ class Scope:
         Args:
             today: Days since 1970-01-01, UTC.
         """
-        marks = [self.marks(day) for day in range(today + 1, today - 5, -1)]
-        receipts = [self.receipts(day) for day in range(today + 1, today - RECEIPT_DAYS - 2, -1)]
-        return [self.recent, self.fresh, self.sessions, self.active, self.heat, self.consents, *marks, *receipts]
+        own = [self.recent, self.fresh, self.sessions, self.active, self.heat, self.consents]
+        return [*own, *self.all_marks(today), *self.all_receipts(today)]
+
+    def all_marks(self, today: int) -> list[str]:
+        """Every key that there may be marks under."""
+        return [self.marks(day) for day in range(today + 1, today - 5, -1)]
+
+    def all_receipts(self, today: int) -> list[str]:
+        """Every key that there may be receipts under."""
+        return [self.receipts(day) for day in range(today + 1, today - RECEIPT_DAYS - 2, -1)]
 
     def marks(self, day: int) -> str:
         """Hash: the idempotency marks made on a day.
@@ -278,7 +289,7 @@ class Scope:
         Args:
             day: Days since 1970-01-01, UTC.
         """
-        return self.partition.marks(self.subject.id, day)
+        return self.partition.marks(self.subject_id, day)
 
     def receipts(self, day: int) -> str:
         """Hash: a receipt's id, 16 bytes -> the sealed receipt of a chat of a day.
@@ -286,11 +297,36 @@ class Scope:
         Args:
             day: Days since 1970-01-01, UTC.
         """
-        return f"{self.partition.tag}:receipts:{self.subject.id}:{day}"
+        return f"{self.partition.tag}:receipts:{self.subject_id}:{day}"
+
+
+def corpus_of(subject_id: str, kind: str = "") -> str:
+    """What each vector record of one kind has as `s`: "" for episodes, else a kind of records."""
+    return f"{subject_id}/{kind}" if kind else subject_id
+
+
+class Scope(SubjectKeys):
+    """The keys and filters of one subject.
+
+    Args:
+        subject: The subject.
+        sealer: Its sealer, for what is found by equality.
+    """
+
+    __slots__ = ("_sealer", "subject")
+
+    def __init__(self, subject: Subject, sealer: Sealer) -> None:
+        super().__init__(subject.id)
+        self.subject = subject
+        self._sealer = sealer
 
     def mark(self, event_id: str) -> bytes:
         """The field of an event's idempotency mark: 16 bytes."""
         return bytes.fromhex(self._sealer.equality("event", event_id))
+
+    def consent(self, purpose: str) -> bytes:
+        """The field of a purpose: 16 bytes."""
+        return bytes.fromhex(self._sealer.equality("consent", purpose))
 
     def gone(self, record_id: str) -> bytes:
         """The field of a removed record among the marks of dead letters: 16 bytes."""
@@ -306,7 +342,7 @@ class Scope:
 
     def corpus(self, kind: str = "") -> str:
         """What each vector record of one kind has as `s`: "" for episodes, else a kind of records."""
-        return f"{self.subject.id}/{kind}" if kind else self.subject.id
+        return corpus_of(self.subject.id, kind)
 
     @property
     def corpora(self) -> tuple[str, ...]:

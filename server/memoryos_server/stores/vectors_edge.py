@@ -28,7 +28,7 @@ from memoryos_server.domain.ports import (
 from memoryos_server.stores.edge_rows import candidates
 from memoryos_server.stores.edge_upkeep import FLUSH_SECONDS, EdgeUpkeep
 from memoryos_server.stores.points import chosen, dense, names, point, record_point, sparse
-from memoryos_server.stores.scope import Scope
+from memoryos_server.stores.scope import Scope, corpus_of
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.stores.traffic import in_pieces, is_uuid, known_ids, opened_records, opened_turns
 
@@ -177,13 +177,14 @@ class EdgeVectors(EdgeUpkeep):
             for record in opened_records(rows, sealer):
                 yield record
 
-    async def said(self, subject: Subject, session_id: str, after: int, limit: int) -> list[Turn]:
-        """A session's turns in the order of acceptance, those with a `seq` above `after`."""
+    async def said(self, subject: Subject, session_id: str | None, after: int, limit: int) -> list[Turn]:
+        """A session's turns (None: those of all) in the order of acceptance, those with a `seq` above `after`."""
         if limit < 1:
             return []
         sealer = await self._sealers.sealer(subject)
         scope = Scope(subject, sealer)
-        rows = await self._call("said", scope.corpus(), scope.session(session_id), after, limit)
+        session = None if session_id is None else scope.session(session_id)
+        rows = await self._call("said", scope.corpus(), session, after, limit)
         return list(opened_turns(rows, sealer))
 
     async def remove(self, subject: Subject, ids: Sequence[str]) -> int:
@@ -203,6 +204,20 @@ class EdgeVectors(EdgeUpkeep):
     async def delete_subject(self, subject: Subject) -> None:
         """Removes all that is a subject's from every answer; the bytes stay in the files until a vacuum."""
         await self._call("delete_subject", await self._corpora(subject))
+
+    async def erase(self, subject_id: str, kind: str) -> int:
+        """Removes all of one kind that a subject has, "" for episodes, durably; gives how much there was.
+
+        The process takes nothing more of it: a write that was under way comes to nothing.
+        """
+        corpus = corpus_of(subject_id, kind)
+        removed = int(await self._call("erase", corpus))
+        await self.flush()
+        return removed
+
+    async def left(self, subject_id: str, kind: str) -> int:
+        """How much of one kind a subject has, in any of the shards."""
+        return int(await self._call("left", corpus_of(subject_id, kind)))
 
     async def _corpora(self, subject: Subject) -> Sequence[str]:
         return Scope(subject, await self._sealers.sealer(subject)).corpora

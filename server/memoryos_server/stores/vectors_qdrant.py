@@ -34,7 +34,7 @@ from memoryos_server.stores.hits import likeliest
 from memoryos_server.stores.points import chosen, dense, names, point, record_point, sparse
 from memoryos_server.stores.qdrant_points import Asked, Leg, grouped
 from memoryos_server.stores.qdrant_upkeep import INCARNATION, QdrantUpkeep
-from memoryos_server.stores.scope import Scope
+from memoryos_server.stores.scope import Scope, corpus_of
 from memoryos_server.stores.sealing import Sealer
 from memoryos_server.stores.traffic import in_pieces, is_uuid, known_ids, opened_records, opened_turns
 
@@ -240,13 +240,14 @@ class QdrantVectors(QdrantUpkeep):
             for record in opened_records(_rows(rows, [wanted["s"]]), sealer):
                 yield record
 
-    async def said(self, subject: Subject, session_id: str, after: int, limit: int) -> list[Turn]:
-        """A session's turns in the order of acceptance, those with a `seq` above `after`."""
+    async def said(self, subject: Subject, session_id: str | None, after: int, limit: int) -> list[Turn]:
+        """A session's turns (None: those of all) in the order of acceptance, those with a `seq` above `after`."""
         if limit < 1:
             return []
         sealer = await self._sealers.sealer(subject)
         scope = Scope(subject, sealer)
-        mine = forms.matching({"s": scope.corpus(), "n": scope.session(session_id)})
+        of_session = {} if session_id is None else {"n": scope.session(session_id)}
+        mine = forms.matching({"s": scope.corpus(), **of_session})
         order = q.OrderBy(key="q", direction=q.Direction.Asc, start_from=q.StartFrom(integer=after + 1))
         found = await self._points.scroll(mine, limit, "t", order=order)
         return list(opened_turns(((one.id.uuid, one.payload["t"].string_value) for one in found.result), sealer))
@@ -272,6 +273,21 @@ class QdrantVectors(QdrantUpkeep):
     async def delete_subject(self, subject: Subject) -> None:
         """Removes all that is a subject's from every answer; the bytes stay in the server's files until it tidies them."""
         await self._remove(forms.all_of(forms.any_of("s", await self._corpora(subject))))
+
+    async def erase(self, subject_id: str, kind: str) -> int:
+        """Removes all of one kind that a subject has, "" for episodes, durably; gives how much there was.
+
+        A write that was under way, here or on another server of ours, may still come behind it: look again later.
+        """
+        removed = await self.left(subject_id, kind)
+        await self._remove(forms.all_of(forms.any_of("s", [corpus_of(subject_id, kind)])))
+        return removed
+
+    async def left(self, subject_id: str, kind: str) -> int:
+        """How much of one kind a subject has, in the collection that has most of it."""
+        chosen = forms.all_of(forms.any_of("s", [corpus_of(subject_id, kind)]))
+        places = [self._schema.main, *await self._points.denses()]
+        return max(await asyncio.gather(*(self._points.count(chosen, collection=place) for place in places)))
 
     async def _remove(self, chosen: Any) -> None:
         # The points first: vectors that background work brings meanwhile then find none, and go again.

@@ -25,21 +25,21 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19memoryos/v1/options.proto\x12\x0bmemoryos.v1\x1a google/protobuf/descriptor.proto\"S\n\x05\x41udit\x12\x12\n\nevent_type\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.memoryos.v1.AuditKind\x12\x10\n\x08resource\x18\x03 \x01(\t\"\x9d\x01\n\x06Policy\x12+\n\npermission\x18\x01 \x01(\x0e\x32\x17.memoryos.v1.Permission\x12 \n\x18\x64\x65\x66\x61ult_deadline_seconds\x18\x02 \x01(\x01\x12!\n\x05\x61udit\x18\x03 \x01(\x0b\x32\x12.memoryos.v1.Audit\x12!\n\x05whose\x18\x04 \x01(\x0e\x32\x12.memoryos.v1.Whose\"*\n\nFieldValue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"8\n\nStatusWhen\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\"\x97\x02\n\x04Rest\x12\'\n\x08\x65nvelope\x18\x01 \x01(\x0e\x32\x15.memoryos.v1.Envelope\x12\x14\n\x0csuccess_code\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x03(\t\x12\x15\n\rsuccess_false\x18\x05 \x01(\x08\x12\x16\n\x0emax_body_bytes\x18\x06 \x01(\r\x12,\n\x0bstatus_when\x18\x07 \x03(\x0b\x32\x17.memoryos.v1.StatusWhen\x12\x31\n\x10when_unreachable\x18\x08 \x03(\x0b\x32\x17.memoryos.v1.FieldValue\x12\x0e\n\x06\x63ustom\x18\t \x01(\x08\x12\x0f\n\x07\x65xample\x18\n \x01(\t\"W\n\x05\x46ield\x12\x10\n\x08raw_json\x18\x01 \x01(\x08\x12\x11\n\trest_name\x18\x02 \x01(\t\x12\x18\n\x10null_when_absent\x18\x03 \x01(\x08\x12\x0f\n\x07made_id\x18\x04 \x01(\x08\"\x1d\n\x08\x45numName\x12\x11\n\trest_name\x18\x01 \x01(\t*\x82\x02\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x15\n\x11PERMISSION_PUBLIC\x10\x01\x12\x13\n\x0fPERMISSION_CHAT\x10\x02\x12\x1a\n\x16PERMISSION_MEMORY_READ\x10\x03\x12\x1b\n\x17PERMISSION_MEMORY_WRITE\x10\x04\x12\x14\n\x10PERMISSION_GRAPH\x10\x05\x12\x19\n\x15PERMISSION_MULTIMODAL\x10\x06\x12\x17\n\x13PERMISSION_SECURITY\x10\x07\x12\x13\n\x0fPERMISSION_WIKI\x10\x08\x12\x14\n\x10PERMISSION_ADMIN\x10\t*S\n\tAuditKind\x12\x1a\n\x16\x41UDIT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41UDIT_KIND_READ\x10\x01\x12\x15\n\x11\x41UDIT_KIND_CHANGE\x10\x02*\x82\x01\n\x05Whose\x12\x15\n\x11WHOSE_UNSPECIFIED\x10\x00\x12\x10\n\x0cWHOSE_NOBODY\x10\x01\x12\x0e\n\nWHOSE_USER\x10\x02\x12\r\n\tWHOSE_KEY\x10\x03\x12\x10\n\x0cWHOSE_TENANT\x10\x04\x12\x0f\n\x0bWHOSE_STORE\x10\x05\x12\x0e\n\nWHOSE_SELF\x10\x06*m\n\x08\x45nvelope\x12\x18\n\x14\x45NVELOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NVELOPE_STATUS_OK\x10\x01\x12\x14\n\x10\x45NVELOPE_SUCCESS\x10\x02\x12\x19\n\x15\x45NVELOPE_SUCCESS_DATA\x10\x03:E\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x13.memoryos.v1.Policy:A\n\x04rest\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x11.memoryos.v1.Rest:B\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x0b\x32\x12.memoryos.v1.Field:M\n\tenum_name\x12!.google.protobuf.EnumValueOptions\x18\xd4\x86\x03 \x01(\x0b\x32\x15.memoryos.v1.EnumNameb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19memoryos/v1/options.proto\x12\x0bmemoryos.v1\x1a google/protobuf/descriptor.proto\"S\n\x05\x41udit\x12\x12\n\nevent_type\x18\x01 \x01(\t\x12$\n\x04kind\x18\x02 \x01(\x0e\x32\x16.memoryos.v1.AuditKind\x12\x10\n\x08resource\x18\x03 \x01(\t\"\x9d\x01\n\x06Policy\x12+\n\npermission\x18\x01 \x01(\x0e\x32\x17.memoryos.v1.Permission\x12 \n\x18\x64\x65\x66\x61ult_deadline_seconds\x18\x02 \x01(\x01\x12!\n\x05\x61udit\x18\x03 \x01(\x0b\x32\x12.memoryos.v1.Audit\x12!\n\x05whose\x18\x04 \x01(\x0e\x32\x12.memoryos.v1.Whose\"*\n\nFieldValue\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\"8\n\nStatusWhen\x12\r\n\x05\x66ield\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\r\"\x97\x02\n\x04Rest\x12\'\n\x08\x65nvelope\x18\x01 \x01(\x0e\x32\x15.memoryos.v1.Envelope\x12\x14\n\x0csuccess_code\x18\x02 \x01(\r\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x03(\t\x12\x15\n\rsuccess_false\x18\x05 \x01(\x08\x12\x16\n\x0emax_body_bytes\x18\x06 \x01(\r\x12,\n\x0bstatus_when\x18\x07 \x03(\x0b\x32\x17.memoryos.v1.StatusWhen\x12\x31\n\x10when_unreachable\x18\x08 \x03(\x0b\x32\x17.memoryos.v1.FieldValue\x12\x0e\n\x06\x63ustom\x18\t \x01(\x08\x12\x0f\n\x07\x65xample\x18\n \x01(\t\"m\n\x05\x46ield\x12\x10\n\x08raw_json\x18\x01 \x01(\x08\x12\x11\n\trest_name\x18\x02 \x01(\t\x12\x18\n\x10null_when_absent\x18\x03 \x01(\x08\x12\x0f\n\x07made_id\x18\x04 \x01(\x08\x12\x14\n\x0cjson_message\x18\x05 \x01(\t\"\x1d\n\x08\x45numName\x12\x11\n\trest_name\x18\x01 \x01(\t*\x82\x02\n\nPermission\x12\x1a\n\x16PERMISSION_UNSPECIFIED\x10\x00\x12\x15\n\x11PERMISSION_PUBLIC\x10\x01\x12\x13\n\x0fPERMISSION_CHAT\x10\x02\x12\x1a\n\x16PERMISSION_MEMORY_READ\x10\x03\x12\x1b\n\x17PERMISSION_MEMORY_WRITE\x10\x04\x12\x14\n\x10PERMISSION_GRAPH\x10\x05\x12\x19\n\x15PERMISSION_MULTIMODAL\x10\x06\x12\x17\n\x13PERMISSION_SECURITY\x10\x07\x12\x13\n\x0fPERMISSION_WIKI\x10\x08\x12\x14\n\x10PERMISSION_ADMIN\x10\t*S\n\tAuditKind\x12\x1a\n\x16\x41UDIT_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0f\x41UDIT_KIND_READ\x10\x01\x12\x15\n\x11\x41UDIT_KIND_CHANGE\x10\x02*\x82\x01\n\x05Whose\x12\x15\n\x11WHOSE_UNSPECIFIED\x10\x00\x12\x10\n\x0cWHOSE_NOBODY\x10\x01\x12\x0e\n\nWHOSE_USER\x10\x02\x12\r\n\tWHOSE_KEY\x10\x03\x12\x10\n\x0cWHOSE_TENANT\x10\x04\x12\x0f\n\x0bWHOSE_STORE\x10\x05\x12\x0e\n\nWHOSE_SELF\x10\x06*m\n\x08\x45nvelope\x12\x18\n\x14\x45NVELOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45NVELOPE_STATUS_OK\x10\x01\x12\x14\n\x10\x45NVELOPE_SUCCESS\x10\x02\x12\x19\n\x15\x45NVELOPE_SUCCESS_DATA\x10\x03:E\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xd1\x86\x03 \x01(\x0b\x32\x13.memoryos.v1.Policy:A\n\x04rest\x12\x1e.google.protobuf.MethodOptions\x18\xd2\x86\x03 \x01(\x0b\x32\x11.memoryos.v1.Rest:B\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xd3\x86\x03 \x01(\x0b\x32\x12.memoryos.v1.Field:M\n\tenum_name\x12!.google.protobuf.EnumValueOptions\x18\xd4\x86\x03 \x01(\x0b\x32\x15.memoryos.v1.EnumNameb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'memoryos.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PERMISSION']._serialized_start=826
-  _globals['_PERMISSION']._serialized_end=1084
-  _globals['_AUDITKIND']._serialized_start=1086
-  _globals['_AUDITKIND']._serialized_end=1169
-  _globals['_WHOSE']._serialized_start=1172
-  _globals['_WHOSE']._serialized_end=1302
-  _globals['_ENVELOPE']._serialized_start=1304
-  _globals['_ENVELOPE']._serialized_end=1413
+  _globals['_PERMISSION']._serialized_start=848
+  _globals['_PERMISSION']._serialized_end=1106
+  _globals['_AUDITKIND']._serialized_start=1108
+  _globals['_AUDITKIND']._serialized_end=1191
+  _globals['_WHOSE']._serialized_start=1194
+  _globals['_WHOSE']._serialized_end=1324
+  _globals['_ENVELOPE']._serialized_start=1326
+  _globals['_ENVELOPE']._serialized_end=1435
   _globals['_AUDIT']._serialized_start=76
   _globals['_AUDIT']._serialized_end=159
   _globals['_POLICY']._serialized_start=162
@@ -51,7 +51,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REST']._serialized_start=424
   _globals['_REST']._serialized_end=703
   _globals['_FIELD']._serialized_start=705
-  _globals['_FIELD']._serialized_end=792
-  _globals['_ENUMNAME']._serialized_start=794
-  _globals['_ENUMNAME']._serialized_end=823
+  _globals['_FIELD']._serialized_end=814
+  _globals['_ENUMNAME']._serialized_start=816
+  _globals['_ENUMNAME']._serialized_end=845
 # @@protoc_insertion_point(module_scope)

@@ -322,7 +322,8 @@ class Rest(_message.Message):
     @_builtins.property
     def stream(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """stream names the field, dotted from the response, that a server-streaming RPC brings in pieces; the bridge writes them
-        as one JSON document. Of a repeated field the items are put one after another, of a string the pieces are joined. Other
+        as one JSON document. Of a repeated field the items are put one after another, of a string the pieces are joined; of one
+        that holds JSON text they are one JSON value together. Other
         fields come from the first message. Of several names, the first whose outermost field the first message holds counts;
         without such a one, the first name.
         """
@@ -367,6 +368,7 @@ class Field(_message.Message):
     REST_NAME_FIELD_NUMBER: _builtins.int
     NULL_WHEN_ABSENT_FIELD_NUMBER: _builtins.int
     MADE_ID_FIELD_NUMBER: _builtins.int
+    JSON_MESSAGE_FIELD_NUMBER: _builtins.int
     raw_json: _builtins.bool
     """raw_json marks a string field that holds JSON text: REST shows and takes the JSON value itself."""
     rest_name: _builtins.str
@@ -377,6 +379,8 @@ class Field(_message.Message):
     """made_id marks a field that makes a call recognisable when it is sent again: who may repeat a call fills it, if it is
     absent, with a new UUIDv7 before the first attempt.
     """
+    json_message: _builtins.str
+    """json_message names the message that the JSON text of a `raw_json` field has the form of, for the documentation."""
     def __init__(
         self,
         *,
@@ -384,10 +388,11 @@ class Field(_message.Message):
         rest_name: _builtins.str = ...,
         null_when_absent: _builtins.bool = ...,
         made_id: _builtins.bool = ...,
+        json_message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_id", b"made_id", "null_when_absent", b"null_when_absent", "raw_json", b"raw_json", "rest_name", b"rest_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["json_message", b"json_message", "made_id", b"made_id", "null_when_absent", b"null_when_absent", "raw_json", b"raw_json", "rest_name", b"rest_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -106,6 +106,11 @@ class Receipts(WrittenBehind):
     def keep(self, tenant_id: str, user_id: str, model: str, budget: int, report: MemoryReport) -> None:
         """Keeps a chat's receipt under the id that its report has; returns at once."""
         self._waiting[report.receipt_id] = _Chat(tenant_id, user_id, model, budget, report)
+
+    def forget_if(self, whose: Callable[[str, str], bool]) -> None:
+        """Drops those that wait, of every tenant and user for whom `whose` is true."""
+        for name in [name for name, chat in self._waiting.items() if whose(chat.tenant_id, chat.user_id)]:
+            del self._waiting[name]
 
     async def show(self, who: Caller, user_id: str, receipt_id: str) -> Shown:
         """A receipt, without the memories that were deleted since.

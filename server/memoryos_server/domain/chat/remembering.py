@@ -197,6 +197,11 @@ class Sessions:
             self._last.popitem(last=False)
         return session
 
+    def forget_if(self, whose: Callable[[str, str], bool]) -> None:
+        """Drops what is kept of every tenant and user for whom `whose` is true."""
+        for key in [key for key in self._last if whose(*key)]:
+            del self._last[key]
+
 
 class Repeats:
     """Which turn of each session came last. Bounded; in this process only.

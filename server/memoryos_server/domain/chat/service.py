@@ -145,13 +145,18 @@ class ChatService:
         await self._remembering.drain(seconds)
 
     def forget(self, tenant_id: str, user_id: str) -> None:
-        """Drops what is kept here of a user's memories; for an erasure."""
+        """Drops what is kept here of a user's memories."""
         self.forget_if(lambda *whose: whose == (tenant_id, user_id))
 
     def forget_if(self, whose: Callable[[str, str], bool]) -> None:
         """As `forget`, for every tenant and user for whom `whose` is true."""
         self._recalling.forget_if(whose)
         self._repeats.forget_if(whose)
+
+    def forget_erased(self, whose: Callable[[str, str], bool]) -> None:
+        """Drops everything that is kept of every tenant and user for whom `whose` is true: also which session they are in."""
+        self.forget_if(whose)
+        self._sessions.forget_if(whose)
 
     async def models(self) -> list[ModelInfo]:
         """The models that can be named: the built-in one, then the providers' as far as they are listed."""

@@ -31,6 +31,11 @@ POINTS = {
     "requeue.done": "the dead letter is an open entry again; the operator has no answer",
     "audit.taken": "nothing of it is chained; the events are in the outbox, and are taken again",
     "audit.chained": "the events are in the chain and still in the outbox; they are taken out of it, not chained again",
+    "erase.intent": "it is recorded that an erasure was asked for; nothing is erased, and it is asked for again",
+    "erase.begun": "the data's key is destroyed and the erasure recorded; the next start, or another server, completes it",
+    "erase.removed": "everything is removed, nothing says so; it is removed again, which finds nothing",
+    "erase.verified": "the certificate says that all is gone; its files are rewritten after the next start",
+    "erase.rewritten": "files are rewritten, the certificate does not say so; they are rewritten again",
     "move.points": "points are copied and the cursor says how far; the same move goes on from there",
     "move.keys": "a group of keys is copied and noted; the same move goes on with the next",
 }

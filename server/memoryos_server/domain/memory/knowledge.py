@@ -308,9 +308,10 @@ class Knowledge:
             self._reading.pop(key, None)
 
     def forget_all(self) -> None:
-        """As `forget`, for everybody."""
+        """As `forget`, for everybody; nothing of anybody is left here."""
         self._current.clear()
         self._reading.clear()
+        self._made.clear()
 
     def forget_user(self, tenant_id: str, user_id: str) -> None:
         """As `forget`, for whoever that is."""

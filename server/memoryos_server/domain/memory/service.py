@@ -13,7 +13,7 @@ from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.consent import WITHDRAWN
 from memoryos_server.domain.core.conversation import NewTurn
-from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
+from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
 from memoryos_server.domain.core.ids import derived_uuid, kept_ids, uuid7
 from memoryos_server.domain.core.patience import hurried
 from memoryos_server.domain.core.text import check_id, check_session, check_text, turn_tokens
@@ -174,7 +174,13 @@ class MemoryService:
         """
         for new in turns:
             _check(new)
-        subject = await self._subjects.open(tenant_id, user_id)
+        try:
+            return await self._remembered(await self._subjects.open(tenant_id, user_id), turns)
+        except Stale:
+            # Erased while this was under way: it comes after that, so it is kept, as somebody new's.
+            return await self._remembered(await self._subjects.open(tenant_id, user_id), turns)
+
+    async def _remembered(self, subject: Subject, turns: Sequence[NewTurn]) -> list[Added]:
         turns = [replace(new, content=self._shield.clean(new.content)) for new in turns]
         made = [_turn(subject, new) for new in turns]
         draft = audit.draft()

@@ -156,8 +156,8 @@ class Vectors(Protocol):
     async def remove(self, subject: Subject, ids: Sequence[str]) -> int:
         """Removes the subject's episodes and records of these ids from every answer. Gives the incarnation."""
 
-    async def said(self, subject: Subject, session_id: str, after: int, limit: int) -> list[Turn]:
-        """A session's turns in the order of acceptance, those with a `seq` above `after`."""
+    async def said(self, subject: Subject, session_id: str | None, after: int, limit: int) -> list[Turn]:
+        """A session's turns (None: those of all) in the order of acceptance, those with a `seq` above `after`."""
 
     async def near(self, subject: Subject, dense: Mapping[str, Sequence[float]], limit: int) -> list[tuple[str, float]]:
         """The ids of the turns closest in meaning, with their cosines, best first."""

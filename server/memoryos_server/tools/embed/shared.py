@@ -58,6 +58,10 @@ class SharedEmbedder:
             found |= zip(missing, await self._embed(list(missing), list(missing.values())), strict=True)
         return [found[key] for key in keys]
 
+    def forget_all(self) -> None:
+        """Drops the vectors of all texts: whose they are is not known."""
+        self._kept.clear()
+
     async def _embed(self, keys: Sequence[bytes], texts: Sequence[str]) -> list[_Vectors]:
         made = await self._embedder.embed(texts)
         for key, vectors in zip(keys, made, strict=True):

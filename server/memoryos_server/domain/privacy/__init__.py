@@ -1,0 +1,1 @@
+"""Privacy: a person's data handed over whole, and erased."""

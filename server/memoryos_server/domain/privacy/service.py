@@ -1,0 +1,145 @@
+"""A person's data: handed over whole, and erased; and what says that it was."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from memoryos_server.domain.core import audit
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.faultpoints import reach
+from memoryos_server.domain.core.faults import Forbidden, NotFound
+from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import AuditLog, Subject, Subjects
+from memoryos_server.domain.ports.privacy import ERASED, Erasure, Erasures, UserData, Whose
+from memoryos_server.domain.privacy.erasing import Eraser
+from memoryos_server.domain.privacy.exporting import document
+from memoryos_server.domain.privacy.items import moment
+
+
+class PrivacyService:
+    """What may be asked of a person's whole data. One's own, or with `admin` anybody's of the tenant.
+
+    Args:
+        subjects: Who is known.
+        data: The categories, in the order in which an export has them.
+        erasures: The records of erasures.
+        eraser: Brings them to their end.
+        log: Where intents are recorded.
+        profile: Who a subject is, in a few words.
+        now: The present time.
+    """
+
+    def __init__(
+        self,
+        subjects: Subjects,
+        data: Sequence[UserData],
+        erasures: Erasures,
+        eraser: Eraser,
+        log: AuditLog,
+        profile: Callable[[Subject], Awaitable[str]],
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._subjects = subjects
+        self._data = data
+        self._erasures = erasures
+        self._eraser = eraser
+        self._log = log
+        self._profile = profile
+        self._now = now
+        self._under_way: set[asyncio.Task[Erasure]] = set()
+
+    async def export(self, who: Caller, user_id: str) -> AsyncIterator[str]:
+        """The pieces of one JSON document with everything that is kept of a user; empty lists for one never heard of.
+
+        Raises:
+            Invalid: The user is named in two ways, or malformed.
+            Forbidden: It is another user's data, and the caller is no admin.
+            BackendDown: A store does not answer, or it cannot be recorded that this was asked for.
+        """
+        owner = _owner(who, user_id)
+        await self._intend(who, owner, "gdpr.export", "ExportUserData")
+        subject = await self._subjects.find(who.tenant_id, owner)
+        now = self._now()
+        whose = Whose(
+            who.tenant_id, self._erasures.lookup(who.tenant_id, owner), subject.id if subject else "", now, owner
+        )
+        head = {
+            "user_id": owner,
+            "tenant_id": who.tenant_id,
+            "exported_at": moment(now),
+            "profile": await self._profile(subject) if subject else "",
+        }
+        return document(head, self._data, whose, subject)
+
+    async def erase(self, who: Caller, user_id: str) -> Erasure:
+        """Erases everything that is kept of a user; what cannot be erased now is tried again until it is.
+
+        The data of before cannot be read any more when this returns, whatever the state. Cancelling undoes nothing.
+
+        Raises:
+            Invalid, Forbidden: As `export`.
+            BackendDown: It cannot be recorded that this was asked for: nothing was erased. Or the store went away midway.
+        """
+        owner = _owner(who, user_id)
+        await self._intend(who, owner, "gdpr.delete", "DeleteUserData")
+        reach("erase.intent")
+        work = asyncio.create_task(self._erase(who.tenant_id, owner, who.key_id))
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
+        erasure = await asyncio.shield(work)
+        if (draft := audit.draft()) is not None and draft.event is not None:
+            outcome = "ok" if erasure.state == ERASED else "partial"
+            resource = f"erasure/{erasure.id}"
+            draft.event = replace(draft.event, timestamp=self._now(), outcome=outcome, resource=resource)
+        return erasure
+
+    async def certificate(self, who: Caller, erasure_id: str) -> Erasure:
+        """The record of an erasure of one's own data, or with `admin` of anybody's in the tenant.
+
+        Raises:
+            Forbidden: The header names another user, and the caller is no admin.
+            NotFound: There is no such record, or it is somebody else's.
+            BackendDown: The store does not answer.
+        """
+        if who.named_user:
+            _owner(who, "")  # whoever speaks for another must be allowed to
+        found = await self._erasures.find(erasure_id)
+        mine = found is not None and found.whose.tenant_id == who.tenant_id
+        if found is not None and mine and not (who.anonymous or who.may("admin")):
+            mine = self._erasures.lookup(who.tenant_id, who.user_id or "") == found.whose.lookup
+        if found is None or not mine:
+            raise NotFound("There is no such certificate", param="id")
+        return found
+
+    async def _erase(self, tenant_id: str, owner: str, actor: str) -> Erasure:
+        erasure = await self._erasures.begin(tenant_id, owner, actor, self._now())
+        reach("erase.begun")
+        return await self._eraser.erase(erasure)
+
+    async def _intend(self, who: Caller, owner: str, event_type: str, action: str) -> None:
+        """Records that something is asked for, before it is done.
+
+        Raises:
+            BackendDown: It cannot be recorded.
+        """
+        drafted = audit.draft()
+        event = drafted.event if drafted is not None else None
+        if event is None:  # a command on the machine itself
+            event = AuditEvent(
+                uuid7(), self._now(), event_type, who.tenant_id, owner, "gdpr", action, "intent", who.key_id
+            )
+        await self._log.append([replace(event, outcome="intent")])
+        if drafted is not None and drafted.event is not None:
+            drafted.event = replace(event, id=uuid7(), timestamp=self._now())  # the outcome comes behind it
+
+
+def _owner(who: Caller, user_id: str) -> str:
+    owner = who.owner(user_id)
+    if not (who.anonymous or who.may("admin") or owner == who.user_id):
+        raise Forbidden("The data of another user needs the permission admin", metadata={"permission": "admin"})
+    return owner
