@@ -10,8 +10,9 @@ import asyncio
 import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import socket_url
 from memoryos_server.stores.redis_opening import live_redis, master_keys, open_redis
 from memoryos_server.stores.retention import Retention
+from memoryos_server.stores.rotation import Rotated, rotate_master
 from memoryos_server.stores.sequencer import Sequencer
 from memoryos_server.tools.embed.identity import IdentifiedEmbedder
 from memoryos_server.tools.embed.opening import NONE, open_embedder
@@ -215,7 +217,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     backups = (
         Backups(embedded, redis, memory.pipeline.held, retention.still, heads) if _all_embedded(settings) else None
     )
-    house = House(backups, retention, redis.audit, _verifier(settings, redis, retention))
+    house = House(backups, retention, redis.audit, _verifier(settings, redis, retention), _rotation(redis))
     commands = Operator(keys, redis.audit, letters, defense, house)
     directory = operator_dir(settings)
     private_dir(directory)  # no embedded store may have made it
@@ -282,7 +284,7 @@ async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIte
         own = points and _all_embedded(settings)
         heads = _signed_heads(settings, redis)
         backups = Backups(embedded, redis, nullcontext, retention.still, heads) if own else None
-        house = House(backups, retention, redis.audit, _verifier(settings, redis, retention))
+        house = House(backups, retention, redis.audit, _verifier(settings, redis, retention), _rotation(redis))
         # No call comes to it, so that it has nothing to record.
         defense = make_defense(settings, redis, lambda event: None)
         await defense.refresh()
@@ -357,6 +359,10 @@ def _retention(settings: Settings, redis: RedisStore, sequencer: Sequencer) -> R
 def _verifier(settings: Settings, redis: RedisStore, retention: Retention) -> Callable[[str | None], Verifier]:
     heads = _signed_heads(settings, redis)
     return lambda tenant_id: Verifier(redis.chain, redis.audit, heads, retention.directory, tenant_id)
+
+
+def _rotation(redis: RedisStore) -> Callable[[], Awaitable[Rotated]]:
+    return partial(rotate_master, redis.client, redis.manifest.master)
 
 
 async def _check_first_key(settings: Settings, keys: KeyService) -> None:

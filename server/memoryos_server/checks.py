@@ -20,7 +20,8 @@ def stores(settings: Settings) -> Iterator[Found]:
         yield "redis", FAIL, str(error), "correct it; docs/live-stores.md shows each form"
         return
     if endpoint is not None:
-        yield from asyncio.run(examine(endpoint, settings.security.master_key))
+        security = settings.security
+        yield from asyncio.run(examine(endpoint, security.master_key, security.previous_master_key))
 
 
 def providers(settings: Settings) -> Iterator[Found]:

@@ -100,6 +100,17 @@ def _show_key(item: Mapping[str, Any]) -> str:
     return f"{line}\nThe key, shown this once:\n{item['api_key']}" if "api_key" in item else line
 
 
+def _show_master(item: Mapping[str, Any]) -> str:
+    lines = [f"master key {item['master_key']} wraps everything now; {item['rewrapped']:,} keys were wrapped anew"]
+    if item["previous"]:
+        lines.append(
+            f"{item['previous']} opens nothing but keyrings that were backed up before: make a backup, and then destroy it"
+        )
+    if item["left"]:
+        lines.append(f"{item['left']:,} keys do not open and stay as they are; the server's log names them")
+    return "\n".join(lines)
+
+
 def _show_event(item: Mapping[str, Any]) -> str:
     return (
         f"{item['timestamp']}  {item['tenant_id']}  {item['user_id'] or '-'}  {item['event_type']}  {item['outcome']}"
@@ -233,6 +244,9 @@ def register(subparsers: Any) -> None:
     rotate.add_argument("--expires", type=_time, help="when the new key ends (default: when the old one would have)")
     rotate.set_defaults(run=_rotate)
 
+    master = keys.add_parser("rotate-master", help="wrap the keys of all data by another master key, or go on with it")
+    master.set_defaults(run=lambda args: run(args, "keys.rotate_master", {}, _show_master))
+
     audit = subparsers.add_parser("audit", help="read what was recorded").add_subparsers(required=True)
     tail = audit.add_parser("tail", help="the newest events, oldest of them first")
     tail.add_argument("--limit", type=int, default=50, help="how many (default: 50)")
@@ -270,5 +284,5 @@ def register(subparsers: Any) -> None:
         run=lambda args: run(args, "queue.discard", {"id": args.id}, lambda item: f"discarded: {item['discarded']}")
     )
     _register_defense(subparsers)
-    for parser in (create, listing, revoke, rotate, tail, verify, seen, replay, discard):
+    for parser in (create, listing, revoke, rotate, master, tail, verify, seen, replay, discard):
         parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -117,7 +117,8 @@ def _restore(args: argparse.Namespace) -> int:
     settings = args.loaded.settings
     data = Path(settings.data_dir)
     try:
-        keys = MasterKeys(settings.security.master_key, settings.security.key_dir, data)
+        security = settings.security
+        keys = MasterKeys(security.master_key, security.key_dir, data, previous=security.previous_master_key)
     except KeyringError as error:
         print(f"memoryos: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -36,8 +36,10 @@ from memoryos_server.stores.archive import ArchiveError
 from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.backup_file import BackupError
 from memoryos_server.stores.chain_verify import Verifier
+from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.redis_audit import RedisAudit
 from memoryos_server.stores.retention import Retention
+from memoryos_server.stores.rotation import Rotated
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +61,21 @@ _KEEPER = Keeper(ACTOR, every=True)
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """What only the embedded stores have.
+    """What is done to the stores as a whole.
 
     Attributes:
         backups: Makes backups.
         retention: Keeps the archive.
         audit: Opens what is in it.
         verifier: What verifies the chains, of a tenant or of all.
+        rotate_master: Wraps all keys by another master key.
     """
 
     backups: Backups | None = None
     retention: Retention | None = None
     audit: RedisAudit | None = None
     verifier: Callable[[str | None], Verifier] | None = None
+    rotate_master: Callable[[], Awaitable[Rotated]] | None = None
 
 
 class Operator:
@@ -107,6 +111,15 @@ class Operator:
                 arguments["key"], _KEEPER, arguments.get("overlap_seconds"), _time(arguments.get("expires_at"))
             )
             yield {"api_key": key, **_key(record), "old_id": old.id, "old_expires_at": _key(old)["expires_at"]}
+        elif command == "keys.rotate_master" and self._house.rotate_master is not None:
+            await self._record("key.rotate_master", "", "master_key", outcome="intent")
+            try:
+                done = await self._house.rotate_master()
+            except KeyringError as error:
+                await self._record("key.rotate_master", "", "master_key", outcome="failed")
+                raise Fault(str(error)) from error
+            await self._record("key.rotate_master", done.master_key, "master_key")
+            yield asdict(done)
         elif command == "audit.tail":
             async for item in self._tail(arguments.get("tenant_id"), int(arguments["limit"])):
                 yield item
@@ -201,10 +214,16 @@ class Operator:
         except (ArchiveError, OSError) as error:
             raise Fault(f"the archive: {error}") from error
 
-    async def _record(self, event_type: str, name: str, kind: str = "queue", address: str = "") -> None:
+    async def _record(
+        self, event_type: str, name: str, kind: str = "queue", address: str = "", outcome: str = "ok"
+    ) -> None:
         resource = f"{kind}/{name}" if name else kind
         await self._audit.append(
-            [AuditEvent(uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, "ok", ACTOR, address)]
+            [
+                AuditEvent(
+                    uuid7(), utc_now(), event_type, SYSTEM_TENANT, "", resource, event_type, outcome, ACTOR, address
+                )
+            ]
         )
 
 

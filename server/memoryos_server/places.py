@@ -67,7 +67,8 @@ async def open_place(settings: Settings, which: str, *, exists: bool) -> AsyncIt
 async def _embedded(stack: AsyncExitStack, settings: Settings, data: Path, *, exists: bool) -> Place:
     if exists and not (data / "valkey").is_dir():
         raise StartError(f"there is no embedded store in {data}")
-    keys = MasterKeys(settings.security.master_key, settings.security.key_dir, data)
+    security = settings.security
+    keys = MasterKeys(security.master_key, security.key_dir, data, previous=security.previous_master_key)
     stores = await stack.enter_async_context(EmbeddedStores(data, {}))
     client = await _client(stack, socket_url(stores.redis_socket))
     points = await stack.enter_async_context(EdgePoints(stores.vectors_socket))
@@ -98,7 +99,8 @@ async def _live(stack: AsyncExitStack, settings: Settings, data: Path, *, exists
         points = await stack.enter_async_context(EdgePoints(stores.vectors_socket))
     # Servers that share a store have no key directory.
     security = settings.security
-    keys = MasterKeys(security.master_key, None if endpoint is not None else security.key_dir, data)
+    key_dir = None if endpoint is not None else security.key_dir
+    keys = MasterKeys(security.master_key, key_dir, data, previous=security.previous_master_key)
     name = f"the live store {endpoint}" if endpoint is not None else f"the store of {settings.qdrant.url} and {data}"
     return Place(name, client, points, keys)
 

@@ -32,8 +32,8 @@ ENDS = {pb.EVENT_STATE_STORED, pb.EVENT_STATE_MERGED, pb.EVENT_STATE_REJECTED, p
 AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.NOT_FOUND)
 """What a call may end with: nobody is there, or what is to be deleted is gone already."""
 
-OF_SERVERS = [point for point in POINTS if not point.startswith(("move", "erase"))]
-"""Points that a server comes to in its work; the others are of a move between stores, and of erasures."""
+OF_SERVERS = [point for point in POINTS if not point.startswith(("move", "rewrap", "erase"))]
+"""Points that a server comes to in its work; the others are of moves between stores, another master key, and erasures."""
 
 IN_BOTH = ("accept", "index", "digest", "flush", "settle", "change")
 """Points that the two pipelines come to in different ways."""

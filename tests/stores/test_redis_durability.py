@@ -77,7 +77,7 @@ async def test_raw_files_when_sealed_hold_nothing_of_a_person_and_when_not_they_
         await store.client.run("BGREWRITEAOF")
         await until(lambda: _rewritten(store))
         raw = incremental + valkey.raw()
-        master = store.manifest.master.key
+        master = store.manifest.master.present.key
     private = {
         "content": content, "user": user, "session": session, "event": event_id,
         "name": name, "address": address, "resource": resource, "label": label,

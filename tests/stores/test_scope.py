@@ -32,6 +32,7 @@ from memoryos_server.stores import (
     redis_turns,
     redis_usage,
     redis_user_data,
+    rotation,
 )
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.redis import RedisStore
@@ -74,6 +75,7 @@ SCRIPTS = [
         redis_turns,
         redis_usage,
         redis_user_data,
+        rotation,
     )
     for script in module.SCRIPTS
 ]
@@ -153,6 +155,7 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
     async with RedisStore.connect(cluster.url, MasterKeys("", tmp_path / "keys"), EXPECTED) as store:
         for user in ("ann", "bob", "cat", "dan"):
             await _use(store, user)
+        assert (await rotation.rotate_master(store.client, store.manifest.master)).rewrapped == 4
         assert await store.queue.depth() == 8
         assert await store.queue.open_by_tenant() == {"acme": 8}
         for user in ("ann", "bob", "cat", "dan"):

@@ -304,6 +304,12 @@ class SecuritySettings:
         unit="64 hex digits",
         secret=True,
     )
+    previous_master_key: str = setting(
+        "",
+        "What `security.master_key` was before, while `memoryos keys rotate-master` replaces it; empty: it is not replaced.",
+        unit="64 hex digits",
+        secret=True,
+    )
     key_dir: str = setting(
         lambda env: str(home(env, "XDG_CONFIG_HOME", ".config") / "memoryos" / "keys"),
         "Where the master key of embedded stores is kept; must be outside the data directory.",

@@ -50,7 +50,7 @@ class MasterKey:
         Raises:
             KeyringError: It was wrapped by another master key (both are named), for another owner, or is damaged.
         """
-        used = wrapped[:8].hex()
+        used = wrapping_id(wrapped)
         if used != self.id:
             raise KeyringError(f"a {purpose} key is wrapped by master key {used}, not by {self.id}")
         try:
@@ -66,15 +66,26 @@ class MasterKeys:
         configured: The setting `security.master_key`, 64 hex digits, or "".
         key_dir: The setting `security.key_dir`; None where keys are only configured (live stores).
         data_dir: The data directory, which must not hold the keys; None if there is none.
+        previous: The setting `security.previous_master_key`, which opens what was wrapped before, or "".
 
     Raises:
-        KeyringError: The setting is malformed, or the key directory lies in the data directory.
+        KeyringError: A setting is malformed, or the key directory lies in the data directory.
     """
 
-    def __init__(self, configured: str, key_dir: str | Path | None, data_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        configured: str,
+        key_dir: str | Path | None,
+        data_dir: str | Path | None = None,
+        *,
+        previous: str = "",
+    ) -> None:
         self._configured: MasterKey | None = None
+        self._previous: MasterKey | None = None
         if configured:
             self._configured = _parse(configured, "security.master_key")
+        if previous:
+            self._previous = _parse(previous, "security.previous_master_key")
         self._dir = Path(key_dir).expanduser().resolve() if key_dir else None
         if data_dir is not None and self._dir is not None and not configured:
             data = Path(data_dir).expanduser().resolve()
@@ -90,6 +101,8 @@ class MasterKeys:
         Raises:
             KeyringError: It is not there; the message names the key id and the directory.
         """
+        if self._previous is not None and self._previous.id == key_id:
+            return self._previous
         if self._configured is not None:
             if self._configured.id != key_id:
                 raise KeyringError(
@@ -118,6 +131,11 @@ class MasterKeys:
         if key.id != key_id:
             raise KeyringError(f"{path} holds master key {key.id}, not {key_id}")
         return key
+
+    @property
+    def configured(self) -> bool:
+        """Whether new stores get the key of the settings, and not one that is made for them."""
+        return self._configured is not None
 
     def new(self) -> MasterKey:
         """The configured key, else a new one, durable in the directory when this returns.
@@ -153,6 +171,61 @@ class MasterKeys:
         if self._configured is None and self._dir is not None:
             with contextlib.suppress(FileNotFoundError):
                 (self._dir / f"{key.id}.key").unlink()
+
+
+class Wrapping:
+    """How a store's keys are wrapped: new ones by the present master key, those of before by the one that each names.
+
+    Args:
+        keys: Where master keys come from.
+        present: The one that wraps new keys.
+    """
+
+    def __init__(self, keys: MasterKeys, present: MasterKey) -> None:
+        self.keys = keys
+        self._present = present
+        self._known = {present.id: present}
+
+    @property
+    def present(self) -> MasterKey:
+        """The master key that wraps new keys."""
+        return self._present
+
+    @property
+    def id(self) -> str:
+        """The id of that key."""
+        return self._present.id
+
+    def use(self, key_id: str) -> None:
+        """Wraps new keys with another master key from now on.
+
+        Raises:
+            KeyringError: It is not there.
+        """
+        self._present = self._by_id(key_id)
+
+    def wrap(self, purpose: str, owner: str, key: bytes) -> bytes:
+        """A key under the present master key."""
+        return self._present.wrap(purpose, owner, key)
+
+    def unwrap(self, purpose: str, owner: str, wrapped: bytes) -> bytes:
+        """The key that `wrap` took, whichever master key was present then.
+
+        Raises:
+            KeyringError: That master key is not there, or the wrapped key is another's or damaged.
+        """
+        return self._by_id(wrapping_id(wrapped)).unwrap(purpose, owner, wrapped)
+
+    def _by_id(self, key_id: str) -> MasterKey:
+        found = self._known.get(key_id)
+        if found is None:
+            found = self._known[key_id] = self.keys.get(key_id)
+        return found
+
+
+def wrapping_id(wrapped: bytes) -> str:
+    """The id of the master key that a key is wrapped by."""
+    return wrapped[:8].hex()
 
 
 class StoreSecrets:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import orjson
 
 from memoryos_server.domain.core.time import utc_now
-from memoryos_server.stores.keyring import KEY_BYTES, MasterKey, MasterKeys, StoreSecrets
+from memoryos_server.stores.keyring import KEY_BYTES, MasterKeys, StoreSecrets, Wrapping
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import MANIFEST, MIGRATION, PARTITIONS, STORE_KEYRING
 
@@ -90,7 +90,7 @@ class Manifest:
         analysis: The version of the analysis of words.
         vectors: Vector name -> model, of all that were ever written.
         created_at: RFC 3339.
-        master: The master key that wraps its keys.
+        master: How its keys are wrapped.
         secrets: What the store hashes with.
         notes: What an operator should know, in sentences.
     """
@@ -100,7 +100,7 @@ class Manifest:
     analysis: str
     vectors: Mapping[str, VectorModel]
     created_at: str
-    master: MasterKey = field(repr=False)
+    master: Wrapping = field(repr=False)
     secrets: StoreSecrets = field(repr=False)
     notes: tuple[str, ...] = ()
 
@@ -157,7 +157,7 @@ async def open_manifest(client: Client, keys: MasterKeys, expected: Expected) ->
     if not facts:
         facts, ring = await _create(client, keys, expected)
     _check(facts, expected)
-    master = keys.get(ring.get("master_key", b"").decode() or "unknown: the store's keyring is empty")
+    master = Wrapping(keys, keys.get(ring.get("master_key", b"").decode() or "unknown: the store's keyring is empty"))
     secrets = StoreSecrets(master.unwrap("store", "store", ring["secret"]), sealing=expected.sealing)
     changes, notes = _differences(facts, expected)
     if changes:

@@ -45,22 +45,23 @@ _Node = tuple[str, Redis, Mapping[str, Any]]
 """A server's address, a client of it, and what it says of itself."""
 
 
-async def examine(endpoint: Endpoint, master_key: str) -> list[Found]:
+async def examine(endpoint: Endpoint, master_key: str, previous: str = "") -> list[Found]:
     """Every finding on a store, in the order in which things are needed.
 
     Args:
         endpoint: Where it is.
         master_key: The setting, or "".
+        previous: The setting `security.previous_master_key`, or "".
     """
     endpoint = replace(endpoint, timeout=min(endpoint.timeout, _PATIENCE))
     clients: list[Redis] = []
     try:
-        return await _examine(endpoint, master_key, clients)
+        return await _examine(endpoint, master_key, previous, clients)
     finally:
         await asyncio.gather(*(client.aclose(close_connection_pool=True) for client in clients), return_exceptions=True)
 
 
-async def _examine(endpoint: Endpoint, master_key: str, clients: list[Redis]) -> list[Found]:
+async def _examine(endpoint: Endpoint, master_key: str, previous: str, clients: list[Redis]) -> list[Found]:
     try:
         addresses = await _addresses(endpoint)
         nodes: list[_Node] = []
@@ -92,7 +93,7 @@ async def _examine(endpoint: Endpoint, master_key: str, clients: list[Redis]) ->
     for node in nodes:
         found += await _node(node)
     found += await _rights(nodes)
-    found += await _key(nodes, master_key)
+    found += await _key(nodes, master_key, previous)
     return list(dict.fromkeys(found))
 
 
@@ -295,7 +296,7 @@ async def _who(client: Redis) -> list[str]:
         return []
 
 
-async def _key(nodes: list[_Node], master_key: str) -> list[Found]:
+async def _key(nodes: list[_Node], master_key: str, previous: str) -> list[Found]:
     """Whether the master key that is set opens what is kept."""
     for _, client, _ in nodes:
         try:
@@ -305,7 +306,9 @@ async def _key(nodes: list[_Node], master_key: str) -> list[Found]:
         if wanted is None or not master_key:
             return []
         try:
-            MasterKeys(master_key, None).get(wanted.decode() if isinstance(wanted, bytes) else wanted)
+            MasterKeys(master_key, None, previous=previous).get(
+                wanted.decode() if isinstance(wanted, bytes) else wanted
+            )
         except KeyringError as error:
             return [("master key", FAIL, str(error), "set the key with which the store was made")]
         return [("master key", OK, "it is the one that the store is locked with", "")]

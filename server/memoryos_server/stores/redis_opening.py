@@ -56,14 +56,19 @@ def master_keys(settings: Settings) -> MasterKeys:
     """
     security = settings.security
     if not settings.redis.url:
-        return MasterKeys(security.master_key, security.key_dir, Path(settings.data_dir))
+        return MasterKeys(
+            security.master_key,
+            security.key_dir,
+            Path(settings.data_dir),
+            previous=security.previous_master_key,
+        )
     if not security.master_key:
         raise SettingsError(
             "redis.url names a live store, whose data several servers share: set security.master_key "
             "(MEMORYOS_SECURITY__MASTER_KEY or MEMORYOS_SECURITY__MASTER_KEY_FILE) to 64 hex digits, the same for all of "
             "them, and keep it: without it nobody can read the data (`openssl rand -hex 32` makes one)"
         )
-    return MasterKeys(security.master_key, None)
+    return MasterKeys(security.master_key, None, previous=security.previous_master_key)
 
 
 @asynccontextmanager

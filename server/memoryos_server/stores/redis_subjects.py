@@ -15,7 +15,7 @@ from memoryos_server.stores.keyring import KEY_BYTES, KeyringError
 from memoryos_server.stores.manifest import Manifest
 from memoryos_server.stores.redis_cache import Cache
 from memoryos_server.stores.redis_client import Client, Script
-from memoryos_server.stores.scope import PARTITIONS, Partition, Scope, is_subject_id, partition_of
+from memoryos_server.stores.scope import PARTITIONS, STORE_KEYRING, Partition, Scope, is_subject_id, partition_of
 from memoryos_server.stores.sealing import SealBroken, Sealer
 
 KIND = "subject"
@@ -127,6 +127,7 @@ class RedisSubjects:
         lookup = self.lookup(tenant_id, user_id)
         partition = partition_of(lookup)
         subject_id = lookup[:2] + os.urandom(15).hex()
+        await self._present_master()
         while True:
             generation = self._known.generation
             key = os.urandom(KEY_BYTES)
@@ -144,6 +145,12 @@ class RedisSubjects:
                 return known.subject
             # Somebody was first; or the id was erased while the call was under way.
             subject_id = answer[0].decode() or lookup[:2] + os.urandom(15).hex()
+
+    async def _present_master(self) -> None:
+        """Sees to it that what is wrapped now is wrapped by the store's present master key, which another server may change."""
+        present = (await self._client.run("HGET", STORE_KEYRING, "master_key")) or b""
+        if present.decode() not in ("", self._manifest.master.id):
+            self._manifest.master.use(present.decode())
 
     async def open_tenant(self, tenant_id: str) -> Subject:
         """What stands for a tenant as a whole: its key seals what all of the tenant's people share."""
