@@ -158,7 +158,7 @@ class Play:
             return False
         known = self.random.choice(theirs)
         unknown = _unlike(known, self.random)
-        person.sent.add(known)
+        person.sent |= {known, *(word for each in self.people for word in each.canaries if word in known)}
         answers = []
         for one in (known, unknown):
             seen = over_grpc(self.channel, METHODS[line.rpc], dict(line.request) | {name: one}, person.headers)
