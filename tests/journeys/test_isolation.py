@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from tests.any_rpc import METHODS, over_grpc
+from tests.bridge.endpoints import TIME
 from tests.isolation import SHARED, Play, text_of
 from tests.rpc.authorisation import LINES
 from tests.system import System
@@ -65,10 +66,12 @@ def play(system: System, calls: int) -> None:
                     )
                     for tenant in ("nowhere", "north")
                 )
-                assert (alone.code, text_of(alone)) == (beside.code, text_of(beside)), line.rpc
+                assert (alone.code, TIME.sub("", text_of(alone))) == (beside.code, TIME.sub("", text_of(beside))), (
+                    line.rpc
+                )
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_people_when_they_call_at_random_with_each_others_ids_then_nothing_of_others_comes_back(system: System) -> None:
     play(system, 2_000)
 
