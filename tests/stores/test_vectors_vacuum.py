@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from memoryos_server.stores.edge_shards import Shards
+from memoryos_server.stores.edge_vacuum import Vacuum
 from tests.stores.embedded_fixtures import Keys, indexed, kill, opened, restarted, subject, turn
 
 
@@ -147,4 +148,20 @@ async def test_vacuum_step_when_the_shard_is_not_being_rewritten_then_is_refused
     while vacuum.step("main", False):
         pass
     assert count(shards) == 1
+    shards.close()
+
+
+def test_vacuum_when_begun_again_in_the_middle_then_nothing_half_made_is_left(tmp_path: Path) -> None:
+    shards = Shards.open(tmp_path / "shards", {"small": 4}, "f")
+    there = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    vacuum = Vacuum(shards)
+    assert vacuum.step("main", True)
+    assert any(path.name.endswith(".new") for path in (tmp_path / "shards").iterdir())
+    more = vacuum.step("main", True)
+    while more:
+        more = vacuum.step("main", False)
+    left = sorted(path.name for path in (tmp_path / "shards").iterdir() if not path.name.startswith("main."))
+    assert left == there
+    with pytest.raises(LookupError):
+        vacuum.step("main", False)
     shards.close()

@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import qdrant_edge as qe
@@ -174,17 +174,26 @@ class Shards:
                 shard.flush()
                 self._unflushed.discard(id(shard))
 
-    def rewrite(self, name: str) -> tuple[qe.EdgeShard, qe.EdgeShard]:
-        """Begins to rewrite a shard: it, and an empty one that from now on gets every write that it gets.
+    def making(self, name: str) -> Generator[None, None, Path]:
+        """Makes an empty shard like that of a name, in parts of some 20 ms; returns where it lies.
+
+        Raises:
+            KeyError: There is no such shard.
+        """
+        _, sizes = self.named()[name]
+        path = self._directory / f"{name}.{secrets.token_hex(4)}"
+        yield from _make(path, sizes, _DENSE_INDEXES if sizes else _MAIN_INDEXES)
+        return path
+
+    def rewrite(self, name: str, path: Path) -> tuple[qe.EdgeShard, qe.EdgeShard]:
+        """Begins to rewrite a shard: it, and the empty one of a path, which from now on gets every write that it gets.
 
         Raises:
             KeyError: There is no such shard.
         """
         self.abandon()
-        shard, sizes = self.named()[name]
-        path = self._directory / f"{name}.{secrets.token_hex(4)}"
-        indexes = _DENSE_INDEXES if sizes else _MAIN_INDEXES
-        fresh = _open(path, sizes, indexes)
+        shard, _ = self.named()[name]
+        fresh = _load(path)
         self._rewriting = name, shard, fresh, path
         return shard, fresh
 
@@ -321,21 +330,35 @@ def _config(sizes: Mapping[str, int]) -> qe.EdgeConfig:
 
 def _open(path: Path, sizes: Mapping[str, int], indexes: Mapping[str, object]) -> qe.EdgeShard:
     if not path.exists():
-        # Made aside and renamed, so that a crash midway leaves no half-made shard under the name.
-        fresh = path.with_name(path.name + ".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o700)
-        shard = qe.EdgeShard.create(str(fresh), _config(sizes))
-        for field, params in indexes.items():
-            shard.update(qe.UpdateOperation.create_field_index(field, params))  # type: ignore[arg-type]  # a wide union
-        shard.flush()
-        shard.close()
-        (fresh / "vectors.json").write_text(json.dumps(dict(sorted(sizes.items()))), "utf-8")
-        _sync(fresh / "vectors.json")
-        _sync(fresh)
-        fresh.rename(path)
-        _sync(path.parent)
+        for _ in _make(path, sizes, indexes):
+            pass
     return _load(path)
+
+
+def _make(path: Path, sizes: Mapping[str, int], indexes: Mapping[str, object]) -> Iterator[None]:
+    """Makes an empty shard, and comes back between the parts of it, each of which waits for the disk."""
+    # Made aside and renamed, so that a crash midway leaves no half-made shard under the name.
+    fresh = path.with_name(path.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    shard = qe.EdgeShard.create(str(fresh), _config(sizes))
+    try:
+        for field, params in indexes.items():
+            yield
+            shard.update(qe.UpdateOperation.create_field_index(field, params))  # type: ignore[arg-type]  # a wide union
+        yield
+        shard.flush()
+    except GeneratorExit:  # nobody wants it any more
+        shard.close()
+        shutil.rmtree(fresh)
+        raise
+    shard.close()
+    (fresh / "vectors.json").write_text(json.dumps(dict(sorted(sizes.items()))), "utf-8")
+    _sync(fresh / "vectors.json")
+    _sync(fresh)
+    fresh.rename(path)
+    _sync(path.parent)
+    yield
 
 
 def _load(path: Path) -> qe.EdgeShard:

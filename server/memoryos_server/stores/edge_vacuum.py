@@ -7,7 +7,8 @@ both shards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
 from typing import Any
 
 import qdrant_edge as qe
@@ -31,6 +32,7 @@ class Vacuum:
         """Keeps the shards."""
         self._shards = shards
         self._name = ""
+        self._making: Generator[None, None, Path] | None = None
         self._pair: tuple[qe.EdgeShard, qe.EdgeShard] | None = None
         self._after = ""
         self._steps = 0
@@ -45,21 +47,33 @@ class Vacuum:
         """
         if first:
             self._begin(name)
-        if self._pair is None or name != self._name:
+        if name != self._name or (self._pair is None and self._making is None):
             raise LookupError("the shard is not being rewritten")
-        if not self._shards.is_rewriting(self._pair[1]):
+        if self._pair is not None and not self._shards.is_rewriting(self._pair[1]):
             self._begin(name)  # a write that cannot be repeated came between
-        if self._finish:
+        if self._making is not None:
+            self._make(self._making)
+        elif self._finish:
             self._finish.pop(0)()
             if not self._finish:
                 self._pair = None
-            return bool(self._finish)
-        self._copy(*self._pair)
+                return False
+        elif self._pair is not None:
+            self._copy(*self._pair)
         return True
 
     def _begin(self, name: str) -> None:
-        self._name, self._after, self._steps, self._finish = name, "", 0, []
-        self._pair = self._shards.rewrite(name)
+        if self._making is not None:
+            self._making.close()
+        self._name, self._after, self._steps, self._finish, self._pair = name, "", 0, [], None
+        self._making = self._shards.making(name)
+
+    def _make(self, making: Generator[None, None, Path]) -> None:
+        try:
+            next(making)
+        except StopIteration as made:
+            self._making = None
+            self._pair = self._shards.rewrite(self._name, made.value)
 
     def _copy(self, old: qe.EdgeShard, fresh: qe.EdgeShard) -> None:
         request = qe.ScrollRequest(offset=behind(self._after), limit=_STEP, with_payload=True, with_vector=True)
