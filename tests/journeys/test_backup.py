@@ -109,7 +109,8 @@ def test_files_when_a_backup_is_made_then_only_the_owner_reads_them_and_no_key_l
     assert [stat.S_IMODE(path.stat().st_mode) for path in (content, keyring, content.parent)] == [0o600, 0o600, 0o700]
     store = valkey(filled)
     wrapped = [value for name in store.keys("{p*}:keyring") for value in store.hvals(name)]
-    master = next((tmp_path / "config" / "memoryos" / "keys").iterdir()).read_text().strip()
+    (key_file,) = (tmp_path / "config" / "memoryos" / "keys").glob("*.key")
+    master = key_file.read_text().strip()
     assert wrapped
     raws = {path: unpacked(path) for path in (content, keyring)}
     assert all(key in raws[keyring] and key not in raws[content] for key in wrapped)
