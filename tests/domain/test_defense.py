@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memoryos_server.domain.core.faults import Invalid
+from memoryos_server.domain.core.faults import BackendDown, Invalid
 from memoryos_server.domain.defense.bans import Bans
 from memoryos_server.domain.defense.gcra import Gcra, Rate
 from memoryos_server.domain.defense.guard import Guard, LimitReached, Rules
@@ -21,6 +23,7 @@ from memoryos_server.domain.defense.places import (
     written,
 )
 from memoryos_server.domain.defense.records import Records
+from memoryos_server.domain.defense.sharing import Defense
 from memoryos_server.domain.defense.signals import Signals
 from memoryos_server.domain.ports.defense import PERMANENT, Ban, Change, Counts, Listed
 
@@ -362,3 +365,46 @@ def test_records_when_a_key_is_refused_again_and_again_then_one_a_minute_with_th
         ("defense.limit", "key", "key_1", "", "before=9"),
         ("defense.ban", "flood", "defense", "2001:db8::/64", "offence=2 seconds=600"),
     ]
+
+
+class Busy:
+    """A store that more calls reach whenever it is asked to count."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.guard = guard
+        self.counted: list[tuple[int, Counts]] = []
+        self.down = False
+
+    async def load(self) -> tuple[Sequence[Ban], Sequence[Listed]]:
+        return [], []
+
+    async def put(self, change: Change) -> None:
+        pass
+
+    async def count(self, writer: str, batch: int, counts: Counts) -> None:
+        await asyncio.sleep(0)
+        self.guard.enter(HERE)
+        if self.down:
+            raise BackendDown("away")
+        self.counted.append((batch, counts))
+
+    async def counts(self) -> Counts:
+        return sum((counts for _, counts in self.counted), Counts())
+
+    def follow(self, heard: Callable[[Change], None], missed: Callable[[], None]) -> None:
+        pass
+
+
+async def test_counts_when_calls_come_without_end_then_written_once_and_none_is_lost() -> None:
+    guard = Watched()
+    store = Busy(guard)
+    defense = Defense(guard, store)
+    guard.enter(HERE)
+    async with asyncio.timeout(5):
+        assert await defense.counts() == Counts(2, 0)
+    assert store.counted == [(1, Counts(1, 0))]
+    store.down = True
+    assert await defense.counts() == Counts(3, 0)
+    store.down = False
+    assert await defense.counts() == Counts(5, 0)
+    assert store.counted == [(1, Counts(1, 0)), (2, Counts(1, 0)), (3, Counts(2, 0))]

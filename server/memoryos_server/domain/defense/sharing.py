@@ -149,12 +149,17 @@ class Defense(WrittenBehind):
     async def _count(self) -> None:
         async with self._writing:
             self._counted_at = time.monotonic()
-            while self._batch or self.guard.waiting.requests:
-                if self._batch is None:
-                    self._batch = self.guard.take_counts()
-                    self._number += 1
-                await self._store.count(self._writer, self._number, self._batch)
-                self._kept, self._batch = self._kept + self._batch, None
+            if self._batch is not None:
+                await self._send(self._batch)
+            # No more than this: what calls add while the store answers is for the next time.
+            if self.guard.waiting.requests:
+                self._batch = self.guard.take_counts()
+                self._number += 1
+                await self._send(self._batch)
+
+    async def _send(self, batch: Counts) -> None:
+        await self._store.count(self._writer, self._number, batch)
+        self._kept, self._batch = self._kept + batch, None
 
     async def _change(self, *changes: Change) -> None:
         # Here at once, also while the store is away: whoever is to be let in again is not to wait for it.
