@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,25 @@ async def test_retention_when_events_are_old_then_they_are_moved_counted_and_sti
         one.id for one in before if one.tenant_id == "t1"
     ][-5:]
     assert await retention.verify() == 1000
+
+
+async def test_retention_when_something_unforeseen_fails_then_it_is_said_and_tried_again(
+    store: RedisStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = iter([RuntimeError("unforeseen")])
+    moved = asyncio.Event()
+
+    async def sequence() -> None:
+        for error in failures:
+            raise error
+        moved.set()
+
+    async with (
+        Retention(store.client, store.chain, sequence, tmp_path, audit_days=90, seconds=0.01),
+        asyncio.timeout(5),
+    ):
+        await moved.wait()
+    assert len([line for line in caplog.messages if "were not archived" in line]) == 1
 
 
 async def test_retention_when_no_age_is_set_then_only_a_given_one_moves(store: RedisStore, tmp_path: Path) -> None:

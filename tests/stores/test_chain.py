@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports.audit import Wanted
-from memoryos_server.stores.chain import Taken, beginning, linked
+from memoryos_server.stores import sequencer
+from memoryos_server.stores.chain import Link, Taken, beginning, linked
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.portable_keys import key_names, read_keys, write_pieces
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.redis_chain import ChainBlockedError
+from memoryos_server.stores.redis_chain import ChainBlockedError, Head
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import PARTITIONS, Partition
 from tests.stores.chain_support import Audited, event
@@ -173,6 +176,67 @@ async def test_sequencer_when_a_link_stands_behind_the_head_then_events_stay_in_
     assert await outbox(store) == 1
     problems, _ = await audited.verify()
     assert [(one["tenant_id"], one["number"]) for one in problems] == [("acme", 77)]
+
+
+@pytest.mark.parametrize("which", [0, 1])
+async def test_sequencer_when_a_chain_or_its_head_is_something_else_then_its_events_stay_and_others_go_on(
+    audited: Audited, which: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = audited.store
+    await store.client.run("SET", keys_of(audited, "acme")[which], "no chain")
+    await store.audit.append([event(number, tenant) for number in range(3) for tenant in ("acme", "north")])
+    for _ in range(3):
+        await audited.sequencer.now()
+    assert await outbox(store) == 3
+    found, _ = await audited.trail.page(Wanted("north"), 10, None)
+    assert len(found) == 3
+    assert len([line for line in caplog.messages if "events of acme stay in the outbox" in line]) == 1
+    await store.client.run("DEL", keys_of(audited, "acme")[which])
+    await audited.sequencer.now()
+    assert (await audited.intact())["events"] == 6
+
+
+async def test_sequencer_when_more_than_a_page_of_events_is_stuck_then_those_behind_them_are_chained(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer, "PAGE", 4)
+    store = audited.store
+    key = keys_of(audited, "acme")[0]
+    await store.client.run("SET", key, "no chain")
+    # One person's outbox, in which everybody's events may lie.
+    partition = store.chain.home("acme")
+    for number in range(30):
+        stored = store.audit.stored(event(number, "acme" if number < 20 or number % 2 else "north"))
+        await store.client.run("XADD", partition.audit, "*", "e", stored[0], "w", stored[1])
+    await audited.sequencer.now()
+    assert await outbox(store) == 25
+    assert (await store.chain.head("north")).count == 5
+    await store.client.run("DEL", key)
+    await audited.sequencer.now()
+    assert await outbox(store) == 0
+    numbers = [int(orjson.loads(link.event)["details"]) async for link in store.chain.forth("acme")]
+    assert numbers == [*range(20), *range(21, 30, 2)]
+    assert (await audited.intact())["events"] == 30
+
+
+async def test_sequencer_when_a_chain_is_writable_again_meanwhile_then_nothing_is_passed_over(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sequencer, "PAGE", 4)
+    store = audited.store
+    add, failures = store.chain.add, iter([True])
+
+    async def once_blocked(head: Head, links: Sequence[Link]) -> Head | None:
+        if next(failures, False):
+            raise ChainBlockedError("just now")
+        return await add(head, links)
+
+    monkeypatch.setattr(store.chain, "add", once_blocked)
+    await store.audit.append([event(number) for number in range(10)])
+    await audited.sequencer.now()
+    assert await outbox(store) == 10
+    await audited.sequencer.now()
+    assert (await audited.intact())["events"] == 10
 
 
 async def test_sequencer_when_a_head_says_that_all_was_taken_then_it_takes_no_event_away(audited: Audited) -> None:

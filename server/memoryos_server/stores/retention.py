@@ -188,6 +188,8 @@ class Retention:
                     _log.info("%d audit events were moved into the archive", moved)
             except (Fault, OSError, ArchiveError) as error:
                 _log.error("audit events stay in the store, for they cannot be archived: %s", error)
+            except Exception:
+                _log.exception("audit events were not archived; they stay in the store and are tried again")
             await asyncio.sleep(self._seconds)
 
 

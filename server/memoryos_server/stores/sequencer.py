@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable
+from dataclasses import dataclass
 from time import monotonic
 from types import TracebackType
 from typing import Self
 
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.stores.chain import Taken, linked
 from memoryos_server.stores.heads import HeadBrokenError, Signed, SignedHeads
@@ -35,6 +37,23 @@ _MOST_HEADS = 4096
 _TRIES = 50
 _TOGETHER = 16
 """So many outboxes are read at once."""
+_MOST_STUCK = 32
+"""So many pages of an outbox in which events stay are read at a time, for what may be chained behind them."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """How far an outbox was read.
+
+    Attributes:
+        number: Whose.
+        start: From where it is read on.
+        stuck: In how many of its pages events stayed.
+    """
+
+    number: int
+    start: str = "-"
+    stuck: int = 0
 
 
 class Sequencer:
@@ -68,6 +87,7 @@ class Sequencer:
         self._heads: dict[str, Head] = {}
         self._to_sign: set[str] = set()
         self._distrusted: set[str] = set()
+        self._blocked = Sparing(_log)
         self._signed_at = 0.0
         self._unwritable = False
         self._task: asyncio.Task[None] | None = None
@@ -103,11 +123,12 @@ class Sequencer:
             BackendDown: As `now`.
         """
         async with self._lock:
-            left = sorted(partitions)
+            left = [_Reading(number) for number in sorted(partitions)]
+            blocked: set[str] = set()
             try:
                 while left:
                     some, left = left[:_TOGETHER], left[_TOGETHER:]
-                    left += await self._round(some)
+                    left += await self._round(some, blocked)
                     if monotonic() > self._signed_at + _SIGN_SECONDS:  # with much to do this takes long
                         await self._sign()
             finally:
@@ -136,30 +157,62 @@ class Sequencer:
                 _log.exception("recorded events were not chained; they stay in the outbox and are tried again")
                 swept = loop.time()
 
-    async def _round(self, numbers: list[int]) -> list[int]:
-        """Chains a page of each outbox; those that may have more."""
+    async def _round(self, readings: list[_Reading], blocked: set[str]) -> list[_Reading]:
+        """Chains a page of each outbox; those that may have more.
+
+        Args:
+            readings: The outboxes.
+            blocked: Tenants whose events stay where they are; grows. Nothing of theirs is chained until all is read anew: what
+                is chained stands for all before it in its outbox.
+        """
         pages = await self._client.batch(
-            [("XRANGE", Partition(number).audit, "-", "+", "COUNT", PAGE) for number in numbers]
+            [("XRANGE", Partition(one.number).audit, one.start, "+", "COUNT", PAGE) for one in readings]
         )
         events: dict[str, list[Taken]] = {}
-        for number, page in zip(numbers, pages, strict=True):
+        for one, page in zip(readings, pages, strict=True):
             for entry, fields in page:
-                events.setdefault(whose(fields.get(b"e", b"")), []).append(taken_of(number, entry, fields))
+                events.setdefault(whose(fields.get(b"e", b"")), []).append(taken_of(one.number, entry, fields))
         reach("audit.taken")
         done: dict[int, list[str]] = {}
-        blocked: set[int] = set()
+        stuck: set[int] = set()
         for tenant, taken in events.items():
-            try:
-                await self._add(tenant, sorted(taken, key=lambda one: (one.at, one.partition)))
-            except ChainBlockedError as error:
-                _log.error("recorded events stay in the outbox: %s; `memoryos audit verify` says more", error)
-                blocked.update(one.partition for one in taken)
-                continue
-            for one in taken:
-                done.setdefault(one.partition, []).append(one.entry)
+            if tenant not in blocked and not await self._chained(tenant, taken):
+                blocked.add(tenant)
+            for event in taken:
+                if tenant in blocked:
+                    stuck.add(event.partition)
+                else:
+                    done.setdefault(event.partition, []).append(event.entry)
         reach("audit.chained")
         await self._client.batch([("XDEL", Partition(number).audit, *entries) for number, entries in done.items()])
-        return [n for n, page in zip(numbers, pages, strict=True) if len(page) == PAGE and n not in blocked]
+        more = []
+        for one, page in zip(readings, pages, strict=True):
+            one.stuck += one.number in stuck
+            if len(page) == PAGE and one.stuck < _MOST_STUCK:
+                one.start = "(" + page[-1][0].decode()
+                more.append(one)
+        return more
+
+    async def _chained(self, tenant: str, taken: list[Taken]) -> bool:
+        """Chains events of a tenant; whether that could be done.
+
+        Raises:
+            BackendDown: The store does not answer.
+        """
+        try:
+            await self._add(tenant, sorted(taken, key=lambda one: (one.at, one.partition)))
+        except BackendDown:
+            raise
+        except ChainBlockedError as error:
+            self._blocked.error("recorded events stay in the outbox: %s; `memoryos audit verify` says more", error)
+        except Exception as error:  # such as a key that holds something else: it must not stop the other tenants
+            self._heads.pop(tenant, None)
+            self._blocked.error(
+                "recorded events of %s stay in the outbox, for its chain cannot be written: %s", tenant, error
+            )
+        else:
+            return True
+        return False
 
     async def _add(self, tenant: str, taken: list[Taken]) -> None:
         """Makes a tenant's chain longer by those events that are not in it yet."""
