@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports.audit import Wanted
 from memoryos_server.stores import sequencer
 from memoryos_server.stores.chain import Link, Taken, beginning, linked
+from memoryos_server.stores.heads import Signed
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.portable_keys import key_names, read_keys, write_pieces
 from memoryos_server.stores.redis import RedisStore
@@ -73,20 +75,45 @@ async def test_sequencer_when_running_then_an_event_is_chained_and_signed_within
             assert time.monotonic() - began < 1.0
 
 
-async def _signed(audited: Audited, count: int) -> bool:
-    signed = audited.heads.read("acme")
+async def _signed(audited: Audited, count: int, tenant: str = "acme") -> bool:
+    signed = audited.heads.read(tenant)
     return signed is not None and signed.count == count
 
 
-async def test_sequencer_when_heads_cannot_be_kept_then_it_chains_and_says_so_once(
-    audited: Audited, caplog: pytest.LogCaptureFixture
+async def test_sequencer_when_heads_cannot_be_kept_then_it_chains_says_so_once_and_keeps_them_once_it_can(
+    audited: Audited, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    audited.heads.path("acme").with_suffix(".new").mkdir(parents=True)  # in the place of what is written first
+    write = audited.heads.write
+
+    def full(signed: Signed) -> None:
+        if signed.tenant_id == "acme":
+            raise OSError("no space left")
+        write(signed)
+
+    monkeypatch.setattr(audited.heads, "write", full)
     for number in range(3):
-        await audited.store.audit.append([event(number)])
+        await audited.store.audit.append([event(number, tenant) for tenant in ("acme", "north")])
         await audited.sequencer.now()
     assert await outbox(audited.store) == 0
     assert len([line for line in caplog.messages if "signed heads" in line]) == 1
+    assert await _signed(audited, 3, "north")
+    monkeypatch.undo()
+    await audited.sequencer.now()  # with nothing to chain
+    assert await _signed(audited, 3)
+
+
+def test_heads_when_servers_share_a_directory_then_the_longest_chain_is_kept_and_nothing_else_is_left(
+    audited: Audited,
+) -> None:
+    chains = [(tenant, count) for count in range(1, 9) for tenant in ("acme", "north")]
+    with ThreadPoolExecutor(8) as servers:
+        for done in [servers.submit(audited.heads.write, Signed(t, n, b"%d" % n, "now")) for t, n in chains]:
+            done.result()
+    for tenant in ("acme", "north"):
+        audited.heads.write(Signed(tenant, 9, b"9", "now"))
+        audited.heads.write(Signed(tenant, 3, b"3", "now"))
+        assert audited.heads.read(tenant) == Signed(tenant, 9, b"9", "now")
+    assert {path.suffix for path in audited.heads.directory.iterdir()} == {".head"}
 
 
 async def test_sequencer_when_left_then_what_was_written_last_is_chained(audited: Audited) -> None:

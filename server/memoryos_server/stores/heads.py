@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import os
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,22 @@ def put(directory: Path, files: Mapping[str, bytes]) -> None:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name, raw in files.items():
         path = directory / Path(name).name
-        fresh = path.with_suffix(".new")
-        with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(raw)
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        # A name of its own, for several servers may write here.
+        fd, fresh = tempfile.mkstemp(".new", path.stem, directory)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(fresh).replace(path)
+        except OSError:
+            Path(fresh).unlink(missing_ok=True)
+            raise
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def put_back(directory: Path, files: Mapping[str, bytes]) -> None:
@@ -124,11 +135,15 @@ class SignedHeads:
         return found
 
     def write(self, signed: Signed) -> None:
-        """Keeps a head, durable when this returns, in the place of the one before.
+        """Keeps a head, durable when this returns, in the place of the one before, unless that is of a longer chain.
 
         Raises:
             OSError: It cannot be written.
         """
+        with contextlib.suppress(HeadBrokenError):
+            before = self.read(signed.tenant_id)
+            if before is not None and before.count > signed.count:
+                return  # another server, with the same directory, was faster
         put(self.directory, {self.path(signed.tenant_id).name: self._line(signed)})
 
     def files(self) -> dict[str, bytes]:

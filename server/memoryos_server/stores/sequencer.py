@@ -85,7 +85,7 @@ class Sequencer:
         self._gather, self._sweep = gather_seconds, sweep_seconds
         self._lock = asyncio.Lock()
         self._heads: dict[str, Head] = {}
-        self._to_sign: set[str] = set()
+        self._to_sign: dict[str, tuple[int, bytes]] = {}
         self._distrusted: set[str] = set()
         self._blocked = Sparing(_log)
         self._signed_at = 0.0
@@ -227,7 +227,7 @@ class Sequencer:
                 del self._heads[tenant]  # another server was faster
                 continue
             self._heads[tenant] = added
-            self._to_sign.add(tenant)
+            self._to_sign[tenant] = added.count, added.hash
             if len(fresh) <= PAGE:
                 return
         raise BackendDown("Other servers are faster at one chain")
@@ -263,24 +263,28 @@ class Sequencer:
         return link is not None and link.hash == signed.hash
 
     async def _sign(self) -> None:
-        """Keeps the heads of what was added to, and says if it cannot."""
+        """Keeps the heads of what was added to, and says if it cannot; those are tried again the next time."""
         now = utc_now().isoformat().replace("+00:00", "Z")
-        wanted = [self._heads[tenant] for tenant in self._to_sign - self._distrusted if tenant in self._heads]
-        self._to_sign.clear()
+        wanted = [
+            Signed(tenant, *head, now) for tenant, head in self._to_sign.items() if tenant not in self._distrusted
+        ]
         self._signed_at = monotonic()
         if len(self._heads) > _MOST_HEADS:
             self._heads.clear()
 
-        def write() -> None:
-            for head in wanted:
-                self._signed.write(Signed(head.tenant_id, head.count, head.hash, now))
+        def write() -> tuple[list[Signed], OSError | None]:
+            failed, why = [], None
+            for signed in wanted:
+                try:
+                    self._signed.write(signed)
+                except OSError as error:
+                    failed.append(signed)
+                    why = error
+            return failed, why
 
-        try:
-            if wanted:
-                await asyncio.to_thread(write)
-                self._unwritable = False
-        except OSError as error:
-            if self._unwritable:
-                return  # said already, and this comes with every write
-            self._unwritable = True
+        failed, error = await asyncio.to_thread(write) if wanted else ([], None)
+        self._to_sign = {signed.tenant_id: (signed.count, signed.hash) for signed in failed}
+        if error is not None and not self._unwritable:  # else it was said already, and this comes with every write
             _log.error("the signed heads of the audit chains cannot be kept in %s: %s", self._signed.directory, error)
+        if wanted:
+            self._unwritable = error is not None
