@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -429,3 +430,41 @@ async def test_page_when_the_archive_is_damaged_then_says_that_it_cannot_be_read
     fresh = Audited(audited.store, audited.home)
     with pytest.raises(BackendDown, match="archive"):
         await fresh.trail.page(Wanted("acme"), 5, None)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"ts": "yesterday"},
+        {"ts": 2**62},
+        {"ts": -1},
+        {"ts": True},
+        {"id": 7},
+        {"details": None},
+        {"action": ["a"]},
+        {"count": "two"},
+        {"count": 2**40},
+        {"subject": {}},
+    ],
+)
+async def test_page_when_a_record_has_fields_of_other_kinds_then_the_others_are_shown_and_verify_names_it(
+    audited: Audited, damage: dict[str, Any]
+) -> None:
+    store = audited.store
+    record, who = store.audit.stored(event(1))
+    bad = orjson.dumps({**orjson.loads(record), **damage})
+    await store.audit.append([event(0)])
+    await audited.sequencer.now()
+    head = await store.chain.head("acme")
+    assert await store.chain.add(head, linked(head.count, head.hash, [Taken(200, "9-0", bad, who)]))  # chained
+    await store.client.run("XADD", Partition(3).audit, "*", "e", bad, "w", who)  # and not yet
+    await store.audit.append([event(2)])
+    assert [one.details async for one in store.audit.tail("acme", 10)] == ["0", "2"]
+    await audited.another().now()
+    for tenant, details in (("acme", ["2", "0"]), ("_system", [])):
+        found, following = await audited.trail.page(Wanted(tenant), 10, None)
+        assert ([one.details for one in found], following) == (details, None)
+    problems, _ = await audited.verify()
+    assert [(one["tenant_id"], one["number"]) for one in problems] == [("_system", 1), ("acme", 2)]
+    assert await audited.retention.move(0) == 4
+    assert len(await audited.retention.newest(None, 10)) == 2

@@ -17,7 +17,7 @@ from typing import Any
 from memoryos_server.stores.archive import Stored, stored_batches
 from memoryos_server.stores.chain import HASH_BYTES, Link, beginning
 from memoryos_server.stores.heads import HeadBrokenError, Signed, SignedHeads
-from memoryos_server.stores.redis_audit import RedisAudit
+from memoryos_server.stores.redis_audit import RedisAudit, parsed
 from memoryos_server.stores.redis_chain import Head, RedisChain
 
 _MOST = 20
@@ -70,6 +70,8 @@ class _Walk:
             self.say(self.count + 1, place, f"events {missing} are missing")
         elif not link.follows(self.hash):
             self.say(link.number, place, f"event {link.number} was changed, or exchanged")
+        elif parsed(link.event) is None:
+            self.say(link.number, place, f"event {link.number} is no record of an event, and is shown nowhere")
         self.count, self.hash = link.number, link.hash
         self.recent.append((link.number, link.hash))
         if self.signed is not None and self.signed.count == self.count:

@@ -35,7 +35,10 @@ _log = logging.getLogger(__name__)
 _BATCH_LIFE = 600
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PAGE = 64
-_NEEDED = {"id", "ts", "type", "tenant", "action", "outcome", "actor", "request", "details"}
+_TEXTS = ("id", "type", "tenant", "action", "outcome", "actor", "request", "details")
+_MORE_TEXTS = ("user", "address", "subject")
+_MOST_MICROS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_MOST_COUNT = 2**31
 
 _APPEND = Script(
     "append_audit",
@@ -277,12 +280,17 @@ class RedisAudit:
 
 
 def parsed(event: bytes) -> dict[str, Any] | None:
-    """A stored record; None for what is none."""
+    """A stored record; None for what is none, or could not be shown as an event."""
     try:
         record = orjson.loads(event)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and record.keys() >= _NEEDED else None
+    if not isinstance(record, dict) or type(record.get("ts")) is not int or type(record.get("count", 1)) is not int:
+        return None
+    texts = all(isinstance(record.get(name), str) for name in _TEXTS)
+    more = all(isinstance(record.get(name, ""), str) for name in _MORE_TEXTS)
+    in_range = 0 <= record["ts"] <= _MOST_MICROS and 0 <= record.get("count", 1) < _MOST_COUNT
+    return record if texts and more and in_range else None
 
 
 def whose(event: bytes) -> str:
