@@ -395,6 +395,20 @@ class Busy:
         pass
 
 
+def test_guard_when_an_address_floods_then_calls_of_a_key_that_is_known_go_on_and_ban_nobody() -> None:
+    guard = Watched()
+    for _ in range(RULES.address.burst):
+        guard.refused(HERE, wrong_key=False)
+    for _ in range(100):
+        guard.check_address(HERE, lambda: True)
+    assert guard.imposed == []
+    assert guard.waiting.blocked == 0
+    for _ in range(RULES.floods):
+        with pytest.raises(LimitReached):
+            guard.check_address(HERE, lambda: False)
+    assert [ban.reason for ban in guard.imposed] == ["flood"]
+
+
 async def test_counts_when_calls_come_without_end_then_written_once_and_none_is_lost() -> None:
     guard = Watched()
     store = Busy(guard)

@@ -167,6 +167,8 @@ def test_limits_when_an_address_sends_no_key_then_told_when_to_come_again_and_in
     shown = {name: headers[f"RateLimit-{name}"] for name in ("Limit", "Remaining")}
     assert shown == {"Limit": "15", "Remaining": "0"}
     assert int(headers["RateLimit-Reset"]) >= int(headers["Retry-After"])
+    for _ in range(10):  # whoever shares the address and has a key
+        assert ask(system, "203.0.113.40", ADMIN)[0] == 200
     for _ in range(4):
         assert ask(system, "203.0.113.40", None)[0] == 429
     assert ask(system, "203.0.113.40", None)[0] == 403

@@ -7,7 +7,7 @@ import grpc
 import pytest
 from scratch.v1 import scratch_service_pb2 as pb
 
-from memoryos_server.rpc.auth import peer_address
+from memoryos_server.rpc.auth import Auth, peer_address
 from memoryos_server.stores.redis import RedisStore
 from tests.rpc.conftest import ADMIN, bearer, client, failure, lines, record
 from tests.scratch.serve import Scratch, run_scratch
@@ -207,6 +207,19 @@ async def test_auth_off_when_a_bearer_is_sent_then_it_is_ignored(store: RedisSto
         assert made.owner == "default_user"
         named = await stub.CreateThing(REQUESTS[WRITE], metadata=[("x-user-id", "bob")])
         assert named.owner == "bob"
+
+
+async def test_seen_when_a_key_was_used_and_holds_then_known_without_the_store_and_else_not(
+    store: RedisStore, valkey: Valkey
+) -> None:
+    auth = Auth(enabled=True, admin_key=ADMIN, keys=store.keys, bridge_secret="")
+    names = ("ADMIN", "reader", "expired", "nobody")
+    assert [auth.seen(dict(bearer(name))) for name in names] == [True, False, False, False]
+    assert [await auth.knows(dict(bearer(name))) for name in names] == [True, True, False, False]
+    valkey.stop()
+    assert [auth.seen(dict(bearer(name))) for name in names] == [True, True, False, False]
+    assert not auth.seen({})
+    assert not auth.seen({"authorization": "Bearer " + "x" * 5000})
 
 
 FORWARDED = ("memoryos-client-address", "203.0.113.7")

@@ -45,6 +45,9 @@ class MemoryKeys:
             raise BackendDown("The store does not answer")
         return self.keys.get(key)
 
+    def seen(self, key: str) -> ApiKey | None:
+        return self.keys.get(key)
+
     async def create(self, key: str, record: ApiKey) -> None:
         self.keys[key] = record
 

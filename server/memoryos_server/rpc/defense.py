@@ -106,7 +106,7 @@ class Door:
         Raises:
             TooMany: The address makes too many calls without a valid key.
         """
-        return _Address(self._guard, self._metrics, call)
+        return _Address(self._guard, self._auth, self._metrics, call)
 
     def key(self, call: Call) -> _Key:
         """The interceptor inside of auth: limits keys.
@@ -128,7 +128,7 @@ class Door:
             self._refused.inc()
             raise banned(ban, self._guard.now)
         try:
-            self._guard.check_address(address)
+            self._guard.check_address(address, lambda: self._auth.seen(metadata))
         except LimitReached:
             self._metrics.refused.labels("address").inc()
             raise
@@ -141,10 +141,11 @@ class Door:
 
 
 class _Address:
-    __slots__ = ("_call", "_guard", "_metrics")
+    __slots__ = ("_auth", "_call", "_guard", "_metrics")
 
-    def __init__(self, guard: Guard, metrics: Metrics, call: Call) -> None:
+    def __init__(self, guard: Guard, auth: Auth, metrics: Metrics, call: Call) -> None:
         self._guard = guard
+        self._auth = auth
         self._metrics = metrics
         self._call = call
 
@@ -153,7 +154,7 @@ class _Address:
         if call.method.permission == "public":
             return
         try:
-            self._guard.check_address(call.address)
+            self._guard.check_address(call.address, lambda: self._auth.seen(call.metadata))
         except LimitReached:
             self._metrics.refused.labels("address").inc()
             raise

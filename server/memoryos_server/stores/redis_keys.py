@@ -181,6 +181,11 @@ class RedisApiKeys:
         self._cache.put(digest, record, generation)
         return record
 
+    def seen(self, key: str) -> ApiKey | None:
+        """The record of a key as it was found last, or None; it may have been revoked since."""
+        cached = self._cache.get(self._digest(key))
+        return cached[0] if cached else None
+
     async def create(self, key: str, record: ApiKey) -> None:
         """Keeps a key, durably.
 

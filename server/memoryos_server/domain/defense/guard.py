@@ -139,8 +139,12 @@ class Guard:
         known = self._known.get(address) or self._learn(address)
         return None if known.spared else self._bans.get(known.place, self._clock())
 
-    def check_address(self, address: str) -> None:
+    def check_address(self, address: str, holds_key: Callable[[], bool] = lambda: False) -> None:
         """Lets a call go on whose address has room; counts nothing against it.
+
+        Args:
+            address: Whose call.
+            holds_key: Whether its key is known to be valid: such a call goes on all the same. Asked only if there is no room.
 
         Raises:
             LimitReached: It has made too many calls without a valid key. It is told, and after many such calls banned.
@@ -151,7 +155,7 @@ class Guard:
         if known.spared:
             return
         standing = self._addresses.look(known.place)
-        if standing.allowed:
+        if standing.allowed or holds_key():
             return
         self._blocked += 1
         self._signal(FLOOD, known.place)
