@@ -198,6 +198,16 @@ async def test_refusal_when_the_request_is_malformed_too_then_the_key_is_what_co
         assert (await failure(call(b"\xff\xff"))).code is grpc.StatusCode.UNAUTHENTICATED
 
 
+@pytest.mark.parametrize("header", [("x-tenant-id", "a b"), ("x-user-id", "%00")])
+async def test_refusal_when_a_header_is_malformed_too_then_the_key_is_what_counts(
+    api: Any, header: tuple[str, str]
+) -> None:
+    for metadata in ([], [("authorization", "Bearer nobody")], bearer("expired"), bearer("reader")):
+        seen = await failure(api.GetSavedThings(pb.GetSavedThingsRequest(), metadata=[*metadata, header]))
+        held = metadata == bearer("reader")
+        assert seen.code is (grpc.StatusCode.INVALID_ARGUMENT if held else grpc.StatusCode.UNAUTHENTICATED)
+
+
 async def test_auth_off_when_a_bearer_is_sent_then_it_is_ignored(store: RedisStore, valkey: Valkey) -> None:
     valkey.stop()  # so that a lookup would fail
     async with run_scratch(keys=store.keys) as running, client(running.address) as stub:

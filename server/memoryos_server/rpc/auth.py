@@ -136,9 +136,8 @@ class Auth:
     async def _caller(self, call: Call) -> Caller:
         # Probes must be answered whatever headers a proxy adds: public methods read none.
         public = call.method.permission == "public"
-        tenant = None if public else _tenant(call.metadata.get("x-tenant-id"))
-        named_user = None if public else _named_user(call.metadata.get("x-user-id"))
         if not self._enabled or public:
+            tenant, named_user = (None, None) if public else _named(call.metadata)
             return Caller(
                 tenant_id=tenant or DEFAULT_TENANT,
                 permissions=frozenset() if self._enabled else PERMISSIONS,
@@ -146,8 +145,10 @@ class Auth:
                 anonymous=not self._enabled,
                 any_tenant=not self._enabled,
             )
+        # The key before all else: whoever has none is told so, whatever else is wrong with the call, and is counted for it.
         key = _bearer(call.metadata.get("authorization"))
         if self._is_admin(key):
+            tenant, named_user = _named(call.metadata)
             return Caller(
                 tenant_id=tenant or DEFAULT_TENANT,
                 permissions=frozenset({"admin"}),
@@ -158,10 +159,13 @@ class Auth:
         record = await self._keys.find(key) if len(key) <= _MAX_KEY else None
         if record is None:
             raise Unauthenticated("This API key is not known")
-        caller = _from_record(record, named_user)
+        caller = _from_record(record)
         self._settle(call, caller)  # so that what is refused below is recorded under the key's own tenant
         if self._has_ended(record):
             raise Unauthenticated("This API key has expired", reason="key_expired")
+        tenant, named_user = _named(call.metadata)
+        caller = replace(caller, named_user=named_user)
+        self._settle(call, caller)
         if record.tenant_id == ANY_TENANT:
             return replace(caller, tenant_id=tenant or DEFAULT_TENANT)
         if tenant is not None and tenant != record.tenant_id:
@@ -191,14 +195,13 @@ def _shown(text: str) -> str:
         return ""
 
 
-def _from_record(record: ApiKey, named_user: str | None) -> Caller:
+def _from_record(record: ApiKey) -> Caller:
     tenant = DEFAULT_TENANT if record.tenant_id == ANY_TENANT else record.tenant_id
     return Caller(
         tenant_id=tenant,
         user_id=record.user_id,
         permissions=record.permissions,
         key_id=record.id,
-        named_user=named_user,
         any_tenant=record.tenant_id == ANY_TENANT,
         budget=Budget(record.requests_per_minute, record.tokens_per_day),
     )
@@ -215,6 +218,11 @@ def _bearer(value: str | None) -> str:
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("An API key is needed: `Authorization: Bearer <key>`")
     return key
+
+
+def _named(metadata: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """The tenant and the user that a call names."""
+    return _tenant(metadata.get("x-tenant-id")), _named_user(metadata.get("x-user-id"))
 
 
 def _tenant(value: str | None) -> str | None:
