@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -7,10 +8,12 @@ import grpc
 import pytest
 from scratch.v1 import scratch_service_pb2 as pb
 
+from memoryos_server.domain.core.saying import Sparing
+from memoryos_server.rpc import auth as rpc_auth
 from memoryos_server.rpc.auth import Auth, peer_address
 from memoryos_server.stores.redis import RedisStore
 from tests.rpc.conftest import ADMIN, bearer, client, failure, lines, record
-from tests.scratch.serve import Scratch, run_scratch
+from tests.scratch.serve import MemoryKeys, Scratch, run_scratch
 from tests.stores.redis_fixtures import Valkey
 
 
@@ -258,6 +261,21 @@ async def test_address_when_there_is_no_secret_then_nobody_is_believed() -> None
     async with run_scratch() as running, client(running.address) as stub:
         await stub.ProbeThing(pb.ProbeThingRequest(), metadata=[FORWARDED, ("memoryos-bridge-secret", "")])
         assert lines(running)[-1]["peer"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("ours", ["", "bridge-secret"])
+def test_address_when_it_is_not_believed_then_said_once_without_any_secret(
+    ours: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_auth, "_log", Sparing(logging.getLogger(rpc_auth.__name__)))
+    auth = Auth(enabled=True, admin_key=ADMIN, keys=MemoryKeys(), bridge_secret=ours)
+    for secret in ("guessed", ""):
+        named = {FORWARDED[0]: FORWARDED[1], "memoryos-bridge-secret": secret}
+        assert auth.address_of(named, lambda: "ipv4:192.0.2.1:5") == "192.0.2.1"
+    assert auth.address_of({}, lambda: "ipv4:192.0.2.1:5") == "192.0.2.1"
+    (line,) = caplog.messages
+    assert "bridge.secret" in line
+    assert not any(text in line for text in ("guessed", "bridge-secret", FORWARDED[1]))
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -25,11 +26,14 @@ from memoryos_server.domain.core.caller import (
     set_caller,
 )
 from memoryos_server.domain.core.faults import Forbidden, Invalid, Unauthenticated
+from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.defense.places import address_of
 from memoryos_server.domain.ports import ApiKey, ApiKeys
 from memoryos_server.rpc.wrap import Call
+
+_log = Sparing(logging.getLogger(__name__))
 
 ADMIN_KEY_ID = "admin_key"
 """What audit and logs show for the key of the settings, which is in no store."""
@@ -90,11 +94,14 @@ class Auth:
 
     def address_of(self, metadata: Mapping[str, str], peer: Callable[[], str]) -> str:
         """As `address`, of what a client sent; `peer` gives gRPC's form of its peer, which costs more than all the rest."""
-        if self._bridge_secret is not None:
-            named = metadata.get("memoryos-client-address", "")
+        if named := metadata.get("memoryos-client-address", ""):
             secret = metadata.get("memoryos-bridge-secret", "")
-            if named and hmac.compare_digest(_digest(secret), self._bridge_secret):
+            if self._bridge_secret is not None and hmac.compare_digest(_digest(secret), self._bridge_secret):
                 return _shown(named)
+            _log.warning(
+                "a client's address is not believed, and the caller's own stands for it: whoever names it does not know "
+                "bridge.secret as it is here; set the same for server and bridge"
+            )
         return peer_address(peer())
 
     async def knows(self, metadata: Mapping[str, str]) -> bool:
