@@ -111,3 +111,15 @@ async def test_keeper_when_too_much_waits_then_more_is_dropped_and_later_counts_
         keeper.touch(ann, IDS[2:3])
         await keeper.write()
     assert IDS[2] in await store.heat.get(ann, IDS)
+
+
+async def test_keeper_when_somebody_was_erased_meanwhile_then_the_heat_of_all_others_is_written(opened: Opened) -> None:
+    _, store, ann = opened
+    bob = await store.subjects.open("default", "bob")
+    async with HeatKeeper(store.heat, interval=3600, clock=lambda: NOW) as keeper:
+        keeper.touch(ann, IDS[:1])
+        keeper.touch(bob, IDS[:1])
+        await store.erasures.begin("default", "ann", "key_1", NOW)
+        await keeper.write()
+        assert (await store.heat.get(bob, IDS[:1]))[IDS[0]].count == 1
+        await keeper.write()

@@ -7,12 +7,14 @@ after a week. Nothing is thrown away for being cold. Warm memories are what beco
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 from memoryos_server.domain.core.behind import WrittenBehind
+from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import HeatState, HeatStore, Subject
 
@@ -80,17 +82,21 @@ class HeatKeeper(WrittenBehind):
         while waiting:
             subject_id = next(iter(waiting))
             subject, counts = waiting[subject_id]
-            now = self._clock()
             try:
-                known = await self._store.get(subject, list(counts))
-                states = {id_: touched(known.get(id_) or initial(now), now, times) for id_, times in counts.items()}
-                await self._store.put(subject, states)
+                with contextlib.suppress(Stale):  # erased meanwhile: nothing is to be kept
+                    await self._write(subject, counts)
             except BaseException:
                 for left, left_counts in waiting.values():
                     for memory_id, times in left_counts.items():
                         self._add(left, memory_id, times)
                 raise
             del waiting[subject_id]
+
+    async def _write(self, subject: Subject, counts: Mapping[str, int]) -> None:
+        now = self._clock()
+        known = await self._store.get(subject, list(counts))
+        states = {id_: touched(known.get(id_) or initial(now), now, times) for id_, times in counts.items()}
+        await self._store.put(subject, states)
 
     def _add(self, subject: Subject, memory_id: str, times: int) -> None:
         _, counts = self._waiting.setdefault(subject.id, (subject, {}))
