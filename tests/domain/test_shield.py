@@ -312,6 +312,25 @@ def test_request_when_passed_on_cleaned_then_only_the_texts_of_its_messages_chan
     assert passed_on(plain, clean) == '{"model": "m", "input": "mail [redacted:email]"}'
 
 
+def test_request_when_nested_deeply_or_with_a_huge_number_then_cleaned_and_all_else_is_kept_to_the_letter() -> None:
+    clean = redactor(["email"])
+    inner = '{"x":[' * 300 + '{"text":"I am a@b.example","n":' + "9" * 5000 + ',"o":1e400}' + "]}" * 300
+    text = '{"model":"m","messages":[{"role":"user","content":"hi", "parts" : ' + inner + "}]}"
+    changed = passed_on(CHAT_COMPLETIONS.parse(text, stream=False), clean)
+    assert changed == text.replace("a@b.example", "[redacted:email]")
+    assert passed_on(CHAT_COMPLETIONS.parse(changed, stream=False), clean) is None
+
+
+@pytest.mark.parametrize("role", [["user"], {"user": 1}, None, 1])
+def test_response_when_a_role_is_no_text_then_what_the_item_says_is_looked_at_and_goes_on_as_it_came(
+    role: object,
+) -> None:
+    text = json.dumps({"model": "m", "input": [{"role": role, "content": "one"}, {"role": "user", "content": "two"}]})
+    body = RESPONSES.parse(text, stream=False)
+    assert outside_texts(body, history=True) == ["two", "one"]
+    assert body.text == text
+
+
 async def test_chat_when_the_shield_blocks_then_an_attack_anywhere_in_what_users_said_is_refused() -> None:
     told: list[Suspicion] = []
     memory = ListMemory()

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from memoryos_server.domain.core.faults import Invalid
 
 _BLANK = re.compile(r"[ \t\n\r]*")
+_MARK = re.compile(r'["{}\[\]]')
 
 
 class Member(NamedTuple):
@@ -64,6 +65,25 @@ def inner_members(text: str, start: int) -> list[Member]:
 def elements(text: str, start: int) -> list[Member]:
     """The elements of an array that begins at `start` in a text known to be sound."""
     return list(_scan(text, "[", start))
+
+
+def strings(text: str, start: int, end: int) -> Iterator[Member]:
+    """The texts within a value, however deeply nested, in a text known to be sound; elements of arrays have the name ""."""
+    names = [""]
+    at = start
+    while (mark := _MARK.search(text, at, end)) is not None:
+        at = mark.end()
+        if mark[0] in "{[":
+            names.append("")
+        elif mark[0] in "}]":
+            names.pop()
+        else:
+            value, at = _DECODER.raw_decode(text, mark.start())
+            behind = _skip(text, at)
+            if text[behind : behind + 1] == ":":
+                names[-1] = value
+            else:
+                yield Member(names[-1], value, mark.start(), mark.start(), at)
 
 
 Edit = tuple[int, int, str]

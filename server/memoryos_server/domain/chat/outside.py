@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
-from memoryos_server.domain.chat.jsontext import Edit, edited
+from memoryos_server.domain.chat.jsontext import Edit, edited, strings
 from memoryos_server.domain.chat.request import ChatBody
 from memoryos_server.domain.chat.sse import text_of
 
@@ -22,7 +21,7 @@ def outside_texts(body: ChatBody, *, history: bool) -> list[str]:
         role = message.get("role")
         if role == "assistant" and not history:
             break
-        if role in _OURS:
+        if isinstance(role, str) and role in _OURS:
             continue
         texts += [text for text in (text_of(message.get("content")), text_of(message.get("output"))) if text]
     return texts
@@ -31,22 +30,11 @@ def outside_texts(body: ChatBody, *, history: bool) -> list[str]:
 def passed_on(body: ChatBody, clean: Callable[[str], str]) -> str | None:
     """The request's JSON text with the texts of its messages cleaned, None if nothing changes; all else stays as it is."""
     edits: list[Edit] = []
-    for start, end in body.spans:
-        value = json.loads(body.text[start:end])
-        cleaned = _cleaned(value, clean)
-        if cleaned != value:
-            edits.append((start, end, json.dumps(cleaned, ensure_ascii=False)))
+    for span in body.spans:
+        for one in strings(body.text, *span):
+            if one.name and one.name not in _TEXTS:
+                continue
+            cleaned = clean(one.value)
+            if cleaned != one.value:
+                edits.append((one.start, one.end, json.dumps(cleaned, ensure_ascii=False)))
     return edited(body.text, edits) if edits else None
-
-
-def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
-    if isinstance(value, str):
-        return clean(value)
-    if isinstance(value, list):
-        return [_cleaned(one, clean) for one in value]
-    if isinstance(value, dict):
-        return {
-            name: _cleaned(one, clean) if name in _TEXTS or isinstance(one, (dict, list)) else one
-            for name, one in value.items()
-        }
-    return value
