@@ -223,3 +223,10 @@ def test_errors_when_something_is_left_then_are_told_by_category() -> None:
     now = utc_now()
     one = Erasure("0" * 32, Whose("t", "l", "", now - timedelta(1)), "k", now, parts={"b": Part(1, 2), "a": Part(0, 0)})
     assert one.errors == ["b: 2 left"]
+
+
+async def test_pending_when_one_user_s_are_asked_for_then_no_other_s_are_given(store: RedisStore) -> None:
+    made = [await begin(store, "ann"), await begin(store, "ann"), await begin(store, "bob")]
+    found = await store.erasures.pending(store.erasures.lookup("acme", "ann"))
+    assert sorted(one.id for one in found) == sorted(one.id for one in made[:2])
+    assert await store.erasures.pending(store.erasures.lookup("other", "ann")) == []

@@ -111,13 +111,15 @@ class RedisErasures:
         raw = await self._client.run("HGET", partition_of(erasure_id).erasures, erasure_id)
         return None if raw is None else self._opened(erasure_id, raw)
 
-    async def pending(self) -> list[Erasure]:
-        """Those that have not come to their end."""
-        partitions = [Partition(number) for number in range(PARTITIONS)]
+    async def pending(self, lookup: str = "") -> list[Erasure]:
+        """Those that have not come to their end: all, or those of one user, by the keyed hash."""
+        # An id begins as the keyed hash does: both lie in one partition.
+        partitions = [partition_of(lookup)] if lookup else [Partition(number) for number in range(PARTITIONS)]
         found = await self._client.batch([("SMEMBERS", partition.erasing) for partition in partitions])
         wanted = [(p, raw.decode()) for p, ids in zip(partitions, found, strict=True) for raw in sorted(ids)]
         records = await self._client.batch([("HGET", partition.erasures, name) for partition, name in wanted])
-        return [self._opened(name, raw) for (_, name), raw in zip(wanted, records, strict=True) if raw is not None]
+        opened = [self._opened(name, raw) for (_, name), raw in zip(wanted, records, strict=True) if raw is not None]
+        return [one for one in opened if lookup in ("", one.whose.lookup)]
 
     async def keep(self, erasure: Erasure, *, ended: bool = False) -> Erasure | None:
         """Keeps what became of an erasure, and gives it as it is kept; None, and nothing is kept, if somebody else did."""

@@ -130,8 +130,8 @@ class Erasures(Protocol):
     async def find(self, erasure_id: str) -> Erasure | None:
         """The record of an id, or None."""
 
-    async def pending(self) -> list[Erasure]:
-        """Those that have not come to their end."""
+    async def pending(self, lookup: str = "") -> list[Erasure]:
+        """Those that have not come to their end: all, or those of one user, by the keyed hash."""
 
     async def keep(self, erasure: Erasure, *, ended: bool = False) -> Erasure | None:
         """Keeps what became of an erasure, and gives it as it is kept; None, and nothing is kept, if somebody else did."""

@@ -79,7 +79,8 @@ class PrivacyService:
     async def erase(self, who: Caller, user_id: str) -> Erasure:
         """Erases everything that is kept of a user; what cannot be erased now is tried again until it is.
 
-        The data of before cannot be read any more when this returns, whatever the state. Cancelling undoes nothing.
+        The data of before cannot be read any more when this returns, whatever the state. Cancelling undoes nothing. Where an
+        earlier erasure of the user has not come to its end, it is tried again too, and given if something is still left.
 
         Raises:
             Invalid, Forbidden: As `export`.
@@ -119,7 +120,12 @@ class PrivacyService:
     async def _erase(self, tenant_id: str, owner: str, actor: str) -> Erasure:
         erasure = await self._erasures.begin(tenant_id, owner, actor, self._now())
         reach("erase.begun")
-        return await self._eraser.erase(erasure)
+        made = await self._eraser.erase(erasure)
+        for earlier in await self._erasures.pending(erasure.whose.lookup):
+            if earlier.id != erasure.id and earlier.state != ERASED:
+                again = await self._eraser.erase(earlier)
+                made = again if made.state == ERASED else made
+        return made
 
     async def _intend(self, who: Caller, owner: str, event_type: str, action: str) -> None:
         """Records that something is asked for, before it is done.

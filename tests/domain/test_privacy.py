@@ -1,0 +1,119 @@
+"""Erasures as they are asked for: what the answer says, and what of it is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.ports import Subject
+from memoryos_server.domain.ports.privacy import ERASED, PARTIAL, Erasure, UserData, Whose
+from memoryos_server.domain.privacy.erasing import Eraser
+from memoryos_server.domain.privacy.service import PrivacyService
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+CALLER = Caller("acme", "boss", frozenset({"admin"}), "key_boss")
+
+
+def lookup(tenant_id: str, user_id: str) -> str:
+    return f"{tenant_id}/{user_id}"
+
+
+class ListErasures:
+    """Records of erasures in memory; who is known is erased by the first."""
+
+    def __init__(self, *known: str) -> None:
+        self.known = set(known)
+        self.kept: dict[str, Erasure] = {}
+        self.ended: set[str] = set()
+
+    def lookup(self, tenant_id: str, user_id: str) -> str:
+        return lookup(tenant_id, user_id)
+
+    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime) -> Erasure:
+        subject_id = f"subject of {user_id}" if user_id in self.known else ""
+        self.known.discard(user_id)
+        made = Erasure(str(len(self.kept)), Whose(tenant_id, lookup(tenant_id, user_id), subject_id, now), actor, now)
+        self.kept[made.id] = made
+        return made
+
+    async def find(self, erasure_id: str) -> Erasure | None:
+        return self.kept.get(erasure_id)
+
+    async def pending(self, lookup: str = "") -> list[Erasure]:
+        return [one for one in self.kept.values() if one.id not in self.ended and lookup in ("", one.whose.lookup)]
+
+    async def keep(self, erasure: Erasure, *, ended: bool = False) -> Erasure | None:
+        self.kept[erasure.id] = made = replace(erasure, revision=erasure.revision + 1)
+        self.ended |= {erasure.id} if ended else set()
+        return made
+
+
+class Away:
+    """A category whose store can be away."""
+
+    name = "episodes"
+
+    def __init__(self) -> None:
+        self.away = False
+        self.erased: list[str] = []
+
+    async def export(self, whose: Whose, subject: Subject | None) -> AsyncIterator[Mapping[str, Any]]:
+        nothing: tuple[Mapping[str, Any], ...] = ()
+        for item in nothing:
+            yield item
+
+    async def erase(self, whose: Whose) -> int:
+        if self.away and whose.subject_id:
+            raise BackendDown("away")
+        self.erased.append(whose.subject_id)
+        return 1
+
+    async def left(self, whose: Whose) -> int:
+        return 0
+
+
+class Log:
+    """Events in a list."""
+
+    def __init__(self) -> None:
+        self.events: list[AuditEvent] = []
+
+    async def append(self, events: Sequence[AuditEvent]) -> None:
+        self.events += events
+
+
+class NoFiles:
+    async def compact(self) -> Mapping[str, str]:
+        return {}
+
+
+def service(erasures: ListErasures, log: Log, *data: UserData) -> PrivacyService:
+    eraser = Eraser(erasures, data, NoFiles(), forget=lambda whose: None, settle_seconds=0.0, now=lambda: NOW)
+
+    async def profile(subject: Subject) -> str:
+        return ""
+
+    return PrivacyService(None, data, erasures, eraser, log, profile, now=lambda: NOW)  # type: ignore[arg-type]  # not asked
+
+
+async def test_erase_when_an_earlier_one_is_not_done_then_it_is_tried_again_and_ok_only_once_all_is_gone() -> None:
+    erasures, episodes = ListErasures("ann", "bob"), Away()
+    privacy = service(erasures, Log(), episodes)
+    episodes.away = True
+    first = await privacy.erase(CALLER, "ann")
+    theirs = await privacy.erase(CALLER, "bob")
+    assert [first.state, theirs.state] == [PARTIAL, PARTIAL]
+    second = await privacy.erase(CALLER, "ann")
+    assert (second.id, second.state, second.attempts) == (first.id, PARTIAL, 2)
+    assert second.errors == ["episodes: away"]
+    episodes.away = False
+    third = await privacy.erase(CALLER, "ann")
+    assert third.state == ERASED
+    assert erasures.kept[first.id].state == ERASED
+    assert "subject of ann" in episodes.erased
+    assert erasures.kept[theirs.id].state == PARTIAL, "of others nothing is tried"
