@@ -7,11 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from memoryos_server.domain.admin.keys import Keeper, KeyService
+from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import BackendDown
-from memoryos_server.domain.ports import Subject
+from memoryos_server.domain.ports import ApiKey, Subject
 from memoryos_server.domain.ports.privacy import ERASED, PARTIAL, Erasure, UserData, Whose
+from memoryos_server.domain.privacy.data import Keys
 from memoryos_server.domain.privacy.erasing import Eraser
 from memoryos_server.domain.privacy.service import PrivacyService
 
@@ -92,6 +95,22 @@ class NoFiles:
         return {}
 
 
+class OneKey:
+    """A store with one key of ann's."""
+
+    def __init__(self) -> None:
+        self.keys = [ApiKey("key_ann", "ann", "acme", frozenset({"memory"}), "", NOW, None)]
+
+    async def list(self) -> Sequence[ApiKey]:
+        return list(self.keys)
+
+    async def look(self, key_or_id: str) -> ApiKey | None:
+        return next((key for key in self.keys if key.id == key_or_id), None)
+
+    async def revoke(self, key_id: str, *, while_there: Sequence[str] = ()) -> ApiKey | None:
+        return self.keys.pop() if self.keys else None
+
+
 def service(erasures: ListErasures, log: Log, *data: UserData) -> PrivacyService:
     eraser = Eraser(erasures, data, NoFiles(), forget=lambda whose: None, settle_seconds=0.0, now=lambda: NOW)
 
@@ -117,3 +136,25 @@ async def test_erase_when_an_earlier_one_is_not_done_then_it_is_tried_again_and_
     assert erasures.kept[first.id].state == ERASED
     assert "subject of ann" in episodes.erased
     assert erasures.kept[theirs.id].state == PARTIAL, "of others nothing is tried"
+
+
+async def test_erase_when_the_user_has_a_key_then_the_outcome_of_the_call_is_still_to_be_recorded() -> None:
+    log, store = Log(), OneKey()
+    keys = KeyService(store, log)  # type: ignore[arg-type]  # no more of it is used
+
+    async def revoke(key_id: str) -> object:
+        return await keys.revoke(key_id, Keeper("erasure", every=True))
+
+    privacy = service(ListErasures("ann"), log, Keys(store, revoke, lookup))  # type: ignore[arg-type]  # as above
+    event = AuditEvent("id", NOW, "gdpr.delete", "acme", "ann", "", "DeleteUserData", "ok", "key_boss")
+    draft = audit.begin(event)
+    made = await privacy.erase(CALLER, "ann")
+    assert (made.state, store.keys) == (ERASED, [])
+    assert [(one.event_type, one.outcome) for one in log.events] == [
+        ("gdpr.delete", "intent"),
+        ("key.revoke", "intent"),
+        ("key.revoke", "ok"),
+    ]
+    assert not draft.taken
+    assert draft.event is not None
+    assert (draft.event.outcome, draft.event.resource) == ("ok", f"erasure/{made.id}")

@@ -118,6 +118,7 @@ class PrivacyService:
         return found
 
     async def _erase(self, tenant_id: str, owner: str, actor: str) -> Erasure:
+        audit.begin(None)  # what ends with the user is recorded by itself; the outcome of the call is still to be
         erasure = await self._erasures.begin(tenant_id, owner, actor, self._now())
         reach("erase.begun")
         made = await self._eraser.erase(erasure)
