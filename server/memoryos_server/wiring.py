@@ -127,6 +127,7 @@ class Memory:
         keeper: Counts accesses.
         finder: Finds typed memories.
         embedder: Embeds texts, and keeps the latest vectors.
+        engine: Finds what answers a question, and keeps what the latest say.
         service: Adds and retrieves.
     """
 
@@ -142,6 +143,7 @@ class Memory:
     keeper: heat.HeatKeeper
     finder: Finder
     embedder: SharedEmbedder
+    engine: RecallEngine
     service: MemoryService
 
 
@@ -314,6 +316,7 @@ async def open_memory(
         keeper,
         finder,
         shared,
+        engine,
         service,
     )
 
@@ -408,16 +411,24 @@ async def open_privacy(
         chat.forget_erased(is_meant)
         if receipts is not None:
             receipts.forget_if(is_meant)
+        forget_unnamed()
+
+    def forget_unnamed() -> None:
         # Kept under no name; it is made again, and erasures are rare.
         memory.knowledge.forget_all()
         memory.embedder.forget_all()
+        memory.engine.forget_all()
+
+    def missed() -> None:
+        chat.forget_if(lambda *_: True)
+        forget_unnamed()
 
     def forget(whose: str) -> None:
         heard(whose)
         if redis.shared:
             redis.changes.tell(_ERASED, whose)
 
-    redis.changes.listen(_ERASED, heard)
+    redis.changes.listen(_ERASED, heard, missed if redis.shared else None)
 
     async def revoke(key_id: str) -> object:
         return await keys.revoke(key_id, Keeper(_ERASURES_ACTOR, every=True))

@@ -43,6 +43,15 @@ def engine(memory: EngineMemory) -> RecallEngine:
     return memory.engine
 
 
+async def test_forget_all_when_called_then_no_question_and_no_text_is_kept(engine: RecallEngine) -> None:
+    await engine.recall(subject_of("ann"), "What is the name of Ann's puppy?", 3)
+    engine.closeness("Which puppy?", "His name is Rufus.", {})
+    kept = (engine._question, engine._terms_of)
+    assert [one.cache_info().currsize for one in kept] == [2, 1]
+    engine.forget_all()
+    assert [one.cache_info().currsize for one in kept] == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("question", "event"),
     [

@@ -126,6 +126,11 @@ class RecallEngine:
         self._weights = weights or Weights()
         self._calibration = calibration or Calibration()
 
+    def forget_all(self) -> None:
+        """Drops what is kept of questions and texts: an erasure leaves nothing here."""
+        self._question.cache_clear()
+        self._terms_of.cache_clear()
+
     async def index(self, turns: Sequence[Turn]) -> list[IndexedTurn]:
         """The turns with what search needs, in order."""
         vectors = await self._embedder.embed([turn.content for turn in turns])
