@@ -108,7 +108,11 @@ class Operator:
             yield _key(await self._keys.revoke(arguments["key"], _KEEPER, keep_admin=False))
         elif command == "keys.rotate":
             key, record, old = await self._keys.rotate(
-                arguments["key"], _KEEPER, arguments.get("overlap_seconds"), _time(arguments.get("expires_at"))
+                arguments["key"],
+                _KEEPER,
+                arguments.get("overlap_seconds"),
+                _time(arguments.get("expires_at")),
+                keep_admin=False,
             )
             yield {"api_key": key, **_key(record), "old_id": old.id, "old_expires_at": _key(old)["expires_at"]}
         elif command == "keys.rotate_master" and self._house.rotate_master is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from memoryos_server.domain.admin.keys import Keeper, KeyService, NewKey
-from memoryos_server.domain.core.faults import Invalid, NotFound
+from memoryos_server.domain.core.faults import Invalid, NotFound, Stale
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey
 from memoryos_server.stores.keyring import MasterKeys
@@ -70,3 +70,25 @@ async def test_admin_when_the_only_key_has_expired_then_there_is_none(store: Red
     assert not await keys.has_admin()
     await keys.create(NewKey("ann", "*", ["admin"], expires_at=now + timedelta(hours=1)), OPERATOR)
     assert await keys.has_admin()
+
+
+async def test_last_admin_when_others_are_of_other_tenants_only_then_it_stays_and_gets_no_end(
+    store: RedisStore,
+) -> None:
+    keys = KeyService(store.keys, store.audit)
+    _, chief = await keys.create(NewKey("chief", "*", ["admin"]), OPERATOR)
+    _, acme = await keys.create(NewKey("ann", "acme", ["admin"]), OPERATOR)
+    await keys.create(NewKey("bob", "other", ["admin"]), OPERATOR)
+    soon = utc_now() + timedelta(hours=1)
+    for refused in (keys.revoke(chief.id, OPERATOR), keys.rotate(chief.id, OPERATOR, 0, soon)):
+        with pytest.raises(Stale) as raised:
+            await refused
+        assert raised.value.reason == "last_admin_key"
+    _, chief, _ = await keys.rotate(chief.id, OPERATOR, 0)
+    await keys.revoke(acme.id, OPERATOR)  # the key of all tenants reaches hers
+    _, ending, _ = await keys.rotate(chief.id, OPERATOR, 0, soon, keep_admin=False)
+    _, later, _ = await keys.rotate(ending.id, OPERATOR, 0, soon)
+    await keys.revoke(later.id, OPERATOR, keep_admin=False)
+    _, acme = await keys.create(NewKey("ann", "acme", ["admin"]), OPERATOR)
+    with pytest.raises(Stale):
+        await keys.revoke(acme.id, OPERATOR)

@@ -205,7 +205,7 @@ class KeyService:
         Args:
             key_or_id: The key, or its id.
             by: Who does.
-            keep_admin: The last admin key stays.
+            keep_admin: The last admin key of its tenant stays, and the last of all tenants.
 
         Raises:
             NotFound: There is no such key.
@@ -215,7 +215,7 @@ class KeyService:
         record = by.reaches(await self._keys.look(key_or_id))
         others: list[str] = []
         if keep_admin and not self._spare_admin and _admins([record]):
-            others = [one for one in _admins(await self._keys.list()) if one != record.id]
+            others = await self._other_admins(record)
             if not others:
                 raise _last_admin()
         await self._record("key.revoke", record, by, "intent")
@@ -229,7 +229,13 @@ class KeyService:
         return record
 
     async def rotate(
-        self, key_or_id: str, by: Keeper, overlap_seconds: int | None = None, expires_at: datetime | None = None
+        self,
+        key_or_id: str,
+        by: Keeper,
+        overlap_seconds: int | None = None,
+        expires_at: datetime | None = None,
+        *,
+        keep_admin: bool = True,
     ) -> tuple[str, ApiKey, ApiKey]:
         """A new key with the rights of an old one: the key, shown this once, its record, and the old one's.
 
@@ -238,11 +244,12 @@ class KeyService:
             by: Who does.
             overlap_seconds: How long the old key goes on, 0..30 days; None: a day.
             expires_at: When the new key ends; None: when the old one would have.
+            keep_admin: The last admin key, as `revoke` has it, gets no earlier end than it has.
 
         Raises:
             Invalid: A field is out of range, or the old key has expired.
             NotFound: There is no such key.
-            Stale: The old key was changed meanwhile.
+            Stale: The old key was changed meanwhile, or it is the last admin key.
             BackendDown: Nothing is changed, unless only the outcome could not be recorded.
         """
         seconds = DEFAULT_OVERLAP if overlap_seconds is None else overlap_seconds
@@ -254,6 +261,9 @@ class KeyService:
         old = by.reaches(await self._keys.look(key_or_id))
         if _over(old, now):
             raise Invalid("The key has expired: make a new one", param="key")
+        sooner = expires_at is not None and (old.expires_at is None or expires_at < old.expires_at)
+        if sooner and keep_admin and not self._spare_admin and _admins([old]) and not await self._other_admins(old):
+            raise _last_admin()
         ends = min(now + timedelta(seconds=seconds), old.expires_at or datetime.max.replace(tzinfo=now.tzinfo))
         key = _strong()
         record = replace(old, id=_id(), created_at=now, expires_at=expires_at or old.expires_at, last_used_at=None)
@@ -265,6 +275,11 @@ class KeyService:
             raise
         await self._record("key.rotate", old, by, "ok", record.id)
         return key, record, replace(old, expires_at=ends)
+
+    async def _other_admins(self, record: ApiKey) -> list[str]:
+        """The ids of the admin keys that reach what one does."""
+        reaching = {record.tenant_id, ANY_TENANT}
+        return _admins([one for one in await self._keys.list() if one.id != record.id and one.tenant_id in reaching])
 
     async def _record(self, event_type: str, record: ApiKey, by: Keeper, outcome: str, details: str = "") -> None:
         tenant = record.tenant_id if record.tenant_id != ANY_TENANT else SYSTEM_TENANT
