@@ -282,6 +282,24 @@ async def test_repeat_when_ten_minutes_are_over_or_it_was_forgotten_then_it_is_a
     assert chat.memory.said() == [("user", "q"), ("assistant", "You said: q")] * 3
 
 
+async def test_tool_loop_when_memories_were_forgotten_while_they_were_gathered_then_they_are_not_kept_for_it(
+    chat: Chat,
+) -> None:
+    chat.memory.say("I live in Basel")
+    chat.memory.delay = 0.05
+    first = [{"role": "user", "content": "weather where I live?"}]
+    asking = asyncio.create_task(ask(chat, body(messages=first)))
+    while not chat.memory.recalls:  # noqa: ASYNC110  # the fake sets no event
+        await asyncio.sleep(0.001)
+    chat.memory.turns.clear()
+    chat.service.forget("default", "default_user")
+    await asking
+    loop = [*first, {"role": "assistant", "content": None, "tool_calls": []}, {"role": "tool", "content": "sun"}]
+    await ask(chat, body(messages=loop))
+    assert chat.memory.recalls == 2
+    assert "Basel" not in json.dumps(chat.upstream.received[1].json)
+
+
 async def test_tool_loop_when_memory_failed_at_its_beginning_then_none_is_injected_later(chat: Chat) -> None:
     chat.memory.say("I live in Basel")
     chat.memory.failure = BackendDown("down")

@@ -21,6 +21,7 @@ from memoryos_server.domain.chat.gathering import Gathered, Gathering
 from memoryos_server.domain.chat.model import ChatOptions, RecalledItem
 from memoryos_server.domain.chat.query import query_of
 from memoryos_server.domain.chat.request import ChatBody
+from memoryos_server.domain.chat.watch import Watches
 from memoryos_server.domain.core.faults import DeadlineExceeded
 from memoryos_server.domain.core.patience import in_a_hurry
 from memoryos_server.domain.core.saying import Sparing
@@ -48,10 +49,12 @@ class Recalling:
         self._options = options
         self._away = away
         self._blocks = Blocks(clock)
+        self._watches = Watches()
 
     def forget_if(self, whose: Callable[[str, str], bool]) -> None:
         """Drops what is kept of the users' memories for whom `whose`, of tenant and user, is true."""
         self._blocks.forget_if(whose)
+        self._watches.forget_if(whose)
 
     async def block(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool, bool]:
         """The block for a request; whether memory, or a part of it, did not answer; and whether it took all of its time."""
@@ -59,9 +62,11 @@ class Recalling:
             return Block(), False, False
         if body.in_tool_loop and (known := self._blocks.get(tenant_id, owner, body.conversation)):
             return known, False, False
+        watch = self._watches.begin(tenant_id, owner)
         block, degraded, late = await self._recalled(tenant_id, owner, body)
         # An empty one too: a tool loop that began without memories goes on without, or the provider's cache would miss.
-        self._blocks.put(tenant_id, owner, body.conversation, block)
+        if not watch.over:
+            self._blocks.put(tenant_id, owner, body.conversation, block)
         return block, degraded, late
 
     async def _recalled(self, tenant_id: str, owner: str, body: ChatBody) -> tuple[Block, bool, bool]:
