@@ -367,6 +367,10 @@ def open_chat(
         if settings.retention.usage_days > 0:
             meter.count(who.tenant_id, who.key_id, name, tokens)
 
+    async def known_as(tenant_id: str, user_id: str) -> str:
+        subject = await memory.redis.subjects.find(tenant_id, user_id)
+        return subject.id if subject is not None else ""
+
     notes = ChatNotes(
         memory.redis.subjects, memory.vectors, memory.pipeline, memory.finder, memory.keeper, memory.consents
     )
@@ -385,6 +389,7 @@ def open_chat(
         keeps=lambda: not memory.redis.client.breaker.is_open,
         away=lambda: all(breaker.is_open for breaker in breakers),
         may_use=memory.consents.allowed,
+        known_as=known_as,
         shield=memory.shield,
     )
     stack.push_async_callback(chat.drain, settings.server.grace_seconds)

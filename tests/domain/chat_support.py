@@ -69,6 +69,7 @@ class ListMemory:
         topics: The segments that every question finds.
         beliefs: The facts that every question finds.
         entered: Set when turns were first handed over.
+        subjects: Whose they were said to be, of each call.
     """
 
     turns: list[tuple[str, str, Turn]] = field(default_factory=list)
@@ -78,6 +79,7 @@ class ListMemory:
     topics: Sequence[Topic] = ()
     beliefs: Sequence[Belief] = ()
     entered: asyncio.Event = field(default_factory=asyncio.Event)
+    subjects: list[str] = field(default_factory=list)
 
     def say(self, content: str, *, user: str = "default_user", role: str = "user", tenant: str = "default") -> str:
         memory_id = f"m{len(self.turns)}"
@@ -98,8 +100,9 @@ class ListMemory:
         ]
         return Found(sorted(hits, key=lambda hit: -hit.score)[:limit], mid_term=self.topics, knowledge=self.beliefs)
 
-    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> object:
+    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn], *, subject_id: str = "") -> object:
         self.entered.set()
+        self.subjects.append(subject_id)
         await self._suffer()
         kept = {turn.event_id: turn for tenant, user, turn in self.turns if (tenant, user) == (tenant_id, user_id)}
         if any(t.event_id in kept and kept[t.event_id].content != t.content for t in turns):

@@ -137,6 +137,20 @@ async def test_chat_when_consent_decides_then_memory_is_used_only_with_it(
         assert answer.memory.remembered == ("false" if mode is MemoryMode.READ else "true")
 
 
+@pytest.mark.parametrize("known", ["a-subject", ""])
+async def test_chat_when_it_begins_then_it_is_noted_whose_its_turns_are(known: str) -> None:
+    memory, names = ListMemory(), [known, "somebody-new"]
+
+    async def known_as(tenant_id: str, user_id: str) -> str:
+        assert (tenant_id, user_id) == ("default", "default_user")
+        return names.pop(0)
+
+    chat = ChatService(memory, None, MemorySettings(), known_as=known_as)
+    messages = [{"role": "user", "content": "Who keeps bees?"}]
+    answer = await chat.complete(ANYONE, ChatRequest(json.dumps({"model": "memoryos/recall", "messages": messages})))
+    assert (answer.memory.remembered, memory.subjects) == ("true", [known])
+
+
 async def test_chat_when_memory_is_off_then_consent_is_not_asked() -> None:
     async def may_use(tenant_id: str, user_id: str) -> bool:
         raise AssertionError("asked")

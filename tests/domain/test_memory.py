@@ -18,7 +18,7 @@ import pytest
 from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.core.conversation import NewTurn
-from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound
+from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Subject
@@ -140,6 +140,23 @@ async def test_remember_when_one_of_two_conflicts_then_neither_is_kept(opened: O
     ]
     with pytest.raises(Exists):
         await opened.memory.remember("default", "ann", pair)
+    assert await found(opened, "ann", "heron") == ["a heron"]
+
+
+async def test_remember_when_who_said_it_was_erased_meanwhile_then_nobody_is_made_and_who_came_back_has_nothing(
+    opened: Opened,
+) -> None:
+    turns = [NewTurn(role="user", content="a heron", event_id="e1")]
+    ann = await opened.subject("ann")
+    assert len(await opened.memory.remember("default", "ann", turns, subject_id=ann.id)) == 1
+    await opened.redis.erasures.begin("default", "ann", "key_1", datetime.now(UTC))
+    for _ in range(2):
+        with pytest.raises(Stale):
+            await opened.memory.remember("default", "ann", turns, subject_id=ann.id)
+        assert await found(opened, "ann", "heron") == []
+        if (await opened.redis.subjects.find("default", "ann")) is None:
+            await opened.subject("ann")
+    await opened.memory.remember("default", "ann", turns)
     assert await found(opened, "ann", "heron") == ["a heron"]
 
 

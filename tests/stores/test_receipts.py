@@ -202,3 +202,21 @@ async def test_write_when_a_receipt_cannot_be_packed_then_it_alone_is_lost(store
         with pytest.raises(NotFound):
             await receipts.show(ANN, "", bad.receipt_id)
         receipts.keep("acme", "ann", "\ud800", 2000, bad)  # the stop does not stumble over it
+
+
+async def test_write_when_who_chatted_was_erased_meanwhile_then_who_came_back_has_no_receipt_of_it(
+    store: RedisStore,
+) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    receipts = Receipts(store.subjects, store.receipts, Kept(), store.turns, interval=60)
+    before, after = report(receipts), report(receipts)
+    await store.erasures.begin("acme", "ann", "key_1", utc_now())
+    receipts.keep("acme", "ann", "fake-1", 2000, before, ann.id)
+    await receipts.write()
+    assert await store.subjects.find("acme", "ann") is None
+    new = await store.subjects.open("acme", "ann")
+    receipts.keep("acme", "ann", "fake-1", 2000, before, ann.id)
+    receipts.keep("acme", "ann", "fake-1", 2000, after)
+    await receipts.write()
+    assert await store.receipts.find(new, before.receipt_id) is None
+    assert await store.receipts.find(new, after.receipt_id) is not None

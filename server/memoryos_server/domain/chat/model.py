@@ -100,11 +100,14 @@ class Memory(Protocol):
             BackendDown: Memory does not answer.
         """
 
-    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> object:
+    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn], *, subject_id: str = "") -> object:
         """Keeps turns, all or none; durable when this returns. A repeated event_id with the same content writes nothing.
+
+        With `subject_id` they are that person's, and of nobody who came back under the same name.
 
         Raises:
             Exists: An event_id was used for other content.
+            Stale: The person was erased meanwhile.
             BackendDown: The turns could not be kept.
         """
 

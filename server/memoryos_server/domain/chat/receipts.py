@@ -67,6 +67,7 @@ class _Chat:
     model: str
     budget: int
     report: MemoryReport
+    subject_id: str
 
 
 class Receipts(WrittenBehind):
@@ -103,9 +104,14 @@ class Receipts(WrittenBehind):
         """The id of a receipt that will be kept; "" while too many wait."""
         return uuid7() if len(self._waiting) < self._most else ""
 
-    def keep(self, tenant_id: str, user_id: str, model: str, budget: int, report: MemoryReport) -> None:
-        """Keeps a chat's receipt under the id that its report has; returns at once."""
-        self._waiting[report.receipt_id] = _Chat(tenant_id, user_id, model, budget, report)
+    def keep(
+        self, tenant_id: str, user_id: str, model: str, budget: int, report: MemoryReport, subject_id: str = ""
+    ) -> None:
+        """Keeps a chat's receipt under the id that its report has; returns at once.
+
+        With `subject_id` it is that person's, and of nobody who came back under the same name.
+        """
+        self._waiting[report.receipt_id] = _Chat(tenant_id, user_id, model, budget, report, subject_id)
 
     def forget_if(self, whose: Callable[[str, str], bool]) -> None:
         """Drops those that wait, of every tenant and user for whom `whose` is true."""
@@ -150,9 +156,14 @@ class Receipts(WrittenBehind):
 
     async def _write(self, chats: Sequence[_Chat]) -> None:
         """Writes some of one user."""
-        subject = await self._subjects.open(chats[0].tenant_id, chats[0].user_id)
-        with contextlib.suppress(Stale):  # erased meanwhile: nothing is to be kept
-            await self._store.keep(subject, [_receipt(chat) for chat in chats])
+        whose = chats[0].tenant_id, chats[0].user_id
+        known = await self._subjects.find(*whose)
+        present = known.id if known is not None else ""
+        # Of one who was erased since the chat began nothing is to be kept.
+        receipts = [_receipt(chat) for chat in chats if chat.subject_id in ("", present)]
+        if receipts:
+            with contextlib.suppress(Stale):  # erased meanwhile
+                await self._store.keep(known or await self._subjects.open(*whose), receipts)
 
     async def _write_or_drop(self, chat: _Chat) -> None:
         try:

@@ -41,6 +41,7 @@ class Remembered:
         asked_at: When the request came.
         answers: Whether the answer is remembered too.
         first_stands: Of several answers under one event id the first is kept; else all that differ.
+        subject_id: Under what the person was known when the request came; "": not yet, or that is not known.
     """
 
     tenant_id: str
@@ -51,6 +52,7 @@ class Remembered:
     asked_at: datetime
     answers: bool
     first_stands: bool = False
+    subject_id: str = ""
 
 
 def plan(
@@ -63,6 +65,7 @@ def plan(
     event_id: Callable[[], str],
     asked_at: datetime,
     answers: bool,
+    subject_id: str = "",
 ) -> Remembered | None:
     """What to remember of a turn; None if there is nothing.
 
@@ -74,7 +77,7 @@ def plan(
         return None
     keyed = idempotency_key is not None
     made = derived_uuid("chat", idempotency_key, question) if idempotency_key is not None else event_id()
-    return Remembered(tenant_id, user_id, made, session_id, question, asked_at, answers, keyed)
+    return Remembered(tenant_id, user_id, made, session_id, question, asked_at, answers, keyed, subject_id)
 
 
 def turns_of(what: Remembered, answer: str, answered_at: datetime) -> list[NewTurn]:
@@ -166,10 +169,10 @@ class Remembering:
     async def _keep(self, what: Remembered, turns: Sequence[NewTurn]) -> bool:
         try:
             try:
-                await self._memory.remember(what.tenant_id, what.user_id, turns)
+                await self._hand(what, turns)
             except Exists:
                 if not what.first_stands:
-                    await self._memory.remember(what.tenant_id, what.user_id, [_another(turn) for turn in turns])
+                    await self._hand(what, [_another(turn) for turn in turns])
         except Fault as fault:
             _log.warning("turn not remembered: %s", fault.reason)
             return False
@@ -177,6 +180,9 @@ class Remembering:
             _log.warning("turn not remembered: %s", type(error).__name__)
             return False
         return True
+
+    async def _hand(self, what: Remembered, turns: Sequence[NewTurn]) -> None:
+        await self._memory.remember(what.tenant_id, what.user_id, turns, subject_id=what.subject_id)
 
 
 class Sessions:

@@ -83,6 +83,7 @@ class _Prepared:
     memory_off: bool
     late: bool = False
     owner: str = ""
+    subject_id: str = ""
 
 
 class ChatService:
@@ -101,6 +102,8 @@ class ChatService:
         keeps: Whether turns can be kept at present, as far as that is known without asking.
         away: Whether no store answers at all: then a chat passes through at once.
         may_use: Whose memory may be used, or None: everybody's.
+        known_as: The id that tells a person from one who comes back under the same name after an erasure, "" for one never
+            heard of; None: nobody is erased.
         shield: Looks at what users and tools say.
         clock: Seconds, monotonic.
         now: The present time, UTC.
@@ -121,6 +124,7 @@ class ChatService:
         keeps: Callable[[], bool] = lambda: True,
         away: Callable[[], bool] = lambda: False,
         may_use: MayUse | None = None,
+        known_as: Callable[[str, str], Awaitable[str]] | None = None,
         shield: Shield = UNSHIELDED,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = utc_now,
@@ -134,6 +138,7 @@ class ChatService:
         self._admit = admit
         self._keeps = keeps
         self._may_use = may_use
+        self._known_as = known_as
         self._shield = shield
         self._now = now
         self._sessions = Sessions(options.session_idle_seconds, clock)
@@ -287,7 +292,7 @@ class ChatService:
             budget = self._options.inject_tokens if ready.quoted is None else 0
             # What is kept of the turn is known at its end; a receipt is made when the answer begins.
             kept = replace(report, event_id=ready.report.event_id)
-            self._receipts.keep(who.tenant_id, ready.owner, ready.body.model, budget, kept)
+            self._receipts.keep(who.tenant_id, ready.owner, ready.body.model, budget, kept, ready.subject_id)
 
     async def _ended(self, ready: _Prepared, tee: Tee) -> MemoryReport:
         """The report of a stream that brings nothing more.
@@ -343,8 +348,9 @@ class ChatService:
             await self._admit(who)
         block, quoted, degraded, late, reason = Block(), None, False, False, ""
         allowed: bool | None = True
+        subject_id = ""
         if owner is not None and (reads or writes):
-            allowed, late = await self._allowed(who.tenant_id, owner)
+            allowed, subject_id, late = await self._allowed(who.tenant_id, owner)
         if allowed is False:
             reads = writes = False
             reason = WITHDRAWN
@@ -371,6 +377,7 @@ class ChatService:
                 event_id=lambda: self._repeats.event_id(who.tenant_id, owner, session, body.turn),
                 asked_at=asked_at,
                 answers=not built_in,
+                subject_id=subject_id,
             )
         if keep is None:
             nothing_changes()
@@ -387,19 +394,19 @@ class ChatService:
         )
         text = await _aside(body.text, lambda: body.with_system_message(block.text)) if block.text else body.text
         asked = Asked(body.model, text, block.text, _FORMS[request.api].path)
-        return _Prepared(body, asked, quoted, keep, report, mode is MemoryMode.OFF, late, owner or "")
+        return _Prepared(body, asked, quoted, keep, report, mode is MemoryMode.OFF, late, owner or "", subject_id)
 
-    async def _allowed(self, tenant_id: str, owner: str) -> tuple[bool | None, bool]:
-        """Whether an owner's memory may be used, None if that is not to be known; and whether it took all of the time."""
-        if self._may_use is None:
-            return True, False
+    async def _allowed(self, tenant_id: str, owner: str) -> tuple[bool | None, str, bool]:
+        """Whether an owner's memory may be used, None if that is not to be known; who he is; and whether it took too long."""
         try:
             async with asyncio.timeout(self._options.recall_deadline_seconds):
                 with in_a_hurry():
-                    return await self._may_use(tenant_id, owner), False
+                    allowed = self._may_use is None or await self._may_use(tenant_id, owner)
+                    known = await self._known_as(tenant_id, owner) if self._known_as is not None else ""
+                    return allowed, known, False
         except Exception as error:  # whatever is wrong with memory, the answer still comes; cancellation passes
             _log.warning("chat goes on without memory: %s", type(error).__name__)
-            return None, isinstance(error, TimeoutError)
+            return None, "", isinstance(error, TimeoutError)
 
     def _passed_on(self, request: ChatRequest, body: ChatBody, *, stream: bool) -> ChatBody:
         text = passed_on(body, self._shield.passed_on)

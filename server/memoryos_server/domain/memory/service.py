@@ -166,19 +166,32 @@ class MemoryService:
         await self._shield.look(who, [turn.content], where="memory", param="content", owner=owner)
         return (await self.remember(who.tenant_id, owner, [turn]))[0]
 
-    async def remember(self, tenant_id: str, user_id: str, turns: Sequence[NewTurn]) -> list[Added]:
-        """Keeps turns of one user together, all or none.
+    async def remember(
+        self, tenant_id: str, user_id: str, turns: Sequence[NewTurn], *, subject_id: str = ""
+    ) -> list[Added]:
+        """Keeps turns of one user together, all or none; with `subject_id` only if the user is still that person.
 
         Raises:
+            Stale: The user is another person by now.
             As `add`.
         """
         for new in turns:
             _check(new)
+        if subject_id:
+            return await self._remembered(await self._same(tenant_id, user_id, subject_id), turns)
         try:
             return await self._remembered(await self._subjects.open(tenant_id, user_id), turns)
         except Stale:
             # Erased while this was under way: it comes after that, so it is kept, as somebody new's.
             return await self._remembered(await self._subjects.open(tenant_id, user_id), turns)
+
+    async def _same(self, tenant_id: str, user_id: str, subject_id: str) -> Subject:
+        known = await self._subjects.find(tenant_id, user_id)
+        if known is not None and known.id == subject_id:  # else none is made
+            known = await self._subjects.open(tenant_id, user_id)  # whoever may not be remembered is refused
+        if known is None or known.id != subject_id:
+            raise Stale("The user's data was erased meanwhile")
+        return known
 
     async def _remembered(self, subject: Subject, turns: Sequence[NewTurn]) -> list[Added]:
         turns = [replace(new, content=self._shield.clean(new.content)) for new in turns]
