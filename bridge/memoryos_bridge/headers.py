@@ -11,13 +11,12 @@ import uuid
 from collections.abc import Sequence
 
 from memoryos import tracing
-from memoryos.settings import SettingsError
+from memoryos.addresses import networks
 from memoryos_bridge.errors import invalid
 from memoryos_bridge.exchange import Exchange
 
 Metadata = tuple[tuple[str, str], ...]
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _VISIBLE = re.compile(r"[\x20-\x7e]*")
@@ -56,12 +55,7 @@ class Forwarding:
             SettingsError: One is neither an address nor a network.
         """
         self._secret = secret
-        self._proxies: list[Network] = []
-        for text in trusted_proxies:
-            try:
-                self._proxies.append(ipaddress.ip_network(text, strict=False))
-            except ValueError:
-                raise SettingsError(f"bridge.trusted_proxies: {text!r} is neither an address nor a network") from None
+        self._proxies = networks(trusted_proxies, "bridge.trusted_proxies")
 
     @property
     def tells_addresses(self) -> bool:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable
 from dataclasses import asdict
 
+from memoryos.addresses import networks
 from memoryos.settings import Settings, SettingsError
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.defense.gcra import Rate
@@ -65,12 +65,7 @@ def make_defense(settings: Settings, redis: RedisStore, put: Callable[[AuditEven
     Raises:
         SettingsError: A setting of it cannot be used.
     """
-    trusted = []
-    for text in settings.bridge.trusted_proxies:
-        try:
-            trusted.append(ipaddress.ip_network(text, strict=False))
-        except ValueError:
-            raise SettingsError(f"bridge.trusted_proxies: {text!r} is neither an address nor a network") from None
+    trusted = networks(settings.bridge.trusted_proxies, "bridge.trusted_proxies")
     records = Records(put)
 
     def imposed(ban: Ban) -> None:

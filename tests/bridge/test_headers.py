@@ -4,6 +4,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from memoryos import tracing
+from memoryos.addresses import networks
 from memoryos.settings import LogSettings, SettingsError
 from memoryos_bridge import logs
 from memoryos_bridge.boundary import Boundary
@@ -75,16 +76,32 @@ def test_metadata_when_the_key_is_not_ascii_then_the_request_has_none() -> None:
         ("::ffff:10.1.0.9", "::ffff:1.1.1.1", "1.1.1.1"),
     ],
 )
+@pytest.mark.parametrize("network", ["10.1.0.0/16", "10.1.2.3/16", "::ffff:10.1.0.0/112", "::ffff:a01:203/112"])
 def test_client_address_when_a_proxy_is_trusted_then_only_its_word_counts(
-    peer: str, forwarded: str, address: str
+    network: str, peer: str, forwarded: str, address: str
 ) -> None:
-    made = Forwarding("s", ["10.1.0.0/16"])
+    made = Forwarding("s", [network, "2001:db8:9::/48"])
     assert made.client_address(exchange(("x-forwarded-for", forwarded), client=peer)) == address
 
 
 def test_trusted_proxy_when_malformed_then_the_setting_is_named() -> None:
     with pytest.raises(SettingsError, match=r"bridge\.trusted_proxies"):
         Forwarding("", ["not an address"])
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:0:0/96", "0.0.0.0/0"),
+        ("::ffff:0:0/95", "::fffe:0:0/95"),
+        ("::/0", "::/0"),
+        ("10.0.0.1/8", "10.0.0.0/8"),
+    ],
+)
+def test_networks_when_written_then_ipv4_ones_are_such(text: str, network: str) -> None:
+    assert [str(one) for one in networks([text], "a.setting")] == [network]
 
 
 @pytest.mark.parametrize("given", ["a" * 129, "a b", "ü", "a\tb", ""])

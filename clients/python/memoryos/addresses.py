@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from collections.abc import Iterable
 
 from memoryos.configuration import SettingsError
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_MAPPED_BITS = 96
 
 
 def split_address(address: str, name: str) -> tuple[str, int]:
@@ -18,6 +23,25 @@ def split_address(address: str, name: str) -> tuple[str, int]:
     if not host or not port.isdigit() or int(port) > 65535:
         raise SettingsError(f"{name}: {address!r} is not host:port")
     return host.strip("[]"), int(port)
+
+
+def networks(texts: Iterable[str], name: str) -> list[Network]:
+    """Addresses and networks; IPv4 ones that are written as IPv6 ones are the IPv4 ones.
+
+    Raises:
+        SettingsError: One is neither; the message names the setting.
+    """
+    found: list[Network] = []
+    for text in texts:
+        try:
+            network = ipaddress.ip_network(text, strict=False)
+        except ValueError:
+            raise SettingsError(f"{name}: {text!r} is neither an address nor a network") from None
+        mapped = getattr(network.network_address, "ipv4_mapped", None)
+        if mapped is not None:  # ::ffff:10.0.0.0/104 is 10.0.0.0/8; a shorter prefix than 96 leaves no such address
+            network = ipaddress.IPv4Network((int(mapped), network.prefixlen - _MAPPED_BITS))
+        found.append(network)
+    return found
 
 
 def is_loopback(host: str) -> bool:
