@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -164,4 +165,42 @@ def test_vacuum_when_begun_again_in_the_middle_then_nothing_half_made_is_left(tm
     assert left == there
     with pytest.raises(LookupError):
         vacuum.step("main", False)
+    shards.close()
+
+
+def test_vacuum_when_the_old_files_cannot_be_deleted_then_it_fails_until_they_are_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = filled(tmp_path / "v")
+    vacuum = Vacuum(shards)
+
+    def left() -> list[str]:
+        return [path.name for path in (tmp_path / "v").iterdir() if path.name.endswith(".new")]
+
+    def rewrite() -> None:
+        more = vacuum.step("main", True)
+        while more:
+            more = vacuum.step("main", False)
+
+    rmtree = shutil.rmtree
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", lambda path, ignore_errors=False: None)
+        with pytest.raises(OSError, match="could not be deleted"):
+            rewrite()
+        assert left()
+    release = threading.Event()
+
+    def slow(path: Path, ignore_errors: bool = False) -> None:
+        release.wait(10)
+        rmtree(path, ignore_errors=ignore_errors)
+
+    rewrite()
+    assert left() == []
+    threading.Timer(0.1, release.set).start()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", slow)
+        rewrite()
+    assert release.is_set()
+    assert left() == []
+    assert count(shards) == 1
     shards.close()

@@ -33,6 +33,9 @@ _NUMBER = re.compile("[0-9a-f]{8}")
 _FIRST = "00000000"
 """What a directory that had a shard's own name is called while the first rewritten one takes its place."""
 
+_MOMENT = 0.005
+"""Seconds that are waited at once for a directory to be deleted."""
+
 # In kilobytes of a segment. So high that no graph index is ever built: flat search is exact, fast enough at embedded
 # sizes, and building a graph would stop the process for half a minute.
 _NEVER = 10**9
@@ -83,6 +86,7 @@ class Shards:
         self._old = dict(old)
         self._unflushed: set[int] = set()
         self._rewriting: tuple[str, qe.EdgeShard, qe.EdgeShard, Path] | None = None
+        self._leaving: dict[Path, threading.Thread] = {}
 
     @classmethod
     def open(cls, directory: Path, sizes: Mapping[str, int], fingerprint: str) -> Shards:
@@ -210,7 +214,7 @@ class Shards:
             _discard(path)
 
     def replace(self) -> None:
-        """Puts the rewritten shard, which is complete and flushed, in the place of the old one, which is deleted.
+        """Puts the rewritten shard, which is complete and flushed, in the place of the old one; `is_gone` says when that is.
 
         Raises:
             ValueError: None is being rewritten.
@@ -236,7 +240,23 @@ class Shards:
             self.dense = fresh
         else:
             self._old[link] = fresh
-        _discard(old, waited_for=False)
+        for away in (_taken_away(old), *self._leaving):  # what could not be deleted before is tried again
+            self._leaving[away] = _deleting(away)
+
+    def is_gone(self) -> bool:
+        """Whether nothing is left of the shards that were replaced; waits a moment for it.
+
+        Raises:
+            OSError: One could not be deleted; it is tried again when the next is replaced.
+        """
+        for away, thread in list(self._leaving.items()):
+            thread.join(_MOMENT)
+            if thread.is_alive():
+                return False
+            if away.exists():
+                raise OSError("a shard that was replaced could not be deleted")
+            del self._leaving[away]
+        return True
 
     def drop_old(self) -> int:
         """Deletes the dense shards of models that are not in use; gives their number."""
@@ -264,15 +284,23 @@ class Shards:
         return [*self._old.values(), *([self.dense] if self.dense is not None else []), self.main]
 
 
-def _discard(path: Path, *, waited_for: bool = True) -> None:
-    """Deletes a shard's directory. Renamed first: a half-deleted one must not be opened as a shard."""
+def _discard(path: Path) -> None:
+    """Deletes a shard's directory."""
+    shutil.rmtree(_taken_away(path))
+
+
+def _taken_away(path: Path) -> Path:
+    """A shard's directory under another name: a half-deleted one must not be opened as a shard."""
     away = path.with_name(path.name + ".new")
     shutil.rmtree(away, ignore_errors=True)
     path.rename(away)
-    if waited_for:
-        shutil.rmtree(away)
-    else:
-        threading.Thread(target=shutil.rmtree, args=(away,), kwargs={"ignore_errors": True}).start()
+    return away
+
+
+def _deleting(away: Path) -> threading.Thread:
+    thread = threading.Thread(target=shutil.rmtree, args=(away,), kwargs={"ignore_errors": True})
+    thread.start()
+    return thread
 
 
 def _tidy(directory: Path) -> None:

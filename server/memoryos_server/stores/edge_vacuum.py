@@ -37,6 +37,7 @@ class Vacuum:
         self._after = ""
         self._steps = 0
         self._finish: list[Callable[[], None]] = []
+        self._leaving = False
         self.operations: Mapping[str, Callable[..., Any]] = {"vacuum": self.step}
 
     def step(self, name: str, first: bool) -> bool:
@@ -44,11 +45,15 @@ class Vacuum:
 
         Raises:
             LookupError: There is no such shard, or it is not being rewritten: another process began, or another call.
+            OSError: The old files could not be deleted.
         """
         if first:
             self._begin(name)
-        if name != self._name or (self._pair is None and self._making is None):
+        if name != self._name or (self._pair is None and self._making is None and not self._leaving):
             raise LookupError("the shard is not being rewritten")
+        if self._leaving:
+            self._leaving = not self._shards.is_gone()
+            return self._leaving
         if self._pair is not None and not self._shards.is_rewriting(self._pair[1]):
             self._begin(name)  # a write that cannot be repeated came between
         if self._making is not None:
@@ -56,8 +61,7 @@ class Vacuum:
         elif self._finish:
             self._finish.pop(0)()
             if not self._finish:
-                self._pair = None
-                return False
+                self._pair, self._leaving = None, True
         elif self._pair is not None:
             self._copy(*self._pair)
         return True
@@ -66,6 +70,7 @@ class Vacuum:
         if self._making is not None:
             self._making.close()
         self._name, self._after, self._steps, self._finish, self._pair = name, "", 0, [], None
+        self._leaving = False
         self._making = self._shards.making(name)
 
     def _make(self, making: Generator[None, None, Path]) -> None:
