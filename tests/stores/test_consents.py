@@ -200,7 +200,10 @@ async def test_asking_when_the_subject_is_known_then_it_costs_no_command_and_an_
         sent.clear()
         store.subjects.heard(ann.id)
         assert await consented.allowed("acme", "ann")
-        assert [command[0] for command in sent] == ["EVALSHA"]  # what was loaded of her anyway
+        assert [command[0] for command in sent] == [
+            "HGET",
+            "EVALSHA",
+        ]  # who she is now, and what was loaded of her anyway
 
 
 async def test_asking_when_the_store_is_down_then_who_is_cached_is_known_and_others_are_not(

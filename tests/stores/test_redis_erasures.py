@@ -13,6 +13,7 @@ from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import KINDS, Change, HeatState, Record, Subject
+from memoryos_server.domain.ports.consents import Consent
 from memoryos_server.domain.ports.privacy import ERASED, Erasure, Part, Whose
 from memoryos_server.domain.ports.receipts import Receipt
 from memoryos_server.stores.keyring import MasterKeys
@@ -20,7 +21,7 @@ from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.redis_erasures import RedisErasures
 from memoryos_server.stores.redis_subjects import SCRIPTS
-from memoryos_server.stores.redis_user_data import Heat, OwnKeys, Receipts, Recent, Sessions, Work
+from memoryos_server.stores.redis_user_data import Consents, Heat, OwnKeys, Receipts, Recent, Sessions, Work
 from memoryos_server.stores.scope import SubjectKeys
 from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, lease_of, losing_answers, said, settle_all, until
 
@@ -32,6 +33,7 @@ def categories(store: RedisStore) -> list[OwnKeys]:
         Work(store.client, store.queue),
         Receipts(store.client, store.receipts),
         Heat(store.client, store.heat),
+        Consents(store.client, store.consents),
     ]
 
 
@@ -54,6 +56,7 @@ async def used(store: RedisStore, user: str) -> Subject:
     await store.queue.submit(subject, Change(put=(record,)), None, revision=0)
     await store.receipts.keep(subject, [Receipt(uuid7(), "m", "upstream", "p", "", 1, 1, False, ())])
     await store.heat.put(subject, {record.id: HeatState(1, 1, now)})
+    await store.consents.record(subject, Consent(uuid7(), "analytics", True, now, "key_1"), None)
     await store.queue.release(lease)
     return subject
 

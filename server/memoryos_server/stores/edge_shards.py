@@ -390,6 +390,8 @@ def _make(path: Path, sizes: Mapping[str, int], indexes: Mapping[str, object]) -
 
 
 def _load(path: Path) -> qe.EdgeShard:
+    # The engine's own rewriting, killed, leaves half-made segments behind; they are copies.
+    shutil.rmtree(path / "temp_segments", ignore_errors=True)
     # By its own name: the engine goes on using it when another takes its place.
     return qe.EdgeShard.load(str(path.resolve()), _config(_sizes(path)))
 
