@@ -29,15 +29,21 @@ CACHE = Path(
 """Where the built model is kept between tests."""
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, now and between the lives of who will.
+    """A port of 127.0.0.1 that nobody listens on, now and between the lives of who will, and that nobody else was given.
 
     It is none of those that the kernel gives to outgoing connections (from 32768 up, elsewhere from 49152).
     """
     while True:
         port = random.randrange(10_000, 32_768)  # noqa: S311  # guards nothing
+        if port in _given:
+            continue
         with socket.socket() as s, suppress(OSError):
             s.bind(("127.0.0.1", port))
+            _given.add(port)
             return port
 
 
