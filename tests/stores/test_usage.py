@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from memoryos_server.domain.admin import usage as usage_module
 from memoryos_server.domain.admin.metering import Meter
 from memoryos_server.domain.admin.usage import UsageService
+from memoryos_server.domain.core import paging
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import BackendDown, Fault, Forbidden, Invalid
 from memoryos_server.domain.core.time import utc_now
@@ -223,7 +223,7 @@ async def test_list_usage_when_something_is_malformed_then_it_is_named(
 async def test_list_usage_when_there_is_much_then_pages_hold_each_once(
     store: RedisStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(usage_module, "PAGE", 7)
+    monkeypatch.setattr(paging, "PAGE", 7)
     rows = [
         row(f"key_{key}", day=TODAY - timedelta(days=back), tenant=tenant)
         for back in (0, 1, 8, 9, 20)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import contextlib
-import json
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
 
 from memoryos_server.domain.admin.metering import Meter
 from memoryos_server.domain.core.caller import ANY_TENANT, Caller, check_tenant
 from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid
+from memoryos_server.domain.core.paging import place_of, size_of, token_of
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports.usage import Usage, UsageStore
 
-PAGE = 100
 DEFAULT_DAYS = 30
 MOST_DAYS = 400
 MOST_DAYS_OF_ALL = 31
@@ -65,10 +62,7 @@ class UsageService:
             Forbidden: The caller may not see this tenant's or this key's.
             BackendDown: The store does not answer.
         """
-        if page_size is not None and page_size < 1:
-            raise Invalid("page_size must be at least 1", param="page_size")
-        size = min(page_size or PAGE, PAGE)
-        after = _place(page_token)
+        size, after = size_of(page_size), _place(page_token)
         tenant = _tenant(who, tenant_id)
         key = _key(who, key_id)
         days = self._days(first, last, MOST_DAYS_OF_ALL if tenant == ANY_TENANT else MOST_DAYS)
@@ -139,16 +133,16 @@ def _at(one: Usage) -> _Place:
 
 
 def _token(one: Usage) -> str:
-    return base64.urlsafe_b64encode(json.dumps(_at(one)).encode()).decode().rstrip("=")
+    day, *names = _at(one)
+    return token_of([str(day), *names])
 
 
 def _place(token: str) -> _Place | None:
-    if not token:
+    place = place_of(token, 4)
+    if place is None:
         return None
+    day, *names = place
     try:
-        day, *names = json.loads(base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True))
-    except (binascii.Error, ValueError, TypeError, RecursionError):
-        names, day = [], None
-    if not isinstance(day, int) or len(names) != 3 or not all(isinstance(name, str) for name in names):
-        raise Invalid("page_token is none that was given out", param="page_token")
-    return day, names[0], names[1], names[2]
+        return int(day), names[0], names[1], names[2]
+    except ValueError:
+        raise Invalid("page_token is none that was given out", param="page_token") from None
