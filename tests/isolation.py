@@ -52,7 +52,7 @@ class Person:
         headers: The key.
         canaries: The words of this person: the user id, four that only texts have, and one that only names have.
         made: The ids that the servers made for this person.
-        sent: The names and words that this person ever sent, which are known to him thereby.
+        sent: The names and words that this person ever sent, or others sent in this person's name: thereby they are known to him.
     """
 
     tenant: str
@@ -120,8 +120,10 @@ class Play:
             foreign = False
         self.calls[line.rpc] = self.calls.get(line.rpc, 0) + 1
         sent = json.dumps([request, headers])
-        person.sent |= self._names(request)
-        person.sent |= {word for each in self.people for word in each.canaries if word in sent}
+        said = self._names(request) | {word for each in self.people for word in each.canaries if word in sent}
+        person.sent |= said
+        if "X-User-ID" in headers:
+            other.sent |= said  # an attempt on somebody's things stands in that person's trail, with what it named
         if method.routes and line.rpc not in _CHAT and self.random.random() < 0.2:
             status, answer = over_http(self.system, method, request, headers)
             assert status < 500 or status == 503, (line.rpc, request, answer)
@@ -238,7 +240,10 @@ class Play:
             if other in self._beside(person):
                 continue
             for word in other.canaries:
-                assert word not in seen or word in known, f"{line.rpc} told {person} of {other}: {seen[:2000]}"
+                assert word not in seen or word in known, (
+                    f"{line.rpc} told {person} of {other}: "
+                    f"...{seen[max(0, seen.index(word) - 600) : seen.index(word) + 200]}..."
+                )
             told = (other.made - person.made - known) & set(_UUID.findall(seen))
             assert not told, f"{line.rpc} told {person} ids of {other}: {told}"
 
