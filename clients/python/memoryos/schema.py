@@ -128,7 +128,7 @@ class Method:
         short = options_pb2.Permission.Name(self.policy.permission).removeprefix("PERMISSION_").lower()
         return short.replace("memory_", "memory.")
 
-    @property
+    @cached_property
     def whose(self) -> str:
         """Whose data a call touches, such as `user`; `unspecified` if the proto does not say."""
         return options_pb2.Whose.Name(self.policy.whose).removeprefix("WHOSE_").lower()

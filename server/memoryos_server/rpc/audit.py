@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -184,39 +184,59 @@ class Audit:
         """Keeps who writes."""
         self._writer = writer
 
-    @asynccontextmanager
-    async def record(self, call: Call) -> AsyncIterator[None]:
+    def record(self, call: Call) -> _Recorded:
         """Records how a call ended, unless the use case did. Stands outside of auth, whose refusals it records."""
-        draft = begin(None)
-        try:
-            yield
-        except (Unauthenticated, Forbidden) as fault:
-            if not draft.taken:
-                self._writer.refused(_denied(call, draft.event, fault))
-            raise
-        except BaseException as error:
-            if draft.event is not None and not draft.taken:
-                reason = error.reason if isinstance(error, Fault) else ""
-                cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
-                self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
-            raise
-        if draft.event is None or draft.taken:
+        return _Recorded(self._writer, call)
+
+    def draft(self, call: Call) -> _Drafted:
+        """Drafts the event of an audited call, for the use case to take. Stands inside of auth, after the parsing."""
+        return _Drafted(call)
+
+
+class _Recorded(AbstractAsyncContextManager[None]):
+    __slots__ = ("_call", "_draft", "_writer")
+
+    def __init__(self, writer: AuditWriter, call: Call) -> None:
+        self._writer = writer
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        self._draft = begin(None)
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        draft, call = self._draft, self._call
+        if draft.taken:
             return
-        changed = call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not draft.idle
-        if changed and not call.degraded:
+        if isinstance(error, (Unauthenticated, Forbidden)):
+            self._writer.refused(_denied(call, draft.event, error))
+        elif draft.event is None:
+            pass
+        elif error is not None:
+            reason = error.reason if isinstance(error, Fault) else ""
+            cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
+            self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
+        elif call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not draft.idle and not call.degraded:
             await self._writer.write(draft.event)
         else:
             self._writer.put(draft.event)
 
-    @asynccontextmanager
-    async def draft(self, call: Call) -> AsyncIterator[None]:
-        """Drafts the event of an audited call, for the use case to take. Stands inside of auth, after the parsing."""
+
+class _Drafted(AbstractAsyncContextManager[None]):
+    __slots__ = ("_call",)
+
+    def __init__(self, call: Call) -> None:
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        call = self._call
         if call.method.policy.audit.event_type and call.caller is not None:
             present = draft()
             if present is None:
                 raise AssertionError("`draft` stands outside of `record`")
             present.event = _event(call, call.caller, call.request)
-        yield
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:
@@ -259,11 +279,18 @@ def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:
 
 def _touched(caller: Caller, request: Message) -> str:
     """Whose data the call means to touch; whether it may is found out later, and recorded as the outcome."""
-    field = request.DESCRIPTOR.fields_by_name.get("user_id")
-    named = str(getattr(request, "user_id")) if field is not None and not field.is_repeated else ""  # noqa: B009
+    named = str(getattr(request, "user_id")) if _names_user(type(request)) else ""  # noqa: B009
     return (named or caller.named_user or caller.user_id or (DEFAULT_USER if caller.anonymous else ""))[:MAX_ID]
+
+
+@cache
+def _names_user(kind: type[Message]) -> bool:
+    field = kind.DESCRIPTOR.fields_by_name.get("user_id")
+    return field is not None and not field.is_repeated
 
 
 def _resource(template: str, request: Message) -> str:
     """The template with the request's fields; a field that is not there is left empty."""
+    if "{" not in template:
+        return template
     return _FIELD.sub(lambda match: str(getattr(request, match[1], "")), template)[:MAX_ID]

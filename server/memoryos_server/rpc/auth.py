@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -68,8 +68,7 @@ class Auth:
         self._bridge_secret = _digest(bridge_secret) if bridge_secret else None
         self._now = now
 
-    @asynccontextmanager
-    async def __call__(self, call: Call) -> AsyncIterator[None]:
+    def __call__(self, call: Call) -> _Known:
         """Sets the caller of a call.
 
         Raises:
@@ -78,15 +77,18 @@ class Auth:
             Invalid: `x-tenant-id` or `x-user-id` is malformed.
             BackendDown: The key is not known here and the store that would know it is down.
         """
+        return _Known(self, call)
+
+    async def admit(self, call: Call) -> None:
+        """As entering what a call of this object gives."""
         call.address = call.address or self.address(call)
-        caller = await self._caller(call)
-        self._settle(call, caller)
+        call.caller = caller = await self._caller(call)
+        set_caller(caller)
         permission = call.method.permission
         if permission != "public" and not caller.may(permission):
             raise Forbidden(f"This key lacks the permission {permission}", metadata={"permission": permission})
         if call.method.whose == "store" and not caller.any_tenant:
             raise Forbidden("Only a key of all tenants may do this")
-        yield
 
     def address(self, call: Call) -> str:
         """The client's IP address: the peer's, or the one a bridge with the right secret names; "" if there is none."""
@@ -151,6 +153,8 @@ class Auth:
                 named_user=named_user,
                 anonymous=not self._enabled,
                 any_tenant=not self._enabled,
+                address=call.address,
+                request_id=call.request_id,
             )
         # The key before all else: whoever has none is told so, whatever else is wrong with the call, and is counted for it.
         key = _bearer(call.metadata.get("authorization"))
@@ -162,27 +166,40 @@ class Auth:
                 key_id=ADMIN_KEY_ID,
                 named_user=named_user,
                 any_tenant=True,
+                address=call.address,
+                request_id=call.request_id,
             )
         record = await self._keys.find(key) if len(key) <= _MAX_KEY else None
         if record is None:
             raise Unauthenticated("This API key is not known")
-        caller = _from_record(record)
-        self._settle(call, caller)  # so that what is refused below is recorded under the key's own tenant
+        # Set at once, so that what is refused below is recorded under the key's own tenant.
+        call.caller = caller = _from_record(record, call)
         if self._has_ended(record):
             raise Unauthenticated("This API key has expired", reason="key_expired")
         tenant, named_user = _named(call.metadata)
-        caller = replace(caller, named_user=named_user)
-        self._settle(call, caller)
+        if named_user is not None:
+            call.caller = caller = replace(caller, named_user=named_user)
         if record.tenant_id == ANY_TENANT:
             return replace(caller, tenant_id=tenant or DEFAULT_TENANT)
         if tenant is not None and tenant != record.tenant_id:
             raise Forbidden("This key belongs to another tenant", param="X-Tenant-ID")
         return caller
 
-    @staticmethod
-    def _settle(call: Call, caller: Caller) -> None:
-        call.caller = replace(caller, address=call.address, request_id=call.request_id)
-        set_caller(call.caller)
+
+class _Known(AbstractAsyncContextManager[None]):
+    """A call with its caller; nothing is to be done when it ends."""
+
+    __slots__ = ("_auth", "_call")
+
+    def __init__(self, auth: Auth, call: Call) -> None:
+        self._auth = auth
+        self._call = call
+
+    async def __aenter__(self) -> None:
+        await self._auth.admit(self._call)
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
 
 
 def peer_address(peer: str) -> str:
@@ -202,7 +219,7 @@ def _shown(text: str) -> str:
         return ""
 
 
-def _from_record(record: ApiKey) -> Caller:
+def _from_record(record: ApiKey, call: Call) -> Caller:
     tenant = DEFAULT_TENANT if record.tenant_id == ANY_TENANT else record.tenant_id
     return Caller(
         tenant_id=tenant,
@@ -211,6 +228,8 @@ def _from_record(record: ApiKey) -> Caller:
         key_id=record.id,
         any_tenant=record.tenant_id == ANY_TENANT,
         budget=Budget(record.requests_per_minute, record.tokens_per_day),
+        address=call.address,
+        request_id=call.request_id,
     )
 
 

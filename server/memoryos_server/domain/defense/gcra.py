@@ -81,6 +81,10 @@ class Gcra:
             self._full.popitem(last=False)
         return self._standing(True, after - now)
 
+    def has_room(self, name: str) -> bool:
+        """Whether a call of a name would be let in. Counts nothing."""
+        return max(self._full.get(name, 0) - self._clock(), 0) + self._interval <= self._tolerance
+
     def look(self, name: str) -> Standing:
         """How a name stands; `allowed` says whether a call would be let in. Counts nothing."""
         ahead = max(self._full.get(name, 0) - self._clock(), 0)

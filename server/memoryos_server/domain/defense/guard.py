@@ -152,7 +152,7 @@ class Guard:
         if self._addresses is None:
             return
         known = self._known.get(address) or self._learn(address)
-        if known.spared:
+        if known.spared or self._addresses.has_room(known.place):
             return
         standing = self._addresses.look(known.place)
         if standing.allowed or holds_key():
