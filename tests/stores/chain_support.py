@@ -10,6 +10,8 @@ from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.stores.audit_trail import ChainTrail
+from memoryos_server.stores.chain_adding import Adder
+from memoryos_server.stores.chain_log import ChainLog
 from memoryos_server.stores.chain_verify import Verifier
 from memoryos_server.stores.heads import SignedHeads
 from memoryos_server.stores.redis import RedisStore
@@ -48,13 +50,17 @@ class Audited:
         self.store = store
         self.home = home
         self.heads = SignedHeads(home / "keys", store.manifest.store_id, store.manifest.secrets)
-        self.sequencer = self.another()
+        self.sequencer, self.log = self.another(), self.logging()
         self.retention = self.kept()
         self.trail = ChainTrail(store.audit, store.chain, self.retention, self.sequencer.now)
 
     def another(self, **more: Any) -> Sequencer:
         """A sequencer as another process would have it."""
-        return Sequencer(self.store.client, self.store.audit, self.store.chain, self.heads, **more)
+        return Sequencer(self.store.client, self.store.audit, Adder(self.store.chain, self.heads), **more)
+
+    def logging(self) -> ChainLog:
+        """What another process would write reads and refusals with."""
+        return ChainLog(self.store.audit, Adder(self.store.chain, self.heads))
 
     def kept(self) -> Retention:
         """The archive as another process would open it."""

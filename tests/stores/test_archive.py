@@ -14,6 +14,7 @@ from memoryos_server.domain.core.faults import Invalid
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.stores.archive import Archive, ArchiveError
+from memoryos_server.stores.chain_adding import Adder
 from memoryos_server.stores.heads import SignedHeads
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.retention import Retention
@@ -104,7 +105,7 @@ def event(number: int) -> AuditEvent:
 
 def retained(store: RedisStore, directory: Path, *, audit_days: float, shared: bool = False) -> Retention:
     heads = SignedHeads(directory / "keys", store.manifest.store_id, store.manifest.secrets)
-    sequencer = Sequencer(store.client, store.audit, store.chain, heads)
+    sequencer = Sequencer(store.client, store.audit, Adder(store.chain, heads))
     return Retention(store.client, store.chain, sequencer.now, directory, audit_days=audit_days, shared=shared)
 
 

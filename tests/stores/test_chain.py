@@ -23,7 +23,7 @@ from memoryos_server.stores.heads import Signed
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.portable_keys import key_names, read_keys, write_pieces
 from memoryos_server.stores.redis import RedisStore
-from memoryos_server.stores.redis_chain import ChainBlockedError, Head
+from memoryos_server.stores.redis_chain import Batch, ChainBlockedError, Head
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import PARTITIONS, Partition
 from tests.stores.chain_support import Audited, event
@@ -254,10 +254,10 @@ async def test_sequencer_when_a_chain_is_writable_again_meanwhile_then_nothing_i
     store = audited.store
     add, failures = store.chain.add, iter([True])
 
-    async def once_blocked(head: Head, links: Sequence[Link]) -> Head | None:
+    async def once_blocked(head: Head, links: Sequence[Link], batch: Batch | None = None) -> Head | None:
         if next(failures, False):
             raise ChainBlockedError("just now")
-        return await add(head, links)
+        return await add(head, links, batch)
 
     monkeypatch.setattr(store.chain, "add", once_blocked)
     await store.audit.append([event(number) for number in range(10)])

@@ -16,16 +16,16 @@ HASH_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """An event as it lay in an outbox.
+    """An event that is to be chained.
 
     Attributes:
-        partition: Whose outbox.
-        entry: Its id there, `<milliseconds>-<number>`.
+        partition: In whose outbox it lay; None: in none.
+        entry: Its id there, `<milliseconds>-<number>`; else when it is written, in the same form.
         event: The record.
         who: Who it is about, sealed.
     """
 
-    partition: int
+    partition: int | None
     entry: str
     event: bytes
     who: bytes
@@ -39,7 +39,7 @@ class Taken:
     @property
     def source(self) -> str:
         """Its place in the outbox, as a link keeps it."""
-        return f"{self.partition:03d}/{self.entry}"
+        return f"-/{self.entry}" if self.partition is None else f"{self.partition:03d}/{self.entry}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Link:
 
     Attributes:
         number: Its number in the chain, from 1.
-        source: Its place in the outbox, `<partition>/<entry>`.
+        source: Its place in the outbox, `<partition>/<entry>`; `-/<entry>` if it lay in none.
         event: The record.
         who: Who it is about, sealed.
         hash: What the chain adds up to with it.
@@ -62,7 +62,7 @@ class Link:
 
     @property
     def millis(self) -> int:
-        """When it was written into the outbox, milliseconds of the store's clock; 0 if the source is damaged."""
+        """When it was written, milliseconds of the store's clock, or of the server's if it lay in no outbox; 0: damaged."""
         written = self.source.partition("/")[2].partition("-")[0]
         return int(written) if written.isascii() and written.isdigit() else 0
 
@@ -78,10 +78,11 @@ def beginning(tenant_id: str) -> bytes:
 
 def added(before: bytes, number: int, source: str, event: bytes, who: bytes) -> bytes:
     """What a chain adds up to with one more event."""
-    digest = hashlib.sha256(before + number.to_bytes(8))
-    for part in (source.encode(), event, who):
-        digest.update(len(part).to_bytes(4) + part)
-    return digest.digest()
+    place = source.encode()
+    sizes = [len(part).to_bytes(4) for part in (place, event, who)]
+    return hashlib.sha256(
+        b"".join((before, number.to_bytes(8), sizes[0], place, sizes[1], event, sizes[2], who))
+    ).digest()
 
 
 def linked(count: int, before: bytes, events: list[Taken]) -> list[Link]:

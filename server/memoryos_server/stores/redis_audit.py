@@ -14,6 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -26,7 +27,7 @@ from memoryos_server.stores.keyring import KeyringError
 from memoryos_server.stores.manifest import Manifest
 from memoryos_server.stores.redis_chain import RedisChain
 from memoryos_server.stores.redis_client import Client, Script
-from memoryos_server.stores.redis_subjects import RedisSubjects
+from memoryos_server.stores.redis_subjects import USER, RedisSubjects
 from memoryos_server.stores.scope import PARTITIONS, Partition
 from memoryos_server.stores.sealing import SealBroken, Sealer
 
@@ -34,11 +35,17 @@ _log = logging.getLogger(__name__)
 
 _BATCH_LIFE = 600
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICRO = timedelta(microseconds=1)
 _PAGE = 64
 _TEXTS = ("id", "type", "tenant", "action", "outcome", "actor", "request", "details")
 _MORE_TEXTS = ("user", "address", "subject")
-_MOST_MICROS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_MOST_MICROS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICRO
 _MOST_COUNT = 2**31
+
+_MOST_HASHES = 8192
+
+People = Mapping[tuple[str, str], tuple[Subject, Sealer]]
+"""(tenant, user) -> who that is, of those who are known."""
 
 _APPEND = Script(
     "append_audit",
@@ -83,6 +90,8 @@ class RedisAudit:
         self._subjects = subjects
         self._chain = chain
         self._written: set[int] = set()
+        # Of what is recorded many times a second: the same people, from the same addresses.
+        self._hash = lru_cache(_MOST_HASHES)(manifest.secrets.hash)
         self.some = asyncio.Event()
 
     async def append(self, events: Sequence[AuditEvent]) -> None:
@@ -93,13 +102,9 @@ class RedisAudit:
         """
         batches: dict[int, list[bytes]] = {}  # event and who in turn
         names: dict[int, list[str]] = {}
-        # Many events at once are often one person's, and who is not known yet is asked for anew each time.
-        people: dict[tuple[str, str], tuple[Subject, Sealer] | None] = {}
+        people = await self.people(events)
         for event in events:
-            whose = (event.tenant_id, event.user_id)
-            if whose not in people:
-                people[whose] = await self._about(event)
-            about = people[whose]
+            about = people.get((event.tenant_id, event.user_id))
             number = about[0].partition if about else self._chain.home(event.tenant_id).number
             stored = self.stored(event, about[1], about[0].id) if about else self.stored(event)
             batches.setdefault(number, []).extend(stored)
@@ -125,12 +130,20 @@ class RedisAudit:
         self.some.clear()
         return found
 
-    async def _about(self, event: AuditEvent) -> tuple[Subject, Sealer] | None:
-        """Who an event is about; None if nobody known, or if his key is damaged: the event is written all the same."""
-        if not event.user_id:
-            return None
+    async def people(self, events: Sequence[AuditEvent]) -> People:
+        """Who the events are about, as far as that is somebody known.
+
+        Raises:
+            BackendDown: The store does not answer.
+        """
+        named = list(dict.fromkeys((event.tenant_id, event.user_id) for event in events if event.user_id))
+        found = {whose: await self._about(*whose) for whose in await self._subjects.known(named)}
+        return {whose: about for whose, about in found.items() if about}
+
+    async def _about(self, tenant_id: str, user_id: str) -> tuple[Subject, Sealer] | None:
+        """A known person; None if his key is damaged: events are written all the same."""
         try:
-            subject = await self._subjects.find(event.tenant_id, event.user_id)
+            subject = await self._subjects.find(tenant_id, user_id)
             sealer = await self._sealer(subject) if subject else None
         except (SealBroken, KeyringError) as error:
             _log.error("an audit event is written without its person, whose key does not open: %s", error)
@@ -205,7 +218,7 @@ class RedisAudit:
         """
         record: dict[str, Any] = {
             "id": event.id,
-            "ts": (event.timestamp - _EPOCH) // timedelta(microseconds=1),
+            "ts": (event.timestamp - _EPOCH) // _MICRO,
             "type": event.event_type,
             "tenant": event.tenant_id,
             "action": event.action,
@@ -215,9 +228,9 @@ class RedisAudit:
             "details": event.details,
         }
         if event.user_id:
-            record["user"] = self._subjects.lookup(event.tenant_id, event.user_id)
+            record["user"] = self._hash(USER, event.tenant_id, event.user_id)
         if event.address:
-            record["address"] = self._secrets.hash("address", event.address)
+            record["address"] = self._hash("address", event.address)
         if event.count != 1:
             record["count"] = event.count
         if sealer is None:

@@ -19,26 +19,32 @@ from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
 PAGE = 512
 """How many links are read or added at once."""
 
+_BATCH_LIFE = 86_400
+"""For so many seconds it is known which batch of a writer was the last."""
+
 _ADD = Script(
     "add_links",
     """
-    -- KEYS chain, head, chains of the partition. ARGV count and hash that the head must have, hash and seal that it gets,
-    -- tenant's hash, tenant, number of places, then per place: partition, entry; then per link: source, event, who, hash.
+    -- KEYS chain, head, chains of the partition, batch. ARGV count and hash that the head must have, hash and seal that it
+    -- gets, tenant's hash, tenant, name of the batch and life of that name (s), number of places, then per place: partition,
+    -- entry; then per link: source, event, who, hash.
     local head = redis.call('HMGET', KEYS[2], 'count', 'hash')
     if head[2] == ARGV[3] then return 'added' end  -- sent again
+    if ARGV[7] ~= '' and redis.call('GET', KEYS[4]) == ARGV[7] then return 'had' end
     if (head[1] or '0') ~= ARGV[1] or (head[2] and head[2] ~= ARGV[2]) then return 'moved' end
     local count = tonumber(ARGV[1])
     local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
     if last[1] and tonumber(string.match(last[1][1], '^%d+')) > count then return 'blocked' end
-    local at = 8 + 2 * tonumber(ARGV[7])
+    local at = 10 + 2 * tonumber(ARGV[9])
     for i = at, #ARGV, 4 do
       count = count + 1
       redis.call('XADD', KEYS[1], string.format('%.0f-0', count), 's', ARGV[i], 'e', ARGV[i + 1], 'w', ARGV[i + 2],
                  'h', ARGV[i + 3])
     end
     redis.call('HSET', KEYS[2], 'count', string.format('%.0f', count), 'hash', ARGV[3], 'seal', ARGV[4])
-    for i = 8, at - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+    for i = 10, at - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
     redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])
+    if ARGV[7] ~= '' then redis.call('SET', KEYS[4], ARGV[7], 'EX', ARGV[8]) end
     return 'added'
     """,
 )
@@ -86,6 +92,19 @@ class Head:
         return at <= self.places.get(partition, (0, 0))
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What tells events that lie in no outbox from the same ones sent again.
+
+    Attributes:
+        writer: Who sends one batch after the other, and the next only when the one before is known to be chained.
+        name: Of the batch; different for each.
+    """
+
+    writer: str
+    name: str
+
+
 class ChainBlockedError(RuntimeError):
     """A chain cannot go on, for it was tampered with; the message names it."""
 
@@ -131,8 +150,13 @@ class RedisChain:
         intact = seal == self._seal(tenant_id, count, added_up, places) if fields else True
         return Head(tenant_id, count, added_up, _number(fields.get(b"archived")), places, intact)
 
-    async def add(self, head: Head, links: Sequence[Link]) -> Head | None:
+    async def add(self, head: Head, links: Sequence[Link], batch: Batch | None = None) -> Head | None:
         """Makes a chain longer by links that were made for this head; its new head, or None if it has another.
+
+        Args:
+            head: The head.
+            links: The links; at least one.
+            batch: What they are of, if they lie in no outbox. If its last one is this one, nothing is added.
 
         Raises:
             ChainBlockedError: There are links behind the head that nobody added.
@@ -141,7 +165,8 @@ class RedisChain:
         places: dict[int, tuple[int, int]] = {}
         for link in links:
             number, _, entry = link.source.partition("/")
-            places[int(number)] = max(_place(entry.encode()), places.get(int(number), (0, 0)))
+            if number.isdigit():
+                places[int(number)] = max(_place(entry.encode()), places.get(int(number), (0, 0)))
         tenant_hash = self._hash(head.tenant_id)
         home = partition_of(tenant_hash)
         count, added_up, all_places = links[-1].number, links[-1].hash, {**head.places, **places}
@@ -153,14 +178,19 @@ class RedisChain:
             seal,
             tenant_hash,
             head.tenant_id,
+            batch.name if batch else "",
+            _BATCH_LIFE,
             len(places),
         ]
         for partition, (millis, entry_number) in places.items():
             args += [partition, f"{millis}-{entry_number}"]
         for link in links:
             args += [link.source, link.event, link.who, link.hash]
-        keys = [home.chain(tenant_hash), home.chain_head(tenant_hash), home.chains]
+        of_writer = home.audit_batch(f"{tenant_hash}:{batch.writer if batch else ''}")
+        keys = [home.chain(tenant_hash), home.chain_head(tenant_hash), home.chains, of_writer]
         answer = await self._client.script(_ADD, keys, args)
+        if answer == b"had":
+            return head
         if answer == b"blocked":
             raise ChainBlockedError(f"the chain of {head.tenant_id} ({keys[0]}) has links behind its head")
         if answer != b"added":

@@ -21,6 +21,9 @@ from memoryos_server.stores.sealing import SealBroken, Sealer
 KIND = "subject"
 """The kind of message that says that a subject's epoch is over, or that it decided on its consent."""
 
+USER = "subject"
+"""What a (tenant, user) is hashed as."""
+
 TENANT_USER = "\x00tenant"
 """Stands for a tenant as a whole. No person has such an id: control characters are refused at the door."""
 
@@ -118,6 +121,18 @@ class RedisSubjects:
             return None
         self._names.put((tenant_id, user_id), known.subject.id)
         return known.subject
+
+    async def known(self, named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of (tenant, user) whom `find` may find: all the others were never heard of, or are erased.
+
+        Raises:
+            BackendDown: The store does not answer.
+        """
+        new = [whose for whose in named if self._names.get(whose) is None]
+        lookups = [self.lookup(*whose) for whose in new]
+        found = await self._client.batch([("HGET", partition_of(lookup).lookup, lookup) for lookup in lookups])
+        strangers = {whose for whose, raw in zip(new, found, strict=True) if raw is None}
+        return [whose for whose in named if whose not in strangers]
 
     async def open(self, tenant_id: str, user_id: str) -> Subject:
         """The subject, made if need be. Its key is durable before this returns; concurrent calls give one subject."""
@@ -240,7 +255,7 @@ class RedisSubjects:
 
     def lookup(self, tenant_id: str, user_id: str) -> str:
         """The keyed hash by which a (tenant, user) is found; its first byte is the partition."""
-        return self._manifest.secrets.hash("subject", tenant_id, user_id)
+        return self._manifest.secrets.hash(USER, tenant_id, user_id)
 
     def forget(self, subject_id: str) -> None:
         """Drops a subject, whose epoch was found to be over, from the cache, and has others do so."""
