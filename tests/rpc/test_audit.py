@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 from scratch.v1 import scratch_service_pb2 as pb
 
-from memoryos_server.domain.core.audit import AuditEvent
+from memoryos.v1 import options_pb2
+from memoryos_server.domain.core.audit import AuditEvent, draft
 from memoryos_server.rpc import logging as rpc_logging
-from memoryos_server.rpc.audit import AuditWriter
+from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.refusals import Refusals
+from memoryos_server.rpc.wrap import Call
 from memoryos_server.stores.redis import RedisStore
 from tests.rpc.conftest import bearer, client, failure
 from tests.rpc.test_calls import eventually
@@ -229,3 +233,41 @@ async def test_writer_when_the_store_stays_down_then_losses_are_counted_and_the_
         await asyncio.sleep(0)
         assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 5
     assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 15
+
+
+class SlowAudit(MemoryAudit):
+    """Takes a while for each batch."""
+
+    async def append(self, events: Sequence[AuditEvent]) -> None:
+        await asyncio.sleep(0.02)
+        await super().append(events)
+
+
+async def test_calls_when_their_events_cannot_be_written_fast_enough_then_they_wait_and_none_is_lost() -> None:
+    log, metrics = SlowAudit(), Metrics()
+    call = cast(Call, SimpleNamespace(method=SimpleNamespace(policy=options_pb2.Policy()), degraded=False))
+    async with writer(log, metrics, most=20, delay=0) as writing:
+        audit = Audit(writing)
+
+        async def calls(start: int) -> None:
+            for number in range(start, start + 50):
+                async with audit.record(call):
+                    present = draft()
+                    assert present is not None
+                    present.event = event(number)
+
+        await asyncio.gather(*(asyncio.create_task(calls(50 * n)) for n in range(4)))
+        assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 0
+    assert sorted(int(e.id) for e in log.events) == list(range(200))
+
+
+async def test_calls_when_the_store_is_down_then_they_do_not_wait_for_their_events() -> None:
+    log, metrics = MemoryAudit(), Metrics()
+    log.down = True
+    async with writer(log, metrics, most=20, delay=0, drain=0.1) as writing:
+        writing.put(event(0))
+        await asyncio.sleep(0.05)  # it was tried
+        for number in range(19):
+            writing.put(event(number))
+        async with asyncio.timeout(0.2):
+            await writing.room()

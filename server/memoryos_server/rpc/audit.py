@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import deque
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -44,7 +44,8 @@ class _Pending:
 class AuditWriter:
     """Writes events in the background, in order, and at the latest when it is left.
 
-    While the store is down events wait, up to `most`; beyond that the oldest are lost, counted and logged.
+    While the store is down events wait, up to `most`; beyond that the oldest are lost, counted and logged. While it is only
+    slower than they come, calls wait in `room`, and none is lost.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class AuditWriter:
         retry: float = 0.5,
         most: int = 10_000,
         drain: float = 5.0,
+        patience: float = 5.0,
     ) -> None:
         """Keeps where events go.
 
@@ -68,12 +70,17 @@ class AuditWriter:
             retry: Seconds between attempts while the store is down.
             most: How many events may wait.
             drain: Seconds that the last events may take when it is left.
+            patience: Seconds that a call waits for room at most.
         """
         self._log = log
         self._metrics = metrics
         self._logger = logger
         self._delay, self._retry, self._most, self._drain = delay, retry, most, drain
+        self._patience = patience
         self._again = 0
+        self._room = asyncio.Event()
+        self._room.set()
+        self._down = False
         self._pending: deque[_Pending] = deque()
         self._some = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -104,6 +111,13 @@ class AuditWriter:
         """Has an event written soon."""
         self._add(_Pending(event, None))
 
+    async def room(self) -> None:
+        """Returns when there is room for many more events; at once while the store is down, when no waiting helps."""
+        if not self._room.is_set() and not self._down:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._room.wait()
+
     def refused(self, event: AuditEvent) -> None:
         """Has a refusal written soon; of equal ones within a minute the first, and then their number."""
         self._refusals.add(event)
@@ -126,6 +140,9 @@ class AuditWriter:
             self._lose(1)
         self._pending.append(pending)
         self._some.set()
+        if len(self._pending) >= self._most // 2 and not self._down:
+            self._room.clear()
+            self._hurry.set()
 
     def _lose(self, count: int) -> None:
         if count:
@@ -166,8 +183,13 @@ class AuditWriter:
                 self._pending.extendleft(reversed(batch))
                 self._again = len(batch)
                 self._some.set()
+                self._down = True
+                self._room.set()
                 await asyncio.sleep(self._retry)
                 continue
+            self._down = False
+            if len(self._pending) < self._most // 2:
+                self._room.set()
             for item in batch:
                 self._release(item, True)
 
@@ -215,10 +237,13 @@ class _Recorded(AbstractAsyncContextManager[None]):
             reason = error.reason if isinstance(error, Fault) else ""
             cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
             self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
+            if not isinstance(error, asyncio.CancelledError):
+                await self._writer.room()
         elif call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not draft.idle and not call.degraded:
             await self._writer.write(draft.event)
         else:
             self._writer.put(draft.event)
+            await self._writer.room()
 
 
 class _Drafted(AbstractAsyncContextManager[None]):
