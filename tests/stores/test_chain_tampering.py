@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,7 @@ class Tamperer:
         key = chain.home(tenant).chain_head(hashed)
         client = self.audited.store.client
         kept = await client.run("DUMP", key)
-        seal = chain._seal(tenant, number, fields[b"h"], head.places)
+        seal = chain._seal(replace(head, count=number, hash=fields[b"h"]))
         await client.run("HSET", key, "count", number, "hash", fields[b"h"], "seal", seal)
         await self.in_store(entries[:left], tenant, number + 1, "an older state")
         await client.run("RESTORE", key, 0, kept, "REPLACE")

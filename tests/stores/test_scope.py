@@ -100,7 +100,7 @@ def test_scope_when_asked_for_keys_then_all_lie_in_the_partition_s_slot() -> Non
     mine = scope()
     partition = mine.partition
     keys = [mine.record, *mine.keys(20_000), partition.lookup, partition.keyring, partition.queue]
-    keys += [partition.audit, partition.audit_batch("00"), partition.done("00"), partition.lease, partition.due]
+    keys += [partition.audit, partition.audit_refused, partition.audit_batch("00"), partition.done("00"), partition.lease, partition.due]
     keys += [partition.chains, partition.chain("ab" * 20), partition.chain_head("ab" * 20)]
     keys += [partition.attempts, partition.changes, partition.dead, partition.dead_marks]
     assert len(set(keys)) == len(keys)
@@ -166,6 +166,8 @@ async def test_everything_when_the_store_is_a_cluster_then_no_script_reaches_ove
         await audited.sequencer.now()
         assert (await audited.intact())["events"] == 12
         assert await audited.retention.move(0) == 12
+        await store.client.run("XADD", Partition(9).audit, "*", "e", "put in", "w", "by nobody")
+        await audited.sequencer.now()
         erased = await store.subjects.open("acme", "eve")
         await store.turns.accept(erased, [said(erased, "e1")])
         await settle_all(store, erased)

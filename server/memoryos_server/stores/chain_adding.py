@@ -56,7 +56,7 @@ class Adder:
         async with self._lock:
             for _ in range(_TRIES):
                 head = self._heads.get(tenant) or await self._looked_up(tenant)
-                fresh = [one for one in taken if one.partition is None or not head.has(one.partition, one.at)]
+                fresh = await self._fresh(head, taken)
                 if not fresh:
                     return
                 added = await self._chain.add(head, linked(head.count, head.hash, fresh[:PAGE]), batch)
@@ -67,9 +67,20 @@ class Adder:
                     added = await self._looked_up(tenant)
                 self._heads[tenant] = added
                 self._to_sign[tenant] = added.count, added.hash
-                if len(fresh) <= PAGE:
-                    return
+                taken = fresh[PAGE:]
         raise BackendDown("Other servers are faster at one chain")
+
+    async def _fresh(self, head: Head, taken: Sequence[Taken]) -> list[Taken]:
+        """The events that are not in the chain yet.
+
+        An outbox's place in the head says that those behind it are not. Those before it are looked up: somebody may have led
+        the store to give ids of the far future, and ids of now behind them.
+        """
+        before = [one for one in taken if one.partition is not None and head.has(one.partition, one.at)]
+        if not before:
+            return list(taken)
+        there = await self._chain.among(head.tenant_id, before)
+        return [one for one in taken if one.partition is None or one.source not in there]
 
     def forget(self, tenant: str) -> None:
         """Looks the head of a chain up again before anything is added to it."""

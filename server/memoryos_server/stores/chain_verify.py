@@ -8,20 +8,27 @@ links, and only what a head covers is looked at.
 from __future__ import annotations
 
 import asyncio
+import hashlib
+from array import array
 from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from memoryos_server.stores.archive import Stored, stored_batches
 from memoryos_server.stores.chain import HASH_BYTES, Link, beginning
 from memoryos_server.stores.heads import HeadBrokenError, Signed, SignedHeads
-from memoryos_server.stores.redis_audit import RedisAudit, parsed
+from memoryos_server.stores.redis_audit import RedisAudit, Stranger, parsed
 from memoryos_server.stores.redis_chain import Head, RedisChain
 
 _MOST = 20
 """So many problems of one tenant are told; one change often makes two."""
+
+_MOST_LOOSE = 200
+"""So many of what belongs to no chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,8 @@ class _Walk:
     archived: int = 0
     signed: Signed | None = None
     signed_holds: bool = False
+    ids: array[int] = field(default_factory=lambda: array("Q"))
+    numbers: array[int] = field(default_factory=lambda: array("Q"))
     recent: deque[tuple[int, bytes]] = field(default_factory=lambda: deque(maxlen=1024))
     problems: list[Problem] = field(default_factory=list)
 
@@ -70,12 +79,23 @@ class _Walk:
             self.say(self.count + 1, place, f"events {missing} are missing")
         elif not link.follows(self.hash):
             self.say(link.number, place, f"event {link.number} was changed, or exchanged")
-        elif parsed(link.event) is None:
+        elif (record := parsed(link.event)) is None:
             self.say(link.number, place, f"event {link.number} is no record of an event, and is shown nowhere")
+        else:
+            self.ids.append(int.from_bytes(hashlib.blake2b(record["id"].encode(), digest_size=8).digest()))
+            self.numbers.append(link.number)
         self.count, self.hash = link.number, link.hash
         self.recent.append((link.number, link.hash))
         if self.signed is not None and self.signed.count == self.count:
             self.signed_holds = self.signed.hash == self.hash
+
+    def find_copies(self, place: str) -> None:
+        """Notes events that stand in the chain twice. Sixteen bytes of memory an event."""
+        ids, numbers = np.array(self.ids, np.uint64), np.array(self.numbers, np.uint64)
+        order = np.argsort(ids, kind="stable")
+        for at in np.flatnonzero(ids[order][1:] == ids[order][:-1])[:_MOST]:
+            first, copy = int(numbers[order[at]]), int(numbers[order[at + 1]])
+            self.say(copy, place, f"event {copy} is event {first} once more: it was put in again")
 
 
 class Verifier:
@@ -121,6 +141,9 @@ class Verifier:
         async for tenant, taken in self._audit.outbox():
             walk = await self._walk(tenant)
             waiting += walk is not None and not self._read[tenant].has(taken.partition, taken.at)
+        async for stranger in self._audit.strangers():
+            if self._only in (None, stranger.tenant_id) or not stranger.tenant_id:
+                self._name(stranger)
         for tenant, walk in sorted(self._walks.items()):
             await self._read_chain(walk, self._read[tenant])
         problems = self._loose + [problem for _, walk in sorted(self._walks.items()) for problem in walk.problems]
@@ -135,6 +158,12 @@ class Verifier:
             "unsigned": sorted(walk.tenant_id for walk in walks if walk.signed is None),
             "problems": len(problems),
         }
+
+    def _name(self, stranger: Stranger) -> None:
+        if len(self._loose) >= _MOST_LOOSE:
+            return
+        what = f"entry {stranger.stood} of the outbox was changed or put in, for no server wrote it so: it is not chained"
+        self._loose.append(Problem(stranger.tenant_id, 0, f"{stranger.key} entry {stranger.entry}", what))
 
     async def _walk(self, tenant: str) -> _Walk | None:
         """How far a tenant's chain was read; None if it is none that is looked at."""
@@ -188,6 +217,7 @@ class Verifier:
             # Behind the head that was read there may be what was added since, with a head of its own.
             if rogue.number > (await self._chain.head(walk.tenant_id)).count:
                 walk.say(rogue.number, key, f"entry {rogue.number} stands behind its head")
+        walk.find_copies(key)
         if walk.signed is not None and not walk.signed_holds:
             said = f"{walk.signed.count} events at {walk.signed.at}"
             if walk.count < walk.signed.count:

@@ -20,6 +20,9 @@ from memoryos_server.stores.sealing import Box, SealBroken, derive, framed
 KEY_BYTES = 32
 """The length of every key here."""
 
+MAC_BYTES = 32
+"""The length of a keyed hash that tells what was written here from what was not."""
+
 
 class KeyringError(RuntimeError):
     """A master key is missing, malformed, badly placed, or not the one of this store. Starting cannot go on."""
@@ -236,11 +239,12 @@ class StoreSecrets:
         sealing: False leaves records readable; hashes stay keyed.
     """
 
-    __slots__ = ("_box", "_hash", "_sign")
+    __slots__ = ("_box", "_hash", "_mac", "_sign")
 
     def __init__(self, secret: bytes, *, sealing: bool = True) -> None:
         self._box = Box(derive(secret, "store seal"), sealing=sealing)
         self._hash = hashlib.blake2b(key=derive(secret, "store index"), digest_size=20)
+        self._mac = hashlib.blake2b(key=derive(secret, "store mac"), digest_size=MAC_BYTES)
         self._sign = hmac.new(derive(secret, "store sign"), digestmod=hashlib.sha256)
 
     def hash(self, purpose: str, *parts: str) -> str:
@@ -254,6 +258,12 @@ class StoreSecrets:
         digest = self._sign.copy()
         digest.update(framed(purpose, *parts))
         return digest.hexdigest()
+
+    def mac(self, purpose: str, place: str, *parts: bytes) -> bytes:
+        """`MAC_BYTES` bytes that only who has the master key can make, for parts that lie at one place."""
+        digest = self._mac.copy()
+        digest.update(b"".join([framed(purpose, place), *(len(part).to_bytes(4) + part for part in parts)]))
+        return digest.digest()
 
     def seal(self, purpose: str, record_id: str, text: bytes) -> bytes:
         """Encrypts a record that belongs to no subject."""

@@ -3,15 +3,19 @@
 An event that touches a known person's data lies in that person's partition, so that it can be written together with the
 change; who, what and from where are sealed under the person's key. An event of nobody, or of somebody the stores do not
 know, lies in a partition that follows from the tenant, and keeps only keyed hashes of user and address: recording a
-read or a denial makes no subject. Nothing is removed here: the sequencer takes from the outbox into the chains.
+read or a denial makes no subject. The sequencer takes from the outbox into the chains.
+
+Each entry stands behind a MAC over its partition and its bytes. What has none was changed, or put in by somebody who may write
+to the store and has no key: it is taken aside, chained nowhere, and named by `memoryos audit verify`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -23,7 +27,7 @@ from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent
 from memoryos_server.domain.core.faults import Stale
 from memoryos_server.domain.ports import Subject
 from memoryos_server.stores.chain import Taken
-from memoryos_server.stores.keyring import KeyringError
+from memoryos_server.stores.keyring import MAC_BYTES, KeyringError
 from memoryos_server.stores.manifest import Manifest
 from memoryos_server.stores.redis_chain import RedisChain
 from memoryos_server.stores.redis_client import Client, Script
@@ -43,6 +47,7 @@ _MOST_MICROS = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICRO
 _MOST_COUNT = 2**31
 
 _MOST_HASHES = 8192
+_MOST_REFUSED = 1000
 
 People = Mapping[tuple[str, str], tuple[Subject, Sealer]]
 """(tenant, user) -> who that is, of those who are known."""
@@ -57,7 +62,47 @@ _APPEND = Script(
     """,
 )
 
-SCRIPTS = (_APPEND,)
+_REFUSE = Script(
+    "refuse_audit",
+    """
+    -- KEYS audit, refused. ARGV how many refused entries are kept, then the ids of entries.
+    local refused = 0
+    for i = 2, #ARGV do
+      local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
+      if found then
+        local kept = {e = '', w = ''}
+        for k = 1, #found[2], 2 do kept[found[2][k]] = string.sub(found[2][k + 1], 1, 4096) end
+        local aside = {KEYS[2], 'MAXLEN', '~', ARGV[1], '*', 'i', ARGV[i], 'e', kept.e, 'w', kept.w}
+        local added = redis.pcall('XADD', unpack(aside))
+        if type(added) == 'table' and added.err then  -- somebody made another thing of it: it must not keep entries here
+          redis.call('DEL', KEYS[2])
+          redis.call('XADD', unpack(aside))
+        end
+        refused = refused + redis.call('XDEL', KEYS[1], ARGV[i])
+      end
+    end
+    return refused
+    """,
+)
+
+SCRIPTS = (_APPEND, _REFUSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Something that no server of this store wrote into an outbox as it stands there, or stood.
+
+    Attributes:
+        tenant_id: Whose event it says it is; "" if it says nothing.
+        key: Where it lies now.
+        entry: Its id there.
+        stood: Its id in the outbox.
+    """
+
+    tenant_id: str
+    key: str
+    entry: str
+    stood: str
 
 
 @dataclass(slots=True)
@@ -106,7 +151,7 @@ class RedisAudit:
         for event in events:
             about = people.get((event.tenant_id, event.user_id))
             number = about[0].partition if about else self._chain.home(event.tenant_id).number
-            stored = self.stored(event, about[1], about[0].id) if about else self.stored(event)
+            stored = self.entry(event, *about) if about else self.entry(event)
             batches.setdefault(number, []).extend(stored)
             names.setdefault(number, []).append(event.id)
         for number, stored_events in batches.items():
@@ -174,15 +219,42 @@ class RedisAudit:
         return total
 
     async def outbox(self) -> AsyncIterator[tuple[str, Taken]]:
-        """What lies in the outboxes, and whose it is, partition by partition."""
-        lengths = await self._client.batch([("XLEN", Partition(number).audit) for number in range(PARTITIONS)])
+        """What servers wrote into the outboxes, and whose it is, partition by partition."""
+        async for number, entry, fields in self._entries(lambda partition: partition.audit):
+            if (taken := self.taken(number, entry, fields)) is not None:
+                yield whose(taken.event), taken
+
+    async def strangers(self) -> AsyncIterator[Stranger]:
+        """What no server wrote, in the outboxes and taken aside."""
+        seen = set()
+        async for number, entry, fields in self._entries(lambda partition: partition.audit):
+            if self.taken(number, entry, fields) is None:
+                seen.add((number, entry))
+                yield _stranger(Partition(number).audit, entry, entry, fields)
+        async for number, entry, fields in self._entries(lambda partition: partition.audit_refused):
+            stood = fields.get(b"i", b"")
+            if (number, stood) not in seen:  # else it was taken aside meanwhile
+                yield _stranger(Partition(number).audit_refused, entry, stood, fields)
+
+    async def refuse(self, partition: int, entries: Sequence[bytes]) -> int:
+        """Takes entries of an outbox aside that no server wrote; how many there were.
+
+        Raises:
+            BackendDown: The store does not answer; the same may be refused again.
+        """
+        place = Partition(partition)
+        return int(await self._client.script(_REFUSE, [place.audit, place.audit_refused], [_MOST_REFUSED, *entries]))
+
+    async def _entries(
+        self, of: Callable[[Partition], str]
+    ) -> AsyncIterator[tuple[int, bytes, Mapping[bytes, bytes]]]:
+        """Partition, id and fields of what lies in one stream of each partition."""
+        lengths = await self._client.batch([("XLEN", of(Partition(number))) for number in range(PARTITIONS)])
         for number, length in enumerate(lengths):
             start = "-"
-            while length and (
-                page := await self._client.run("XRANGE", Partition(number).audit, start, "+", "COUNT", 512)
-            ):
+            while length and (page := await self._client.run("XRANGE", of(Partition(number)), start, "+", "COUNT", 512)):
                 for entry, fields in page:
-                    yield whose(fields.get(b"e", b"")), taken_of(number, entry, fields)
+                    yield number, entry, fields
                 start = "(" + page[-1][0].decode()
 
     async def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
@@ -211,11 +283,30 @@ class RedisAudit:
         for record, who in sorted(found.values(), key=lambda item: (item[0]["ts"], item[0]["id"]))[-limit:]:
             yield await self._event(record, who)
 
-    def stored(self, event: AuditEvent, sealer: Sealer | None = None, subject_id: str = "") -> tuple[bytes, bytes]:
-        """An event as it is stored, and who it is about: sealed for a known subject; of others keyed hashes.
+    def entry(
+        self, event: AuditEvent, subject: Subject | None = None, sealer: Sealer | None = None
+    ) -> tuple[bytes, bytes]:
+        """An event as it lies in an outbox, that of the subject's partition or else of its tenant's: `stored`, with a MAC.
 
         Whoever writes it calls `wrote` afterwards, or it is chained some seconds later.
         """
+        partition = self._chain.home(event.tenant_id).number if subject is None else subject.partition
+        record, who = self.stored(event, sealer, subject.id if subject else "")
+        return record, self._mac(partition, record, who) + who
+
+    def taken(self, partition: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Taken | None:
+        """What an entry of an outbox says; None if no server of this store wrote it so, and there."""
+        event, behind = fields.get(b"e", b""), fields.get(b"w", b"")
+        mac, who = behind[:MAC_BYTES], behind[MAC_BYTES:]
+        if len(fields) != 2 or not hmac.compare_digest(mac, self._mac(partition, event, who)):
+            return None
+        return Taken(partition, entry.decode(), event, who)
+
+    def _mac(self, partition: int, event: bytes, who: bytes) -> bytes:
+        return self._secrets.mac("audit outbox", str(partition), event, who)
+
+    def stored(self, event: AuditEvent, sealer: Sealer | None = None, subject_id: str = "") -> tuple[bytes, bytes]:
+        """An event as it is chained, and who it is about: sealed for a known subject; of others keyed hashes."""
         record: dict[str, Any] = {
             "id": event.id,
             "ts": (event.timestamp - _EPOCH) // _MICRO,
@@ -253,9 +344,10 @@ class RedisAudit:
                 reading.before = "(" + stream_id.decode()
                 millis, sequence = (int(part) for part in stream_id.split(b"-"))
                 reading.oldest = millis
-                record = parsed(fields.get(b"e", b""))
-                if record and (tenant_id is None or record["tenant"] == tenant_id):
-                    reading.found.append(((millis, record["ts"], sequence), record, fields.get(b"w", b"")))
+                taken = self.taken(reading.partition.number, stream_id, fields)
+                record = parsed(taken.event) if taken else None
+                if taken and record and (tenant_id is None or record["tenant"] == tenant_id):
+                    reading.found.append(((millis, record["ts"], sequence), record, taken.who))
 
     async def _event(self, record: dict[str, Any], who: bytes) -> AuditEvent:
         user_id, address, resource = "", "", ""
@@ -312,6 +404,7 @@ def whose(event: bytes) -> str:
     return str(record["tenant"]) if record else SYSTEM_TENANT
 
 
-def taken_of(partition: int, entry: bytes, fields: Mapping[bytes, bytes]) -> Taken:
-    """An entry of an outbox."""
-    return Taken(partition, entry.decode(), fields.get(b"e", b""), fields.get(b"w", b""))
+def _stranger(key: str, entry: bytes, stood: bytes, fields: Mapping[bytes, bytes]) -> Stranger:
+    record = parsed(fields.get(b"e", b""))
+    tenant = str(record["tenant"]) if record else ""
+    return Stranger(tenant, key, entry.decode(), stood.decode(errors="replace"))

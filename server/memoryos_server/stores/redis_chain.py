@@ -8,16 +8,19 @@ each outbox was taken, so that what is taken twice is chained once.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from memoryos_server.stores.chain import Link, beginning
+from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.stores.chain import Link, Taken, beginning
 from memoryos_server.stores.manifest import Manifest
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
 
 PAGE = 512
 """How many links are read or added at once."""
+
+_TRIES = 50
 
 _BATCH_LIFE = 86_400
 """For so many seconds it is known which batch of a writer was the last."""
@@ -26,23 +29,24 @@ _ADD = Script(
     "add_links",
     """
     -- KEYS chain, head, chains of the partition, batch. ARGV count and hash that the head must have, hash and seal that it
-    -- gets, tenant's hash, tenant, name of the batch and life of that name (s), number of places, then per place: partition,
-    -- entry; then per link: source, event, who, hash.
-    local head = redis.call('HMGET', KEYS[2], 'count', 'hash')
+    -- gets, tenant's hash, tenant, name of the batch and life of that name (s), number that it must have archived, number of
+    -- places, then per place: partition, entry; then per link: source, event, who, hash.
+    local head = redis.call('HMGET', KEYS[2], 'count', 'hash', 'archived')
     if head[2] == ARGV[3] then return 'added' end  -- sent again
     if ARGV[7] ~= '' and redis.call('GET', KEYS[4]) == ARGV[7] then return 'had' end
     if (head[1] or '0') ~= ARGV[1] or (head[2] and head[2] ~= ARGV[2]) then return 'moved' end
+    if (head[3] or '0') ~= ARGV[9] then return 'moved' end  -- its seal would not hold
     local count = tonumber(ARGV[1])
     local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
     if last[1] and tonumber(string.match(last[1][1], '^%d+')) > count then return 'blocked' end
-    local at = 10 + 2 * tonumber(ARGV[9])
+    local at = 11 + 2 * tonumber(ARGV[10])
     for i = at, #ARGV, 4 do
       count = count + 1
       redis.call('XADD', KEYS[1], string.format('%.0f-0', count), 's', ARGV[i], 'e', ARGV[i + 1], 'w', ARGV[i + 2],
                  'h', ARGV[i + 3])
     end
     redis.call('HSET', KEYS[2], 'count', string.format('%.0f', count), 'hash', ARGV[3], 'seal', ARGV[4])
-    for i = 10, at - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+    for i = 11, at - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
     redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])
     if ARGV[7] ~= '' then redis.call('SET', KEYS[4], ARGV[7], 'EX', ARGV[8]) end
     return 'added'
@@ -52,9 +56,13 @@ _ADD = Script(
 _ARCHIVED = Script(
     "links_archived",
     """
-    -- KEYS chain, head. ARGV the number of the last link that is in the archive.
-    local archived = tonumber(redis.call('HGET', KEYS[2], 'archived') or '0')
-    if tonumber(ARGV[1]) > archived then redis.call('HSET', KEYS[2], 'archived', ARGV[1]) end
+    -- KEYS chain, head. ARGV the number of the last link that is in the archive; count, hash and number of archived ones
+    -- that the head must have, the number that it gets, and its seal with it.
+    local head = redis.call('HMGET', KEYS[2], 'count', 'hash', 'archived', 'seal')
+    if head[4] ~= ARGV[6] then
+      if (head[1] or '0') ~= ARGV[2] or (head[2] and head[2] ~= ARGV[3]) or (head[3] or '0') ~= ARGV[4] then return 0 end
+      redis.call('HSET', KEYS[2], 'archived', ARGV[5], 'seal', ARGV[6])
+    end
     local found = redis.call('XRANGE', KEYS[1], '-', ARGV[1] .. '-0', 'COUNT', 1000)
     while #found > 0 do
       for i = 1, #found do redis.call('XDEL', KEYS[1], found[i][1]) end
@@ -77,7 +85,7 @@ class Head:
         hash: What they add up to.
         archived: How many of them, the oldest, are in the archive.
         places: Partition -> the last entry of its outbox that is in the chain, as milliseconds and number.
-        intact: Whether it is as it was written, but for `archived`.
+        intact: Whether it is as it was written.
     """
 
     tenant_id: str
@@ -146,9 +154,9 @@ class RedisChain:
         fields: dict[bytes, bytes] = raw if isinstance(raw, dict) else dict(zip(raw[::2], raw[1::2], strict=True))
         places = {int(name): _place(value) for name, value in fields.items() if name.isdigit()}
         count, added_up = _number(fields.get(b"count")), fields.get(b"hash") or beginning(tenant_id)
+        head = Head(tenant_id, count, added_up, _number(fields.get(b"archived")), places)
         seal = fields.get(b"seal", b"").decode(errors="replace")
-        intact = seal == self._seal(tenant_id, count, added_up, places) if fields else True
-        return Head(tenant_id, count, added_up, _number(fields.get(b"archived")), places, intact)
+        return head if not fields or seal == self._seal(head) else replace(head, intact=False)
 
     async def add(self, head: Head, links: Sequence[Link], batch: Batch | None = None) -> Head | None:
         """Makes a chain longer by links that were made for this head; its new head, or None if it has another.
@@ -169,17 +177,17 @@ class RedisChain:
                 places[int(number)] = max(_place(entry.encode()), places.get(int(number), (0, 0)))
         tenant_hash = self._hash(head.tenant_id)
         home = partition_of(tenant_hash)
-        count, added_up, all_places = links[-1].number, links[-1].hash, {**head.places, **places}
-        seal = self._seal(head.tenant_id, count, added_up, all_places)
+        following = replace(head, count=links[-1].number, hash=links[-1].hash, places={**head.places, **places})
         args: list[str | bytes | int] = [
             head.count,
             head.hash,
-            added_up,
-            seal,
+            following.hash,
+            self._seal(following),
             tenant_hash,
             head.tenant_id,
             batch.name if batch else "",
             _BATCH_LIFE,
+            head.archived,
             len(places),
         ]
         for partition, (millis, entry_number) in places.items():
@@ -195,7 +203,7 @@ class RedisChain:
             raise ChainBlockedError(f"the chain of {head.tenant_id} ({keys[0]}) has links behind its head")
         if answer != b"added":
             return None
-        return Head(head.tenant_id, count, added_up, head.archived, all_places)
+        return following
 
     async def back(self, tenant_id: str, below: int | None = None, most: int = PAGE) -> list[Link]:
         """Links that are not archived, the newest first.
@@ -229,16 +237,55 @@ class RedisChain:
         return link_of(*found[0]) if found else None
 
     async def archived(self, tenant_id: str, number: int) -> None:
-        """Takes links out, up to this number, that are durable in the archive. Idempotent."""
-        await self._client.script(_ARCHIVED, [self.key(tenant_id), self._head_key(tenant_id)], [number])
+        """Takes links out, up to this number, that are durable in the archive. Idempotent.
+
+        Raises:
+            ChainBlockedError: The head is not as it was written.
+            BackendDown: The store does not answer, or others add to the chain without a pause.
+        """
+        keys = [self.key(tenant_id), self._head_key(tenant_id)]
+        for _ in range(_TRIES):
+            head = await self.head(tenant_id)
+            if not head.intact:
+                raise ChainBlockedError(f"the head of the chain of {tenant_id} was changed")
+            following = replace(head, archived=max(number, head.archived))
+            args = [number, head.count, head.hash, head.archived, following.archived, self._seal(following)]
+            if await self._client.script(_ARCHIVED, keys, args):
+                return
+        raise BackendDown("Others add to one chain without a pause")
+
+    async def among(self, tenant_id: str, taken: Sequence[Taken]) -> set[str]:
+        """The sources of those events of outboxes that are in the chain and not archived.
+
+        Args:
+            tenant_id: Whose.
+            taken: The events. What of an outbox was chained before the oldest of them is not looked at.
+        """
+        wanted = {one.source: one.event for one in taken}
+        oldest: dict[str, tuple[int, int]] = {}
+        for one in taken:
+            name = one.source.partition("/")[0]
+            oldest[name] = min(one.at, oldest.get(name, one.at))
+        there: set[str] = set()
+        below = None
+        while oldest and len(there) < len(wanted) and (links := await self.back(tenant_id, below)):
+            for link in links:
+                if wanted.get(link.source) == link.event:
+                    there.add(link.source)
+                name, _, entry = link.source.partition("/")
+                if name in oldest and _place(entry.encode()) < oldest[name]:
+                    del oldest[name]
+            below = links[-1].number
+        return there
 
     def _head_key(self, tenant_id: str) -> str:
         return self.home(tenant_id).chain_head(self._hash(tenant_id))
 
-    def _seal(self, tenant_id: str, count: int, added_up: bytes, places: Mapping[int, tuple[int, int]]) -> str:
-        # Whoever could write a place would have all events before it dropped unchained.
-        said = ",".join(f"{number}:{millis}-{entry}" for number, (millis, entry) in sorted(places.items()))
-        return self._secrets.sign("chain head", tenant_id, str(count), added_up.hex(), said)
+    def _seal(self, head: Head) -> str:
+        # Whoever could raise `archived` would have a chain that belies its signed head taken for one that is archived so far.
+        said = ",".join(f"{number}:{millis}-{entry}" for number, (millis, entry) in sorted(head.places.items()))
+        parts = (head.tenant_id, str(head.count), head.hash.hex(), str(head.archived), said)
+        return self._secrets.sign("chain head", *parts)
 
     def _hash(self, tenant_id: str) -> str:
         return self._secrets.hash("audit", tenant_id)

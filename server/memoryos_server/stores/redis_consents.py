@@ -86,7 +86,7 @@ class RedisConsents:
             ("1" if consent.granted else "0") if consent.purpose == PROCESSING else "",
             CHANGES,
             redis_subjects.KIND,
-            *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
+            *(self._audit.entry(audit, subject, sealer) if audit else (b"", b"")),
         ]
         try:
             kept = await self._client.script(_RECORD, [scope.record, scope.consents, scope.partition.audit], args)

@@ -187,7 +187,7 @@ class RedisQueue(Leases, Settling, FreshTurns, DeadLetters, Waiting):
             nonce,
             sealed,
             DONE_LIFE,
-            *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
+            *(self._audit.entry(audit, subject, sealer) if audit else (b"", b"")),
             redis_marks.LIFE,
             raw_id(change.made_once) if change.made_once else b"",
             self._required if change.adds else b"",

@@ -155,7 +155,7 @@ class RedisTurns:
             0 if repeats_only else redis_marks.LIFE,
             self._keep,
             self._ttl,
-            *(self._audit.stored(audit, sealer, subject.id) if audit else (b"", b"")),
+            *(self._audit.entry(audit, subject, sealer) if audit else (b"", b"")),
             self._required,
         ]
         fields: dict[str, tuple[bytes, bytes]] = {}

@@ -145,8 +145,13 @@ class Partition:
         """Stream: the outbox of recorded events."""
         return f"{self.tag}:audit"
 
+    @property
+    def audit_refused(self) -> str:
+        """Stream: what stood in the outbox and no server had written like that, the newest thousand."""
+        return f"{self.tag}:audit_refused"
+
     def audit_batch(self, nonce: str) -> str:
-        """String with a short life: this batch of events is written."""
+        """String with a short life: this batch of events is written, or which one of a writer was the last."""
         return f"{self.tag}:audit_batch:{nonce}"
 
     @property
@@ -169,7 +174,7 @@ class Partition:
         return f"{self.tag}:chain:{tenant_hash}"
 
     def chain_head(self, tenant_hash: str) -> str:
-        """Hash: `count`, `hash`, `archived` of a chain, and how far the outbox of each partition was taken into it."""
+        """Hash: `count`, `hash`, `archived` and `seal` of a chain, and how far the outbox of each partition was taken into it."""
         return f"{self.tag}:chain_head:{tenant_hash}"
 
     def usage(self, tenant_hash: str, day: int) -> str:

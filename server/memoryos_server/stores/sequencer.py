@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -20,7 +20,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.stores.chain import Taken
 from memoryos_server.stores.chain_adding import Adder
-from memoryos_server.stores.redis_audit import RedisAudit, taken_of, whose
+from memoryos_server.stores.redis_audit import RedisAudit, whose
 from memoryos_server.stores.redis_chain import PAGE, ChainBlockedError
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import PARTITIONS, Partition
@@ -60,6 +60,7 @@ class Sequencer:
         adder: Makes chains longer.
         gather_seconds: How long events may gather, so that many share a write.
         sweep_seconds: How often all outboxes are looked through.
+        refused: Told how many entries were found that no server wrote.
     """
 
     def __init__(
@@ -70,12 +71,14 @@ class Sequencer:
         *,
         gather_seconds: float = _GATHER_SECONDS,
         sweep_seconds: float = _SWEEP_SECONDS,
+        refused: Callable[[int], object] = lambda _: None,
     ) -> None:
         self._client = client
         self._audit = audit
         self._adder = adder
         self._gather, self._sweep = gather_seconds, sweep_seconds
         self._lock = asyncio.Lock()
+        self._refused = refused
         self._blocked = Sparing(_log)
         self._task: asyncio.Task[None] | None = None
 
@@ -154,21 +157,26 @@ class Sequencer:
         pages = await self._client.batch(
             [("XRANGE", Partition(one.number).audit, one.start, "+", "COUNT", PAGE) for one in readings]
         )
-        events: dict[str, list[Taken]] = {}
+        events: dict[str, list[tuple[int, Taken]]] = {}
         for one, page in zip(readings, pages, strict=True):
+            refused = []
             for entry, fields in page:
-                events.setdefault(whose(fields.get(b"e", b"")), []).append(taken_of(one.number, entry, fields))
+                if (taken := self._audit.taken(one.number, entry, fields)) is None:
+                    refused.append(entry)
+                else:
+                    events.setdefault(whose(taken.event), []).append((one.number, taken))
+            await self._refuse(one.number, refused)
         reach("audit.taken")
         done: dict[int, list[str]] = {}
         stuck: set[int] = set()
-        for tenant, taken in events.items():
-            if tenant not in blocked and not await self._chained(tenant, taken):
+        for tenant, its in events.items():
+            if tenant not in blocked and not await self._chained(tenant, [event for _, event in its]):
                 blocked.add(tenant)
-            for event in taken:
+            for number, event in its:
                 if tenant in blocked:
-                    stuck.add(event.partition)
+                    stuck.add(number)
                 else:
-                    done.setdefault(event.partition, []).append(event.entry)
+                    done.setdefault(number, []).append(event.entry)
         reach("audit.chained")
         await self._client.batch([("XDEL", Partition(number).audit, *entries) for number, entries in done.items()])
         more = []
@@ -178,6 +186,14 @@ class Sequencer:
                 one.start = "(" + page[-1][0].decode()
                 more.append(one)
         return more
+
+    async def _refuse(self, partition: int, entries: list[bytes]) -> None:
+        if entries and (count := await self._audit.refuse(partition, entries)):
+            self._refused(count)
+            self._blocked.error(
+                "somebody changed or put in what waits to be chained, in %s; `memoryos audit verify` says more",
+                Partition(partition).audit,
+            )
 
     async def _chained(self, tenant: str, taken: list[Taken]) -> bool:
         """Chains events of a tenant; whether that could be done.
