@@ -50,9 +50,9 @@ from memoryos_server.rpc.metrics import Metrics, MetricsListener
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.system_servicer import SystemServicer
 from memoryos_server.stores.audit_trail import ChainTrail
+from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.chain_adding import Adder
 from memoryos_server.stores.chain_log import ChainLog
-from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.chain_verify import Verifier
 from memoryos_server.stores.embedded import (
     ChildFailedError,
@@ -151,10 +151,10 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     counts = MemoryMetrics(metrics, settings.memory.max_backlog)
     # Before what has events written: both are left after it.
     adder = Adder(redis.chain, _signed_heads(settings, redis))
-    sequencer = await stack.enter_async_context(Sequencer(redis.client, redis.audit, adder))
-    writer = await stack.enter_async_context(
-        AuditWriter(ChainLog(redis.audit, adder), metrics=metrics, logger=logger)
+    sequencer = await stack.enter_async_context(
+        Sequencer(redis.client, redis.audit, adder, refused=metrics.audit_refused.inc)
     )
+    writer = await stack.enter_async_context(AuditWriter(ChainLog(redis.audit, adder), metrics=metrics, logger=logger))
     defense = await stack.enter_async_context(make_defense(settings, redis, writer.put))
     memory = await wiring.open_memory(
         stack,

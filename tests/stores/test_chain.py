@@ -464,7 +464,9 @@ async def test_page_when_a_record_has_fields_of_other_kinds_then_the_others_are_
     await audited.sequencer.now()
     head = await store.chain.head("acme")
     assert await store.chain.add(head, linked(head.count, head.hash, [Taken(200, "9-0", bad, who)]))  # chained
-    await store.client.run("XADD", Partition(3).audit, "*", "e", bad, "w", who)  # and not yet, by somebody without a key
+    await store.client.run(
+        "XADD", Partition(3).audit, "*", "e", bad, "w", who
+    )  # and not yet, by somebody without a key
     await store.audit.append([event(2)])
     assert [one.details async for one in store.audit.tail("acme", 10)] == ["0", "2"]
     await audited.another().now()

@@ -100,7 +100,14 @@ def test_scope_when_asked_for_keys_then_all_lie_in_the_partition_s_slot() -> Non
     mine = scope()
     partition = mine.partition
     keys = [mine.record, *mine.keys(20_000), partition.lookup, partition.keyring, partition.queue]
-    keys += [partition.audit, partition.audit_refused, partition.audit_batch("00"), partition.done("00"), partition.lease, partition.due]
+    keys += [
+        partition.audit,
+        partition.audit_refused,
+        partition.audit_batch("00"),
+        partition.done("00"),
+        partition.lease,
+        partition.due,
+    ]
     keys += [partition.chains, partition.chain("ab" * 20), partition.chain_head("ab" * 20)]
     keys += [partition.attempts, partition.changes, partition.dead, partition.dead_marks]
     assert len(set(keys)) == len(keys)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from memoryos.v1 import options_pb2
@@ -23,7 +24,7 @@ from memoryos_server.domain.core.faults import Fault, Forbidden, Unauthenticated
 from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.text import MAX_ID
 from memoryos_server.domain.core.time import utc_now
-from memoryos_server.domain.ports import AuditLog
+from memoryos_server.domain.ports import Recorder
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.refusals import Refusals
 from memoryos_server.rpc.wrap import Call
@@ -50,7 +51,7 @@ class AuditWriter:
 
     def __init__(
         self,
-        log: AuditLog,
+        log: Recorder,
         *,
         metrics: Metrics,
         logger: FilteringBoundLogger,
@@ -304,13 +305,13 @@ def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:
 
 def _touched(caller: Caller, request: Message) -> str:
     """Whose data the call means to touch; whether it may is found out later, and recorded as the outcome."""
-    named = str(getattr(request, "user_id")) if _names_user(type(request)) else ""  # noqa: B009
+    named = str(getattr(request, "user_id")) if _names_user(request.DESCRIPTOR) else ""  # noqa: B009
     return (named or caller.named_user or caller.user_id or (DEFAULT_USER if caller.anonymous else ""))[:MAX_ID]
 
 
 @cache
-def _names_user(kind: type[Message]) -> bool:
-    field = kind.DESCRIPTOR.fields_by_name.get("user_id")
+def _names_user(kind: Descriptor) -> bool:
+    field = kind.fields_by_name.get("user_id")
     return field is not None and not field.is_repeated
 
 

@@ -36,6 +36,7 @@ class Metrics:
         budget_refused: Chats refused because their key's budget of `requests` or `tokens` is used up.
         injections: Calls whose texts look like an attempt on a model, by pattern.
         audit_dropped: Events that could not be kept because the store was down for too long.
+        audit_refused: What stood in outboxes of events and no server had written so.
     """
 
     def __init__(self) -> None:
@@ -100,6 +101,9 @@ class Metrics:
         for name in PATTERN_IDS:
             self.injections.labels(name)
         self.audit_dropped = Counter("memoryos_audit_dropped", "Audit events that were lost.", registry=self.registry)
+        self.audit_refused = Counter(
+            "memoryos_audit_refused", "Audit events that somebody changed or put in.", registry=self.registry
+        )
 
     def answered(self, outcome: str, seconds: float) -> None:
         """A request to the provider began to be answered, or failed: `ok`, `rejected`, `failed` or `timeout`."""

@@ -274,7 +274,6 @@ async def _close(answers: AsyncGenerator[Message, None]) -> None:
 
 def compose(*arounds: Around) -> Around:
     """One interceptor out of several, the first outermost."""
-
     return lambda call: _Layers(arounds, call)
 
 

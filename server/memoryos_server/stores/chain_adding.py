@@ -76,11 +76,11 @@ class Adder:
         An outbox's place in the head says that those behind it are not. Those before it are looked up: somebody may have led
         the store to give ids of the far future, and ids of now behind them.
         """
-        before = [one for one in taken if one.partition is not None and head.has(one.partition, one.at)]
+        before = [one for one in taken if head.has(one)]
         if not before:
             return list(taken)
         there = await self._chain.among(head.tenant_id, before)
-        return [one for one in taken if one.partition is None or one.source not in there]
+        return [one for one in taken if one.source not in there]
 
     def forget(self, tenant: str) -> None:
         """Looks the head of a chain up again before anything is added to it."""

@@ -24,7 +24,7 @@ _log = Sparing(logging.getLogger(__name__))
 
 
 class ChainLog:
-    """The port `AuditLog`, for one caller at a time, who gives events that were not written again before any others.
+    """The port `Recorder`, for one caller at a time, who gives events that were not written again before any others.
 
     Args:
         audit: Makes records, and takes those into an outbox whose chain cannot be written.

@@ -140,7 +140,7 @@ class Verifier:
         waiting = 0
         async for tenant, taken in self._audit.outbox():
             walk = await self._walk(tenant)
-            waiting += walk is not None and not self._read[tenant].has(taken.partition, taken.at)
+            waiting += walk is not None and not self._read[tenant].has(taken)
         async for stranger in self._audit.strangers():
             if self._only in (None, stranger.tenant_id) or not stranger.tenant_id:
                 self._name(stranger)
@@ -162,7 +162,9 @@ class Verifier:
     def _name(self, stranger: Stranger) -> None:
         if len(self._loose) >= _MOST_LOOSE:
             return
-        what = f"entry {stranger.stood} of the outbox was changed or put in, for no server wrote it so: it is not chained"
+        what = (
+            f"entry {stranger.stood} of the outbox was changed or put in, for no server wrote it so: it is not chained"
+        )
         self._loose.append(Problem(stranger.tenant_id, 0, f"{stranger.key} entry {stranger.entry}", what))
 
     async def _walk(self, tenant: str) -> _Walk | None:

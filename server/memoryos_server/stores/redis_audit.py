@@ -215,7 +215,7 @@ class RedisAudit:
         for tenant in tenants:
             head = await self._chain.head(tenant)
             total += head.count
-            total += sum(not head.has(taken.partition, taken.at) for taken in waiting.get(tenant, []))
+            total += sum(not head.has(taken) for taken in waiting.get(tenant, []))
         return total
 
     async def outbox(self) -> AsyncIterator[tuple[str, Taken]]:
@@ -245,14 +245,14 @@ class RedisAudit:
         place = Partition(partition)
         return int(await self._client.script(_REFUSE, [place.audit, place.audit_refused], [_MOST_REFUSED, *entries]))
 
-    async def _entries(
-        self, of: Callable[[Partition], str]
-    ) -> AsyncIterator[tuple[int, bytes, Mapping[bytes, bytes]]]:
+    async def _entries(self, of: Callable[[Partition], str]) -> AsyncIterator[tuple[int, bytes, Mapping[bytes, bytes]]]:
         """Partition, id and fields of what lies in one stream of each partition."""
         lengths = await self._client.batch([("XLEN", of(Partition(number))) for number in range(PARTITIONS)])
         for number, length in enumerate(lengths):
             start = "-"
-            while length and (page := await self._client.run("XRANGE", of(Partition(number)), start, "+", "COUNT", 512)):
+            while length and (
+                page := await self._client.run("XRANGE", of(Partition(number)), start, "+", "COUNT", 512)
+            ):
                 for entry, fields in page:
                     yield number, entry, fields
                 start = "(" + page[-1][0].decode()

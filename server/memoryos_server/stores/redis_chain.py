@@ -95,9 +95,9 @@ class Head:
     places: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     intact: bool = True
 
-    def has(self, partition: int, at: tuple[int, int]) -> bool:
-        """Whether an entry of an outbox is in the chain."""
-        return at <= self.places.get(partition, (0, 0))
+    def has(self, taken: Taken) -> bool:
+        """Whether an outbox was taken further than to this event, which then is in the chain, but for what misled the store."""
+        return taken.partition is not None and taken.at <= self.places.get(taken.partition, (0, 0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +249,14 @@ class RedisChain:
             if not head.intact:
                 raise ChainBlockedError(f"the head of the chain of {tenant_id} was changed")
             following = replace(head, archived=max(number, head.archived))
-            args = [number, head.count, head.hash, head.archived, following.archived, self._seal(following)]
+            args: list[str | bytes | int] = [
+                number,
+                head.count,
+                head.hash,
+                head.archived,
+                following.archived,
+                self._seal(following),
+            ]
             if await self._client.script(_ARCHIVED, keys, args):
                 return
         raise BackendDown("Others add to one chain without a pause")

@@ -36,6 +36,7 @@ from memoryos_server.domain.ports.outside import (
     KeyStore,
     Llm,
     ProviderAnswer,
+    Recorder,
     Served,
 )
 from memoryos_server.domain.ports.search import (
@@ -76,6 +77,7 @@ __all__ = [
     "RecordFilter",
     "RecordHit",
     "RecordQuery",
+    "Recorder",
     "SearchQuery",
     "Served",
     "Session",

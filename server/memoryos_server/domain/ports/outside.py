@@ -10,11 +10,15 @@ from typing import Protocol
 from memoryos_server.domain.core.audit import AuditEvent
 
 
-class AuditLog(Protocol):
-    """The outbox of recorded events, per tenant, append-only."""
+class Recorder(Protocol):
+    """Takes events that are recorded, append-only."""
 
     async def append(self, events: Sequence[AuditEvent]) -> None:
         """Records events durably, in order. The same events given again, after an error, are not recorded twice."""
+
+
+class AuditLog(Recorder, Protocol):
+    """The recorded events, per tenant."""
 
     def tail(self, tenant_id: str | None, limit: int) -> AsyncIterator[AuditEvent]:
         """The newest events of a tenant (None: of all), oldest of them first."""
