@@ -18,7 +18,7 @@ from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.required import Required
 from memoryos_server.rpc.server import RpcServer
 from memoryos_server.rpc.state import Phase, ServingState
-from memoryos_server.rpc.wrap import compose
+from memoryos_server.rpc.wrap import Before, compose
 
 
 class _Serving:
@@ -47,8 +47,8 @@ async def serve(address: str) -> None:
         Faults(logger),
         Admission(1000, metrics),
         deadline,
-        Degraded(serving),
-        Required(methods),
+        Before(Degraded(serving)),
+        Before(Required(methods)),
     )
     server = RpcServer(
         ServerSettings(listen=address),

@@ -211,9 +211,14 @@ class Audit:
         """Records how a call ended, unless the use case did. Stands outside of auth, whose refusals it records."""
         return _Recorded(self._writer, call)
 
-    def draft(self, call: Call) -> _Drafted:
+    @staticmethod
+    def draft(call: Call) -> None:
         """Drafts the event of an audited call, for the use case to take. Stands inside of auth, after the parsing."""
-        return _Drafted(call)
+        if call.method.policy.audit.event_type and call.caller is not None:
+            present = draft()
+            if present is None:
+                raise AssertionError("`draft` stands outside of `record`")
+            present.event = _event(call, call.caller, call.request)
 
 
 class _Recorded(AbstractAsyncContextManager[None]):
@@ -245,24 +250,6 @@ class _Recorded(AbstractAsyncContextManager[None]):
         else:
             self._writer.put(draft.event)
             await self._writer.room()
-
-
-class _Drafted(AbstractAsyncContextManager[None]):
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Call) -> None:
-        self._call = call
-
-    async def __aenter__(self) -> None:
-        call = self._call
-        if call.method.policy.audit.event_type and call.caller is not None:
-            present = draft()
-            if present is None:
-                raise AssertionError("`draft` stands outside of `record`")
-            present.event = _event(call, call.caller, call.request)
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
 
 def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:

@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
@@ -68,7 +67,7 @@ class Auth:
         self._bridge_secret = _digest(bridge_secret) if bridge_secret else None
         self._now = now
 
-    def __call__(self, call: Call) -> _Known:
+    async def __call__(self, call: Call) -> None:
         """Sets the caller of a call.
 
         Raises:
@@ -77,10 +76,6 @@ class Auth:
             Invalid: `x-tenant-id` or `x-user-id` is malformed.
             BackendDown: The key is not known here and the store that would know it is down.
         """
-        return _Known(self, call)
-
-    async def admit(self, call: Call) -> None:
-        """As entering what a call of this object gives."""
         call.address = call.address or self.address(call)
         call.caller = caller = await self._caller(call)
         set_caller(caller)
@@ -184,22 +179,6 @@ class Auth:
         if tenant is not None and tenant != record.tenant_id:
             raise Forbidden("This key belongs to another tenant", param="X-Tenant-ID")
         return caller
-
-
-class _Known(AbstractAsyncContextManager[None]):
-    """A call with its caller; nothing is to be done when it ends."""
-
-    __slots__ = ("_auth", "_call")
-
-    def __init__(self, auth: Auth, call: Call) -> None:
-        self._auth = auth
-        self._call = call
-
-    async def __aenter__(self) -> None:
-        await self._auth.admit(self._call)
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
 
 def peer_address(peer: str) -> str:

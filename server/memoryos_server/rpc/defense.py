@@ -108,13 +108,22 @@ class Door:
         """
         return _Address(self._guard, self._auth, self._metrics, call)
 
-    def key(self, call: Call) -> _Key:
+    def key(self, call: Call) -> None:
         """The interceptor inside of auth: limits keys.
 
         Raises:
             TooMany: The key makes too many calls.
         """
-        return _Key(self._guard, self._metrics, call)
+        who = call.caller
+        if who is None or who.anonymous or call.method.permission == "public":
+            return
+        try:
+            standing = self._guard.check_key(who.key_id, call.address)
+        except LimitReached:
+            self._metrics.refused.labels("key").inc()
+            raise
+        if standing is not None:
+            call.trailers.update(headers(standing))
 
     async def unknown(self, address: str, metadata: Mapping[str, str], digest: bytes) -> None:
         """Counts a call of what does not exist, by whoever holds no valid key.
@@ -163,31 +172,6 @@ class _Address:
         if isinstance(error, Unauthenticated):
             wrong = "authorization" in self._call.metadata and error.reason != "key_expired"
             self._guard.refused(self._call.address, wrong_key=wrong)
-
-
-class _Key:
-    __slots__ = ("_call", "_guard", "_metrics")
-
-    def __init__(self, guard: Guard, metrics: Metrics, call: Call) -> None:
-        self._guard = guard
-        self._metrics = metrics
-        self._call = call
-
-    async def __aenter__(self) -> None:
-        call = self._call
-        who = call.caller
-        if who is None or who.anonymous or call.method.permission == "public":
-            return
-        try:
-            standing = self._guard.check_key(who.key_id, call.address)
-        except LimitReached:
-            self._metrics.refused.labels("key").inc()
-            raise
-        if standing is not None:
-            call.trailers.update(headers(standing))
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
 
 
 class UnknownMethods(grpc.GenericRpcHandler):

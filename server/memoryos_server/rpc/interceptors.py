@@ -28,7 +28,15 @@ from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.required import Required
 from memoryos_server.rpc.state import Serving
 from memoryos_server.rpc.status import Ending
-from memoryos_server.rpc.wrap import DEGRADED_HEADER, REQUEST_ID_HEADER, Around, Call, compose, left_is_cancelled
+from memoryos_server.rpc.wrap import (
+    DEGRADED_HEADER,
+    REQUEST_ID_HEADER,
+    Around,
+    Before,
+    Call,
+    compose,
+    left_is_cancelled,
+)
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -71,19 +79,19 @@ def standard(
         # Bounds everything that may wait: the key's lookup, the handler, and the reader of a stream.
         deadline,
         # Before auth, because a refusal while a store is down is a degraded answer too.
-        Degraded(serving),
+        Before(Degraded(serving)),
         # Before a key is looked up, and around auth, whose refusals it hears. Who is banned did not come so far.
         *((door.address,) if door else ()),
         # Outside of auth, because denials are recorded.
         audit.record,
         # Before the request is parsed: who may not call costs as little as possible.
-        auth,
+        Before(auth),
         # Behind auth, which says whose key it is; before the request is parsed.
-        *((door.key,) if door else ()),
+        *((Before(door.key),) if door else ()),
         # After auth, so that nobody learns of fields by trying; here the request is parsed.
-        Required(methods),
+        Before(Required(methods)),
         # Last, because it needs caller and request; the use case finds the draft and may take it.
-        audit.draft,
+        Before(audit.draft),
     )
 
 
@@ -293,8 +301,6 @@ class Degraded:
         """Keeps who knows."""
         self._serving = serving
 
-    @asynccontextmanager
-    async def __call__(self, call: Call) -> AsyncIterator[None]:
+    def __call__(self, call: Call) -> None:
         """Marks a call."""
         call.degraded = self._serving.state.degraded
-        yield

@@ -6,8 +6,7 @@ without such fields costs nothing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,15 +41,13 @@ class Required:
         plans: dict[str, _Plan] = {}
         self._plans = {method.path: _plan(method.descriptor.input_type, plans) for method in methods}
 
-    @asynccontextmanager
-    async def __call__(self, call: Call) -> AsyncIterator[None]:
+    def __call__(self, call: Call) -> None:
         """Checks the request.
 
         Raises:
             Invalid: A required field is missing, or an enum has a value that the proto does not know.
         """
         _check(call.request, self._plans[call.method.path], "")
-        yield
 
 
 def _plan(message: Descriptor, plans: dict[str, _Plan]) -> _Plan:

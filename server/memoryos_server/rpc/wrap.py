@@ -8,7 +8,7 @@ caller who is refused costs no parsing, sizes are known, and malformed bytes get
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Any
@@ -180,6 +180,20 @@ Door = Callable[[Call], grpc.Status | None]
 Around = Callable[[Call], AbstractAsyncContextManager[None]]
 """An interceptor: entered before the handler, left after it; it never swallows an exception."""
 
+
+class Before:
+    """An interceptor that has nothing to do after the handler.
+
+    Args:
+        step: What it does before; what it gives, if anything, is waited for.
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self, step: Callable[[Call], Awaitable[None] | None]) -> None:
+        self.step = step
+
+
 Handler = Callable[[Message, Any], Any]
 """A servicer's method: a coroutine function, or an async generator function for a stream."""
 
@@ -272,7 +286,7 @@ async def _close(answers: AsyncGenerator[Message, None]) -> None:
     closing.result()
 
 
-def compose(*arounds: Around) -> Around:
+def compose(*arounds: Around | Before) -> Around:
     """One interceptor out of several, the first outermost."""
     return lambda call: _Layers(arounds, call)
 
@@ -282,20 +296,25 @@ class _Layers(AbstractAsyncContextManager[None]):
 
     __slots__ = ("_arounds", "_call", "_entered")
 
-    def __init__(self, arounds: tuple[Around, ...], call: Call) -> None:
+    def __init__(self, arounds: tuple[Around | Before, ...], call: Call) -> None:
         self._arounds = arounds
         self._call = call
         self._entered: list[AbstractAsyncContextManager[None]] = []
 
     async def __aenter__(self) -> None:
-        for around in self._arounds:
-            layer = around(self._call)
-            try:
+        call = self._call
+        try:
+            for around in self._arounds:
+                if isinstance(around, Before):
+                    if (waited := around.step(call)) is not None:
+                        await waited
+                    continue
+                layer = around(call)
                 await layer.__aenter__()
-            except BaseException as error:
-                await self._leave(error)
-                raise
-            self._entered.append(layer)
+                self._entered.append(layer)
+        except BaseException as error:
+            await self._leave(error)
+            raise
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         await self._leave(error)
