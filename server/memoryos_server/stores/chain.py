@@ -8,14 +8,13 @@ and a person whose key is destroyed leaves the chain as it was. Must not know of
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from typing import NamedTuple
 
 HASH_BYTES = 32
 """The length of a link's hash."""
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """An event that is to be chained.
 
     Attributes:
@@ -42,8 +41,7 @@ class Taken:
         return f"-/{self.entry}" if self.partition is None else f"{self.partition:03d}/{self.entry}"
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(NamedTuple):
     """A chained event.
 
     Attributes:

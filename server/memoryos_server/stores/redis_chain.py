@@ -11,11 +11,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import msgpack
+
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.chain import Link, Taken, beginning
 from memoryos_server.stores.manifest import Manifest
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import PARTITIONS, Partition, partition_of
+
+_msgpack: Any = msgpack  # ships no types
 
 PAGE = 512
 """How many links are read or added at once."""
@@ -29,8 +33,8 @@ _ADD = Script(
     "add_links",
     """
     -- KEYS chain, head, chains of the partition, batch. ARGV count and hash that the head must have, hash and seal that it
-    -- gets, tenant's hash, tenant, name of the batch and life of that name (s), number that it must have archived, number of
-    -- places, then per place: partition, entry; then per link: source, event, who, hash.
+    -- gets, tenant's hash, tenant, name of the batch and life of that name (s), number that it must have archived, the
+    -- links in MessagePack (one array: for each in turn source, event, who, hash), then per place: partition, entry.
     local head = redis.call('HMGET', KEYS[2], 'count', 'hash', 'archived')
     if head[2] == ARGV[3] then return 'added' end  -- sent again
     if ARGV[7] ~= '' and redis.call('GET', KEYS[4]) == ARGV[7] then return 'had' end
@@ -39,14 +43,14 @@ _ADD = Script(
     local count = tonumber(ARGV[1])
     local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
     if last[1] and tonumber(string.match(last[1][1], '^%d+')) > count then return 'blocked' end
-    local at = 11 + 2 * tonumber(ARGV[10])
-    for i = at, #ARGV, 4 do
+    local links = cmsgpack.unpack(ARGV[10])
+    for i = 1, #links, 4 do
       count = count + 1
-      redis.call('XADD', KEYS[1], string.format('%.0f-0', count), 's', ARGV[i], 'e', ARGV[i + 1], 'w', ARGV[i + 2],
-                 'h', ARGV[i + 3])
+      redis.call('XADD', KEYS[1], string.format('%.0f-0', count), 's', links[i], 'e', links[i + 1], 'w', links[i + 2],
+                 'h', links[i + 3])
     end
     redis.call('HSET', KEYS[2], 'count', string.format('%.0f', count), 'hash', ARGV[3], 'seal', ARGV[4])
-    for i = 11, at - 1, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
+    for i = 11, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
     redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])
     if ARGV[7] ~= '' then redis.call('SET', KEYS[4], ARGV[7], 'EX', ARGV[8]) end
     return 'added'
@@ -188,12 +192,13 @@ class RedisChain:
             batch.name if batch else "",
             _BATCH_LIFE,
             head.archived,
-            len(places),
+            # As one argument, for each one costs more than what is in it.
+            _msgpack.packb(
+                [part for one in links for part in (one.source, one.event, one.who, one.hash)], use_bin_type=False
+            ),
         ]
         for partition, (millis, entry_number) in places.items():
             args += [partition, f"{millis}-{entry_number}"]
-        for link in links:
-            args += [link.source, link.event, link.who, link.hash]
         of_writer = home.audit_batch(f"{tenant_hash}:{batch.writer if batch else ''}")
         keys = [home.chain(tenant_hash), home.chain_head(tenant_hash), home.chains, of_writer]
         answer = await self._client.script(_ADD, keys, args)
