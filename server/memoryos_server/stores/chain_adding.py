@@ -61,7 +61,7 @@ class Adder:
                     return
                 added = await self._chain.add(head, linked(head.count, head.hash, fresh[:PAGE]), batch)
                 if added is None:
-                    del self._heads[tenant]  # another server was faster
+                    self.forget(tenant)  # another server was faster
                     continue
                 if added is head:  # it was there already, and the head is another by now
                     added = await self._looked_up(tenant)
