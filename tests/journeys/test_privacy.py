@@ -150,7 +150,9 @@ def test_canaries_when_told_through_every_door_and_erased_then_none_is_left_by_a
     if not sealing:
         # Positive control of the search in files: told and not sealed, it is found. Compression may hide one.
         for store, bytes_of in before.items():
-            told_here = [f"{door} {n}" for door in ("add", "chat", "stream", "memory", "segment") for n in range(ROUNDS)]
+            told_here = [
+                f"{door} {n}" for door in ("add", "chat", "stream", "memory", "segment") for n in range(ROUNDS)
+            ]
             seen = [door for door in told_here if core(words[door]) in bytes_of]
             assert len(seen) >= 4 * ROUNDS, f"the search does not work in {store}: {seen}"
         assert core(words["letter 0"]) in before["valkey"]

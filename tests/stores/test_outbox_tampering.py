@@ -92,6 +92,7 @@ async def test_outbox_when_it_is_flooded_then_what_stands_behind_is_chained_and_
     assert await chained(audited) == ["1"]
     assert await store.client.run("XLEN", partition.audit) == 0
     assert 1000 <= await store.client.run("XLEN", partition.audit_refused) < 1200
+    assert 89 * 86_400 < await store.client.run("TTL", partition.audit_refused) <= 90 * 86_400
     problems, _ = await audited.verify()
     assert 0 < len(problems) <= 200
 

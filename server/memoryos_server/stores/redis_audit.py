@@ -48,6 +48,7 @@ _MOST_COUNT = 2**31
 
 _MOST_HASHES = 8192
 _MOST_REFUSED = 1000
+_REFUSED_LIFE = 90 * 86_400
 
 People = Mapping[tuple[str, str], tuple[Subject, Sealer]]
 """(tenant, user) -> who that is, of those who are known."""
@@ -65,9 +66,9 @@ _APPEND = Script(
 _REFUSE = Script(
     "refuse_audit",
     """
-    -- KEYS audit, refused. ARGV how many refused entries are kept, then the ids of entries.
+    -- KEYS audit, refused. ARGV how many refused entries are kept, and for how long (s); then the ids of entries.
     local refused = 0
-    for i = 2, #ARGV do
+    for i = 3, #ARGV do
       local found = redis.call('XRANGE', KEYS[1], ARGV[i], ARGV[i])[1]
       if found then
         local kept = {e = '', w = ''}
@@ -81,6 +82,7 @@ _REFUSE = Script(
         refused = refused + redis.call('XDEL', KEYS[1], ARGV[i])
       end
     end
+    redis.call('EXPIRE', KEYS[2], ARGV[2])
     return refused
     """,
 )
@@ -243,7 +245,11 @@ class RedisAudit:
             BackendDown: The store does not answer; the same may be refused again.
         """
         place = Partition(partition)
-        return int(await self._client.script(_REFUSE, [place.audit, place.audit_refused], [_MOST_REFUSED, *entries]))
+        return int(
+            await self._client.script(
+                _REFUSE, [place.audit, place.audit_refused], [_MOST_REFUSED, _REFUSED_LIFE, *entries]
+            )
+        )
 
     async def _entries(self, of: Callable[[Partition], str]) -> AsyncIterator[tuple[int, bytes, Mapping[bytes, bytes]]]:
         """Partition, id and fields of what lies in one stream of each partition."""

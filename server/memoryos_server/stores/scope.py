@@ -147,7 +147,7 @@ class Partition:
 
     @property
     def audit_refused(self) -> str:
-        """Stream: what stood in the outbox and no server had written like that, the newest thousand."""
+        """Stream: what stood in the outbox and no server had written like that, the newest thousand, for 90 days."""
         return f"{self.tag}:audit_refused"
 
     def audit_batch(self, nonce: str) -> str:
