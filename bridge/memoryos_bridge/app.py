@@ -116,7 +116,8 @@ def create_app(
             remote = Remote(target(settings), settings.server.max_message_bytes, towards_server(settings))
             stack.push_async_callback(remote.close)
             gate = Gate(settings, remote)
-            admission = Admission(settings.bridge.max_concurrent_requests, metrics)
+            most, share = settings.bridge.max_concurrent_requests, settings.bridge.address_share
+            admission = Admission(most, share, forwarding.place, metrics)
             report = next((method for method in served if method.path == unknown.PATH), None)
             told = unknown.UnknownRoutes(report, remote, forwarding).report if report else None
             table = RouteTable(entries(served, remote, forwarding, metrics), gate.check, admission, told)

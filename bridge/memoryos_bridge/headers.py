@@ -93,10 +93,13 @@ class Forwarding:
 
     def client_address(self, exchange: Exchange) -> str:
         """The socket's address, or behind trusted proxies the nearest that is none of them; "" if unknown."""
+        return str(self._nearest(exchange) or "")
+
+    def _nearest(self, exchange: Exchange) -> Address | None:
         client = exchange.scope.get("client")
         nearest = _address(client[0]) if client else None
         if nearest is None:
-            return ""
+            return None
         if self._trusted(nearest):
             hops = b",".join(exchange.headers.get("x-forwarded-for", [])).decode("latin-1").split(",")
             for hop in reversed(hops):
@@ -106,7 +109,17 @@ class Forwarding:
                 nearest = address
                 if not self._trusted(address):
                     break
-        return str(nearest)
+        return nearest
+
+    def place(self, exchange: Exchange) -> str:
+        """The client's address, of IPv6 its network of 64 bits; "" of loopback, a trusted proxy, or if it is unknown.
+
+        Behind these stand any number of clients. A client has a whole network of IPv6 addresses to pick from.
+        """
+        address = self._nearest(exchange)
+        if address is None or address.is_loopback or self._trusted(address):
+            return ""
+        return str(address if address.version == 4 else ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
 
     def _trusted(self, address: Address) -> bool:
         return any(address in network for network in self._proxies)

@@ -45,6 +45,16 @@ class Metrics:
             "memoryos_bridge_refused", "HTTP requests refused because too many were under way.", registry=self.registry
         )
 
+        self._refused_address = Counter(
+            "memoryos_bridge_address_refused",
+            "HTTP requests refused because their address had its share under way.",
+            registry=self.registry,
+        )
+
+    def refuse_address(self) -> None:
+        """A request was refused because its address had too many under way."""
+        self._refused_address.inc()
+
     def refuse(self) -> None:
         """A request was refused for lack of room."""
         self._refused.inc()

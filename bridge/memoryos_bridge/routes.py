@@ -123,13 +123,13 @@ class RouteTable(BaseRoute):
             exchange.success_false = any(it.success_false for verbs, _ in self._at(path) for it in verbs.values())
             await self._check(exchange, False)
             if self._unknown is not None:
-                with self._admission.enter(False):
+                with self._admission.enter(exchange, False):
                     await self._unknown(exchange, path)
             raise
         exchange.success_false = entry.success_false
         await self._check(exchange, entry.public)
         exchange.route = entry.template
-        with self._admission.enter(entry.public):
+        with self._admission.enter(exchange, entry.public):
             await entry.handler(exchange, parts)
 
 

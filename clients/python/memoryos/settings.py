@@ -112,6 +112,12 @@ class BridgeSettings:
         "How many requests may be under way at once, probes apart; more are refused with 429 at once. 0: any number.",
         unit="requests",
     )
+    address_share: float = setting(
+        0.25,
+        "What part of `bridge.max_concurrent_requests` one client address (of IPv6: one network of 64 bits) may have under "
+        "way, 0..1; more are refused with 429. Loopback and `bridge.trusted_proxies` may have all.",
+        unit="number",
+    )
     grace_seconds: float = setting(10.0, "How long requests under way may take to end at a stop.", unit="seconds")
     head_timeout_seconds: float = setting(
         10.0, "How long the head of a request may take to arrive; 0: any time.", unit="seconds"
