@@ -270,7 +270,7 @@ def test_table_when_two_entries_have_one_route_then_refused() -> None:
     async def nothing(*_: Any) -> None: ...
 
     with pytest.raises(schema.SchemaError):
-        RouteTable([Entry("GET", "/a/{x}", nothing)] * 2, nothing, Admission(0, Metrics()))
+        RouteTable([Entry("GET", "/a/{x}", nothing)] * 2, nothing, Admission(0, 1.0, lambda _: "", Metrics()))
 
 
 async def test_log_when_served_then_one_line_by_template_without_path(system: System) -> None:

@@ -231,6 +231,11 @@ def test_users_when_listed_then_those_with_keys_and_those_with_memories(system: 
     assert set(shown[2:]) == {(name, 0, True) for name in others}
     assert (found[0]["last_used_at"] is None, found[1]["last_used_at"]) == (False, None)
     assert ask(system, "GET", "/v1/admin/users?tenant_id=*")[1]["error"]["param"] == "tenant_id"
+    for size in (1, 3):
+        token = ask(system, "GET", f"/v1/admin/users?page_size={size}", x_tenant_id="people")[1]["next_page_token"]
+        for tenant, bad in (("people", token[:-3] + "AAA"), ("people", "x"), ("default", token)):
+            status, answer = ask(system, "GET", f"/v1/admin/users?page_token={bad}", x_tenant_id=tenant)
+            assert (status, answer["error"]["param"]) == (400, "page_token")
 
 
 def test_key_when_kept_deleted_or_mistaken_then_it_stands_in_no_log_metric_or_record(system: System) -> None:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import replace
 
 import pytest
 
-from memoryos_server.domain.core.faults import BackendDown, Stale
+from memoryos_server.domain.core.faults import BackendDown, Invalid, Stale
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_subjects import RedisSubjects
 from memoryos_server.stores.scope import Partition, partition_of
@@ -132,5 +133,21 @@ async def test_users_when_listed_page_by_page_then_each_of_the_tenant_once_and_n
         found += [one.user_id for one in page]
         pages += 1
     assert sorted(found) == sorted(f"user {n}" for n in range(0, 2400, 40) if n != 40)
-    assert await store.subjects.users("nobody", "", 100) != ([], "")  # there is more to look at
     assert pages <= 5
+    # Where a call stopped is some person of any tenant: who goes on there is not told whose.
+    page, after = await store.subjects.users("nobody", "", 100)
+    assert page == []
+    raw = base64.urlsafe_b64decode(after + "=" * (-len(after) % 4))
+    everybody: list[str] = []
+    for named in ("acme", "globex"):
+        for number in range(0, 2400, 7):
+            one = await store.subjects.find(named, f"user {number}")
+            everybody += [one.id] if one else []
+    assert len(everybody) > 300
+    assert not [one for one in everybody if one in after or one.encode() in raw or bytes.fromhex(one) in raw]
+    # And only who was given it goes on with it.
+    forged = after[:-2] + ("AA" if after[-2:] != "AA" else "BB")
+    for tenant, bad in (("acme", after), ("nobody", forged), ("nobody", everybody[0]), ("nobody", "é")):
+        with pytest.raises(Invalid) as refused:
+            await store.subjects.users(tenant, bad, 25)
+        assert refused.value.param == "page_token"

@@ -13,6 +13,7 @@ from memoryos_server.domain.core.faults import BackendDown, Stale
 from memoryos_server.domain.ports import Subject
 from memoryos_server.stores.keyring import KEY_BYTES, KeyringError
 from memoryos_server.stores.manifest import Manifest
+from memoryos_server.stores.page_tokens import opened_token, sealed_token
 from memoryos_server.stores.redis_cache import Cache
 from memoryos_server.stores.redis_client import Client, Script
 from memoryos_server.stores.scope import PARTITIONS, STORE_KEYRING, Partition, Scope, is_subject_id, partition_of
@@ -179,14 +180,21 @@ class RedisSubjects:
         return known.subject if known else None
 
     async def users(self, tenant_id: str, after: str, most: int) -> tuple[list[Subject], str]:
-        """Subjects of a tenant in the order of their ids, and the subject id to go on behind, "" at the end.
+        """Subjects of a tenant in the order of their ids, and the token to go on with, "" at the end.
 
         There is no list of a tenant's people: those of all tenants are looked at, at most `_LOOKED_AT` in a call. A partition's
-        ids are read at once, 32 bytes each.
+        ids are read at once, 32 bytes each. A call may therefore end at some other tenant's person, and the token is sealed.
 
         Raises:
+            Invalid: The token was given out for no page of this tenant's.
             BackendDown: The store does not answer.
         """
+        whose = f"users {tenant_id}"
+        found, last = await self._users(tenant_id, opened_token(self._manifest.secrets, whose, after), most)
+        return found, sealed_token(self._manifest.secrets, whose, last)
+
+    async def _users(self, tenant_id: str, after: str, most: int) -> tuple[list[Subject], str]:
+        """The same, by the subject id to go on behind."""
         found: list[Subject] = []
         looked, begin = 0, int(after[:2], 16) if is_subject_id(after) else 0
         partitions = [Partition(number) for number in range(begin, PARTITIONS)]

@@ -53,8 +53,8 @@ class UserService:
         tenant, size = by.tenant(tenant_id), size_of(page_size)
         if tenant == ANY_TENANT:
             raise Invalid("tenant_id must name one tenant", param="tenant_id")
-        part, after = place_of(page_token, 2) or [_WITH_KEYS, ""]
-        if part not in (_WITH_KEYS, _OTHERS):
+        part, whose, after = place_of(page_token, 3) or [_WITH_KEYS, tenant, ""]
+        if part not in (_WITH_KEYS, _OTHERS) or whose != tenant:
             raise Invalid("page_token is none that was given out", param="page_token")
         keys: dict[str, list[ApiKey]] = {}
         for key in await self._keys.list():
@@ -65,11 +65,11 @@ class UserService:
             names = sorted(name for name in keys if name > after)
             found = [await self._with_keys(tenant, name, keys[name]) for name in names[:size]]
             if len(names) >= size:
-                return found, token_of([_WITH_KEYS, names[size - 1]])
+                return found, token_of([_WITH_KEYS, tenant, names[size - 1]])
             after = ""
         others, after = await self._people.users(tenant, after, size - len(found))
         found += [User(one.user_id, 0, True) for one in others if one.user_id not in keys]
-        return found, token_of([_OTHERS, after]) if after else ""
+        return found, token_of([_OTHERS, tenant, after]) if after else ""
 
     async def _with_keys(self, tenant_id: str, user_id: str, keys: list[ApiKey]) -> User:
         used = [key.last_used_at for key in keys if key.last_used_at]

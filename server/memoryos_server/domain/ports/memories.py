@@ -170,11 +170,15 @@ class People(Protocol):
 
         Args:
             tenant_id: The tenant.
-            after: The subject id to go on behind; "" from the first.
+            after: The token to go on with; "" from the first.
             most: The most subjects wanted.
 
         Returns:
-            The subjects, and the subject id to go on behind; "" at the end.
+            The subjects, and the token to go on with, in which nobody reads where the call ended; "" at the end.
+
+        Raises:
+            Invalid: `after` was given out for no page of this tenant's (`page_token`).
+            BackendDown: The store does not answer.
         """
 
 
