@@ -387,7 +387,8 @@ class ShieldSettings:
         unit="comma-separated kinds",
     )
     redact_upstream: bool = setting(
-        False, "Whether it is taken out of the messages that go to a provider, too, and of nothing else there."
+        False,
+        "Whether it is taken out of the texts for the model that go to a provider, too, and of nothing else there.",
     )
 
 

@@ -67,14 +67,17 @@ def elements(text: str, start: int) -> list[Member]:
     return list(_scan(text, "[", start))
 
 
-def strings(text: str, start: int, end: int) -> Iterator[Member]:
-    """The texts within a value, however deeply nested, in a text known to be sound; elements of arrays have the name ""."""
-    names = [""]
+def strings(text: str, start: int, end: int) -> Iterator[tuple[Sequence[str], Member]]:
+    """The texts within a value, however deeply nested, in a text known to be sound, each with the names that lead to it.
+
+    An element of an array is named as the array is.
+    """
+    names: list[str | None] = [None]
     at = start
     while (mark := _MARK.search(text, at, end)) is not None:
         at = mark.end()
         if mark[0] in "{[":
-            names.append("")
+            names.append(None)
         elif mark[0] in "}]":
             names.pop()
         else:
@@ -83,7 +86,8 @@ def strings(text: str, start: int, end: int) -> Iterator[Member]:
             if text[behind : behind + 1] == ":":
                 names[-1] = value
             else:
-                yield Member(names[-1], value, mark.start(), mark.start(), at)
+                path = [name for name in names if name is not None]
+                yield path, Member(path[-1] if path else "", value, mark.start(), mark.start(), at)
 
 
 Edit = tuple[int, int, str]

@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from memoryos_server.domain.chat.jsontext import Edit, edited, strings
+from memoryos_server.domain.chat.jsontext import Edit, edited, members, strings
 from memoryos_server.domain.chat.request import ChatBody
 from memoryos_server.domain.chat.sse import text_of
 
 _OURS = frozenset({"system", "developer", "assistant"})
-_TEXTS = frozenset({"content", "text", "output", "arguments", "refusal", "transcript"})
-"""Members of a message whose texts somebody wrote; others are names, addresses and data."""
+_BESIDE = frozenset({"instructions", "prediction", "prompt"})
+"""Members of a request beside its messages that hold texts for the model."""
+
+_NO_TEXTS = frozenset({
+    "id", "type", "role", "name", "status", "phase", "namespace", "server_label", "version", "format", "detail", "mime_type",
+    "media_type", "url", "image", "filename", "path", "working_directory", "user", "data", "file_data", "encrypted_content",
+    "signature", "thought_signature", "fingerprint",
+})  # fmt: skip
+"""Members that are names, places or data rather than texts: whoever changes one breaks the request."""
+
+_NO_TEXT_ENDS = ("_id", "_ids", "_url", "_key")
+
+_DEFINITIONS = "tools"
+"""Of tools, in an item as beside the messages: settings, with keys for their servers, rather than what was said."""
+
+_IMAGE = "image_generation_call"
+"""An item whose `result` is an image."""
+
+_ANY_NAME_IN = frozenset({"arguments", "input", "env", "attributes"})
+_ANY_NAME_RIGHT_IN = frozenset({"variables"})
+"""Objects whose members are named by who wrote them, in all of the object or at its top."""
 
 
 def outside_texts(body: ChatBody, *, history: bool) -> list[str]:
@@ -28,13 +47,29 @@ def outside_texts(body: ChatBody, *, history: bool) -> list[str]:
 
 
 def passed_on(body: ChatBody, clean: Callable[[str], str]) -> str | None:
-    """The request's JSON text with the texts of its messages cleaned, None if nothing changes; all else stays as it is."""
+    """The request's JSON text with the texts for the model cleaned, None if nothing changes; all else stays as it is.
+
+    What is not known to be no text is one: providers add forms faster than anybody can list their members.
+    """
     edits: list[Edit] = []
-    for span in body.spans:
-        for one in strings(body.text, *span):
-            if one.name and one.name not in _TEXTS:
-                continue
-            cleaned = clean(one.value)
-            if cleaned != one.value:
-                edits.append((one.start, one.end, json.dumps(cleaned, ensure_ascii=False)))
+    within = [(message.get("type"), span) for message, span in zip(body.messages, body.spans, strict=True)]
+    within += [("", (one.start, one.end)) for one in members(body.text) if one.name in _BESIDE]
+    for kind, span in within:
+        for path, one in strings(body.text, *span):
+            if _is_text(path) and not (kind == _IMAGE and path == ["result"]):
+                cleaned = clean(one.value)
+                if cleaned != one.value:
+                    edits.append((one.start, one.end, json.dumps(cleaned, ensure_ascii=False)))
     return edited(body.text, edits) if edits else None
+
+
+def _is_text(path: Sequence[str]) -> bool:
+    """Whether somebody wrote a text for the model, by the names that lead to it within its message."""
+    if not path:
+        return True
+    *outer, name = path
+    if path[0] == _DEFINITIONS:
+        return False
+    if not _ANY_NAME_IN.isdisjoint(outer) or (outer and outer[-1] in _ANY_NAME_RIGHT_IN):
+        return True
+    return name not in _NO_TEXTS and not name.endswith(_NO_TEXT_ENDS)
