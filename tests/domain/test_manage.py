@@ -18,6 +18,7 @@ import pytest
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid, NotFound
 from memoryos_server.domain.core.ids import alias
+from memoryos_server.domain.manage import importing
 from memoryos_server.domain.manage.markdown import head, section
 from memoryos_server.domain.manage.model import NewSegment, Segment, Version
 from memoryos_server.domain.manage.service import SegmentService
@@ -82,6 +83,15 @@ async def opened(tmp_path: Path) -> AsyncIterator[Opened]:
         vectors.on_reconnect(pipeline.restarted)
         segments = SegmentService(redis.subjects, vectors, redis.heat, pipeline, initial=initial, decayed=decayed)
         yield Opened(stores, redis, vectors, engine, segments)
+
+
+async def all_worked_off(opened: Opened) -> None:
+    """Waits until no accepted work is left; none of it failed for good."""
+    for _ in range(200):
+        if not await opened.redis.queue.depth():
+            break
+        await asyncio.sleep(0.05)
+    assert (await opened.redis.queue.depth(), await opened.redis.queue.dead()) == (0, 0)
 
 
 def whole(**more: object) -> NewSegment:
@@ -263,6 +273,42 @@ async def test_import_when_the_id_is_another_users_then_a_new_one_and_his_stays(
     assert [segment.summary for segment in await opened.export()] == ["Ann's own"]
     (ben,) = await opened.export("ben")
     assert (ben.id, ben.summary) == (given, "Ben's")
+
+
+@pytest.mark.parametrize("embed", [True, False])
+async def test_import_when_several_take_one_free_id_at_once_then_each_has_his_segment_and_no_work_fails(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, embed: bool
+) -> None:
+    if not embed:
+        monkeypatch.setattr(importing, "EMBED_AT_ONCE", 0)
+    users = [f"user {number}" for number in range(8)]
+    for attempt in range(3):
+        name = str(uuid.uuid4())
+        told = await asyncio.gather(*(opened.bring(whole(id=name, summary=f"{user}'s"), user=user) for user in users))
+        for user, (given,) in zip(users, told, strict=True):
+            mine = {one.id: one for one in await opened.export(user)}
+            assert mine[given].summary == f"{user}'s"
+            assert len(mine) == attempt + 1
+            assert (await opened.segments.add_tags(ANYBODY, user, given, ["later"])).version == mine[given].version + 1
+            assert given in {one.id for one in (await opened.segments.search(ANYBODY, user, ["later"])).segments}
+            assert len(await opened.words(f"{user}'s", user=user)) == attempt + 1
+            again = await opened.segments.import_segments(ANYBODY, user, [NewSegment(f"{user}'s, later", id=given)])
+            assert (again.ids, again.updated) == ((given,), 1)
+    await all_worked_off(opened)
+
+
+async def test_import_when_the_id_is_a_typed_memorys_then_a_new_one_and_the_memory_stays(opened: Opened) -> None:
+    subject = await opened.redis.subjects.open("default", "ann")
+    name = str(uuid.uuid4())
+    memory = Record(name, "memory", 1, "Ann sails", "fact", BORN, BORN, BORN, data={"importance": 0.5})
+    ((terms, dense),) = await opened.engine.terms_and_vectors([memory.text])
+    await opened.vectors.put(subject, [IndexedRecord(memory, terms, dense)])
+    for user in ("ann", "ben"):
+        (given,) = await opened.bring(NewSegment("a segment", id=name), user=user)
+        assert given != name
+        assert [one.id for one in await opened.export(user)] == [given]
+    assert [record.id async for record in opened.vectors.scan(subject, RecordFilter("memory"))] == [name]
+    await all_worked_off(opened)
 
 
 async def test_import_when_data_claims_another_id_then_it_is_shown_under_its_own(opened: Opened) -> None:

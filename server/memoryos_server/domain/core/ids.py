@@ -8,6 +8,9 @@ import time
 import uuid
 from datetime import UTC, datetime
 
+SHOWN_ID = "shown_id"
+"""The member of a record's data that says under which id it is shown, if it is kept under an alias."""
+
 _ALIAS_BITS = 40
 
 

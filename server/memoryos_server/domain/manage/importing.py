@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from memoryos_server.domain.core.faults import Invalid
-from memoryos_server.domain.core.ids import alias, uuid7
+from memoryos_server.domain.core.ids import SHOWN_ID, alias, uuid7
 from memoryos_server.domain.manage.checks import check_segment
-from memoryos_server.domain.manage.model import KIND, SHOWN_ID, NewSegment, kept, older, shown_id, versions_of
+from memoryos_server.domain.manage.model import KIND, NewSegment, kept, older, shown_id, versions_of
 from memoryos_server.domain.ports import Change, HeatState, Record, Subject, Subjects, Vectors
 
 EMBED_AT_ONCE = 1000

@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from memoryos_server.domain.core.ids import SHOWN_ID
 from memoryos_server.domain.ports import HeatState, Record
 
 KIND = "segment"
 TYPES = ("qa", "faq_candidate", "faq")
-SHOWN_ID = "shown_id"
-"""Where `Record.data` keeps the id of a segment that is kept under an alias."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,14 +10,13 @@ from typing import Protocol
 
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import BackendDown, Invalid, NotFound
-from memoryos_server.domain.core.ids import kept_ids
+from memoryos_server.domain.core.ids import SHOWN_ID, kept_ids
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.manage.checks import MAX_SEGMENTS, MAX_TAGS, check_tags
 from memoryos_server.domain.manage.importing import Import, Tally, check_all
 from memoryos_server.domain.manage.model import (
     KIND,
-    SHOWN_ID,
     NewSegment,
     Segment,
     Version,

@@ -14,7 +14,8 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 from memoryos_server.domain.core.faultpoints import reach
-from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.faults import BackendDown, Exists
+from memoryos_server.domain.memory.displaced import displaced, under
 from memoryos_server.domain.memory.progress import Locks
 from memoryos_server.domain.ports import (
     Change,
@@ -82,6 +83,7 @@ class Indexing:
         self._known: OrderedDict[str, None] = OrderedDict()
         self._written: OrderedDict[str, int] = OrderedDict()
         self._wordy: set[str] = set()
+        self._moved: OrderedDict[str, Mapping[str, str]] = OrderedDict()
         self._removed: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._busy: dict[str, asyncio.Event] = {}
 
@@ -120,6 +122,7 @@ class Indexing:
         """Has an entry written again if it is still open."""
         self._written.pop(entry_id, None)
         self._wordy.discard(entry_id)
+        self._moved.pop(entry_id, None)
         self._withheld.pop(entry_id, None)
 
     def forget_all(self) -> None:
@@ -195,14 +198,23 @@ class Indexing:
 
         Raises:
             BackendDown: The searchable side does not answer.
+            Exists: An id is in use for something else, of what cannot be kept under another.
         """
         self.removes(entry.id, change)
         took = set()
+        moved: Mapping[str, str] = {}
         if put := await self._standing(entry, change.put):
-            records = await (self._whole(put) if change.embed else self._in_words(put))
-            took.add(await self._vectors.put(entry.subject, records))
+            try:
+                took.add(await self._put(entry.subject, put, whole=change.embed))
+            except Exists:
+                moved = await displaced(self._vectors, entry.subject, put)
+                if not moved:
+                    raise
+                _note(self._moved, entry.id, moved)
+                put = [under(moved, record) for record in put]
+                took.add(await self._put(entry.subject, put, whole=change.embed))
         if change.heat:
-            await self._heat.put(entry.subject, change.heat)
+            await self._heat.put(entry.subject, {moved.get(name, name): it for name, it in change.heat.items()})
         if change.remove:
             took.add(await self._vectors.remove(entry.subject, change.remove))
         if not took:
@@ -213,6 +225,9 @@ class Indexing:
         if change.put and not change.embed:
             self._wordy.add(entry.id)
         reach("change.applied")
+
+    async def _put(self, subject: Subject, put: Sequence[Record], *, whole: bool) -> int:
+        return await self._vectors.put(subject, await (self._whole(put) if whole else self._in_words(put)))
 
     async def _index(self, turns: Sequence[tuple[Entry, Turn]]) -> None:
         if not turns:
@@ -234,8 +249,10 @@ class Indexing:
 
     async def _add_meaning(self, entry: Entry, change: Change) -> None:
         took = {self._written[entry.id]}
+        moved = self._moved.get(entry.id, {})
         for start in range(0, len(change.put), _MEANING_BATCH):
-            records = await self._whole(change.put[start : start + _MEANING_BATCH])
+            some = [under(moved, record) for record in change.put[start : start + _MEANING_BATCH]]
+            records = await self._whole(some)
             async with self._locks.change(entry.subject.id):
                 # What was changed or removed meanwhile must not come back.
                 there = await self._vectors.records(entry.subject, [r.record.id for r in records])
