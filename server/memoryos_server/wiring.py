@@ -441,6 +441,7 @@ async def open_privacy(
     async def about(subject: Subject) -> str:
         return profile(await memory.knowledge.current(subject))
 
+    api_keys = Keys(redis.keys, revoke, lookup)
     data: tuple[UserData, ...] = (
         Episodes(vectors),
         Records(vectors, "segments", "segment"),
@@ -451,7 +452,7 @@ async def open_privacy(
         Nothing("faq"),
         Consents(redis.client, redis.consents),
         Trail(trail),
-        Keys(redis.keys, revoke, lookup),
+        api_keys,
         Nothing("connectors"),
         Nothing("jobs"),
         Records(vectors, "denials", "denial"),
@@ -469,7 +470,7 @@ async def open_privacy(
         settle_seconds=0.0 if isinstance(vectors, EdgeVectors) else SETTLE_SECONDS,
     )
     await stack.enter_async_context(eraser)
-    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about)
+    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about, api_keys.end_everywhere)
 
 
 def _tell(redis: RedisStore, kind: str, subject: Subject) -> None:

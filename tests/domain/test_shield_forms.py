@@ -141,7 +141,7 @@ def test_request_when_texts_stand_beside_its_messages_then_they_are_cleaned_too(
     for prompt in samples(ResponsePromptParam):
         made = passed(RESPONSES, {"input": "hi", "instructions": f"Be kind to {MAIL}", "prompt": prompt})
         assert made["instructions"] == f"Be kind to {CLEAN}"
-        assert {name for name, _ in kept(made["prompt"])} <= NO_TEXTS
+        assert {name for name, _ in kept(made["prompt"])} <= {*NO_TEXTS, "version"}
     named = passed(RESPONSES, {"input": "hi", "prompt": {"id": MAIL, "variables": {"id": MAIL, "name": MAIL}}})
     assert named["prompt"] == {"id": MAIL, "variables": {"id": CLEAN, "name": CLEAN}}
     other = {"user": MAIL, "metadata": {"who": MAIL}, "safety_identifier": MAIL}

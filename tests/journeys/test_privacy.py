@@ -451,3 +451,26 @@ def test_delete_when_the_user_is_an_administrator_then_the_key_stays(guarded: Sy
     boss = key_of(guarded, "chief", "admin", "acme")
     assert delete(guarded, "chief", bearer(boss))["status"] == "ok"
     assert len(export(guarded, "chief", bearer(boss))["keys"]) == 1
+
+
+def test_delete_when_the_user_has_keys_of_all_tenants_then_they_end_if_who_asks_reaches_them(guarded: System) -> None:
+    hers, acting = key_of(guarded, "eve", "memory,security", "*"), key_of(guarded, "eve", "memory,act_as", "*")
+    other, boss = key_of(guarded, "eva", "memory", "*"), key_of(guarded, "lead", "admin", "acme")
+
+    def is_alive(key: str) -> bool:
+        asked = guarded.post("/v1/memory/retrieve", {"query": "x"}, bearer(key, **{"X-Tenant-ID": "acme"}))
+        assert asked[0] in (200, 401), asked
+        return asked[0] == 200
+
+    # Of one tenant only: what reaches further is not his to end.
+    assert delete(guarded, "eve", bearer(boss))["status"] == "ok"
+    assert (is_alive(hers), is_alive(acting)) == (True, True)
+    assert delete(guarded, "eve", bearer(ADMIN, **{"X-Tenant-ID": "acme"}))["status"] == "ok"
+    assert (is_alive(hers), is_alive(acting), is_alive(other)) == (False, True, True)
+    # And with a key of one's own, which ends with what it asked for.
+    own = key_of(guarded, "eve", "memory,security", "*")
+    assert delete(guarded, "eve", bearer(own, **{"X-Tenant-ID": "acme"}))["status"] == "ok"
+    assert not is_alive(own)
+    tail = [json.loads(line) for line in guarded.cli("audit", "tail", "--limit", "500", "--json").stdout.splitlines()]
+    ended = [one["outcome"] for one in tail if one["event_type"] == "key.revoke" and one["tenant_id"] == "_system"]
+    assert ended == ["intent", "ok"] * 2

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
+from memoryos_server.domain.core.caller import ANY_TENANT
 from memoryos_server.domain.core.faults import NotFound
 from memoryos_server.domain.ports import ApiKey, KeyStore, Record, RecordFilter, Subject, Turn
 from memoryos_server.domain.ports.audit import AuditTrail, Wanted
@@ -132,6 +133,8 @@ class Trail:
 class Keys:
     """A user's API keys, without the keys. Those that may act for others belong to whoever runs the application: they stay.
 
+    Keys of all tenants are no one tenant's: they are not given out, and end by `end_everywhere` only.
+
     Args:
         keys: All keys.
         revoke: Ends one by its id; recorded as ever.
@@ -162,6 +165,17 @@ class Keys:
     async def left(self, whose: Whose) -> int:
         """Those that ought to have ended."""
         return len(await self._ending(whose))
+
+    async def end_everywhere(self, user_id: str) -> None:
+        """Ends a user's keys of all tenants, for whoever reaches them.
+
+        Raises:
+            BackendDown: The store does not answer, or it cannot be recorded.
+        """
+        for key in await self._keys.list():
+            if key.tenant_id == ANY_TENANT and key.user_id == user_id and not key.permissions & _KEPT:
+                with contextlib.suppress(NotFound):
+                    await self._revoke(key.id)
 
     async def _of(self, whose: Whose) -> list[ApiKey]:
         return [

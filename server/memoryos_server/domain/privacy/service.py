@@ -31,6 +31,7 @@ class PrivacyService:
         eraser: Brings them to their end.
         log: Where intents are recorded.
         profile: Who a subject is, in a few words.
+        end_everywhere: Ends a user's keys of all tenants.
         now: The present time.
     """
 
@@ -42,6 +43,7 @@ class PrivacyService:
         eraser: Eraser,
         log: AuditLog,
         profile: Callable[[Subject], Awaitable[str]],
+        end_everywhere: Callable[[str], Awaitable[None]],
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._subjects = subjects
@@ -50,6 +52,7 @@ class PrivacyService:
         self._eraser = eraser
         self._log = log
         self._profile = profile
+        self._end_everywhere = end_everywhere
         self._now = now
         self._under_way: set[asyncio.Task[Erasure]] = set()
 
@@ -89,7 +92,7 @@ class PrivacyService:
         owner = _owner(who, user_id)
         await self._intend(who, owner, "gdpr.delete", "DeleteUserData")
         reach("erase.intent")
-        work = asyncio.create_task(self._erase(who.tenant_id, owner, who.key_id))
+        work = asyncio.create_task(self._erase(who, owner))
         self._under_way.add(work)
         work.add_done_callback(self._under_way.discard)
         erasure = await asyncio.shield(work)
@@ -117,9 +120,12 @@ class PrivacyService:
             raise NotFound("There is no such certificate", param="id")
         return found
 
-    async def _erase(self, tenant_id: str, owner: str, actor: str) -> Erasure:
+    async def _erase(self, who: Caller, owner: str) -> Erasure:
         audit.begin(None)  # what ends with the user is recorded by itself; the outcome of the call is still to be
-        erasure = await self._erasures.begin(tenant_id, owner, actor, self._now())
+        if who.any_tenant:
+            # First, because the record of an erasure is a tenant's and knows no name: nobody would come back to them.
+            await self._end_everywhere(owner)
+        erasure = await self._erasures.begin(who.tenant_id, owner, who.key_id, self._now())
         reach("erase.begun")
         made = await self._eraser.erase(erasure)
         for earlier in await self._erasures.pending(erasure.whose.lookup):
