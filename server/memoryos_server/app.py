@@ -36,6 +36,7 @@ from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION
 from memoryos_server.health import Health
 from memoryos_server.opening import VectorsUnusable, open_vectors
 from memoryos_server.operator import House, Operator
+from memoryos_server.operator_privacy import PrivacyDesk
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.audit_servicer import AuditServicer
@@ -222,7 +223,8 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     backups = (
         Backups(embedded, redis, memory.pipeline.held, retention.still, heads) if _all_embedded(settings) else None
     )
-    house = House(backups, retention, redis.audit, _verifier(settings, redis, retention), _rotation(redis))
+    desk = PrivacyDesk(privacy, redis.erasures, redis.audit, operator.ACTOR)
+    house = House(backups, retention, redis.audit, _verifier(settings, redis, retention), _rotation(redis), desk)
     commands = Operator(keys, redis.audit, letters, defense, house)
     directory = operator_dir(settings)
     private_dir(directory)  # no embedded store may have made it
@@ -289,11 +291,15 @@ async def open_operator(settings: Settings, *, points: bool = False) -> AsyncIte
         own = points and _all_embedded(settings)
         heads = _signed_heads(settings, redis)
         backups = Backups(embedded, redis, nullcontext, retention.still, heads) if own else None
-        house = House(backups, retention, redis.audit, _verifier(settings, redis, retention), _rotation(redis))
+        keys = KeyService(redis.keys, redis.audit)
+        desk = PrivacyDesk(
+            wiring.untended_privacy(redis, keys), redis.erasures, redis.audit, operator.ACTOR, whole=False
+        )
+        house = House(backups, retention, redis.audit, _verifier(settings, redis, retention), _rotation(redis), desk)
         # No call comes to it, so that it has nothing to record.
         defense = make_defense(settings, redis, lambda event: None)
         await defense.refresh()
-        yield Operator(KeyService(redis.keys, redis.audit), redis.audit, DeadLetters(redis.queue), defense, house)
+        yield Operator(keys, redis.audit, DeadLetters(redis.queue), defense, house)
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue, defense, and those of `moving`."""
+"""The sub-commands that the server brings to `memoryos`: serve, keys, audit, queue, defense, and those of other modules."""
 
 from __future__ import annotations
 
@@ -208,10 +208,11 @@ def _time(text: str) -> datetime:
 
 
 def register(subparsers: Any) -> None:
-    """Adds serve, keys, audit, queue and defense; backup, restore and migrate."""
-    from memoryos_server import moving
+    """Adds serve, keys, audit, queue and defense; backup, restore and migrate; privacy."""
+    from memoryos_server import moving, privacy_commands
 
     moving.register(subparsers)
+    privacy_commands.register(subparsers)
     sub = subparsers.add_parser("serve", help="run the gRPC server with its stores")
     sub.set_defaults(run=lambda args: serve(args.loaded))
 

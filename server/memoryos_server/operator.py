@@ -32,6 +32,7 @@ from memoryos_server.domain.defense.sharing import Defense
 from memoryos_server.domain.memory.deadletters import DeadLetters
 from memoryos_server.domain.ports import ApiKey, AuditLog, DeadLetter
 from memoryos_server.domain.ports.defense import PERMANENT
+from memoryos_server.operator_privacy import PrivacyDesk
 from memoryos_server.stores.archive import ArchiveError
 from memoryos_server.stores.backup import Backups
 from memoryos_server.stores.backup_file import BackupError
@@ -69,6 +70,7 @@ class House:
         audit: Opens what is in it.
         verifier: What verifies the chains, of a tenant or of all.
         rotate_master: Wraps all keys by another master key.
+        privacy: Answers for persons' data.
     """
 
     backups: Backups | None = None
@@ -76,6 +78,7 @@ class House:
     audit: RedisAudit | None = None
     verifier: Callable[[str | None], Verifier] | None = None
     rotate_master: Callable[[], Awaitable[Rotated]] | None = None
+    privacy: PrivacyDesk | None = None
 
 
 class Operator:
@@ -150,6 +153,10 @@ class Operator:
         elif command.startswith("defense."):
             async for item in self._defend(command.removeprefix("defense."), arguments):
                 yield item
+        elif command.startswith("privacy.") and self._house.privacy is not None:
+            async with aclosing(self._house.privacy.run(command.removeprefix("privacy."), arguments)) as answers:
+                async for item in answers:
+                    yield item
         elif command == "backup":
             if self._house.backups is None:
                 raise Invalid("live stores are backed up where they run: see docs/backup.md", param="command")

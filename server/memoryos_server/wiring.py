@@ -55,7 +55,7 @@ from memoryos_server.domain.ports.audit import AuditTrail
 from memoryos_server.domain.ports.privacy import UserData
 from memoryos_server.domain.ports.shield import Shield
 from memoryos_server.domain.privacy.data import Episodes, Keys, Nothing, Records, Searchable, Trail
-from memoryos_server.domain.privacy.erasing import SETTLE_SECONDS, Eraser
+from memoryos_server.domain.privacy.erasing import SETTLE_SECONDS, Eraser, Untended
 from memoryos_server.domain.privacy.service import PrivacyService
 from memoryos_server.domain.recall.analysis import ANALYSIS_VERSION, Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
@@ -435,13 +435,10 @@ async def open_privacy(
 
     redis.changes.listen(_ERASED, heard, missed if redis.shared else None)
 
-    async def revoke(key_id: str) -> object:
-        return await keys.revoke(key_id, Keeper(_ERASURES_ACTOR, every=True))
-
     async def about(subject: Subject) -> str:
         return profile(await memory.knowledge.current(subject))
 
-    api_keys = Keys(redis.keys, revoke, lookup)
+    api_keys = _users_keys(redis, keys)
     data: tuple[UserData, ...] = (
         Episodes(vectors),
         Records(vectors, "segments", "segment"),
@@ -471,6 +468,23 @@ async def open_privacy(
     )
     await stack.enter_async_context(eraser)
     return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about, api_keys.end_everywhere)
+
+
+def untended_privacy(redis: RedisStore, keys: KeyService) -> PrivacyService:
+    """Erasures where no server runs: begun, and completed by the next start. It can export nothing."""
+
+    async def nobody(subject: Subject) -> str:
+        return ""
+
+    ends = _users_keys(redis, keys).end_everywhere
+    return PrivacyService(redis.subjects, (), redis.erasures, Untended(), redis.audit, nobody, ends)
+
+
+def _users_keys(redis: RedisStore, keys: KeyService) -> Keys:
+    async def revoke(key_id: str) -> object:
+        return await keys.revoke(key_id, Keeper(_ERASURES_ACTOR, every=True))
+
+    return Keys(redis.keys, revoke, redis.erasures.lookup)
 
 
 def _tell(redis: RedisStore, kind: str, subject: Subject) -> None:

@@ -45,6 +45,14 @@ MOST_BACKOFF_SECONDS = 300.0
 _log = logging.getLogger(__name__)
 
 
+class Untended:
+    """Stands for what completes erasures where no server runs: the next start does."""
+
+    async def erase(self, erasure: Erasure) -> Erasure:
+        """Leaves it as it is begun."""
+        return erasure
+
+
 class Eraser:
     """Brings erasures to their end, in the background while it is open (`async with`).
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.audit import AuditEvent
@@ -16,9 +17,15 @@ from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import AuditLog, Subject, Subjects
 from memoryos_server.domain.ports.privacy import ERASED, Erasure, Erasures, UserData, Whose
-from memoryos_server.domain.privacy.erasing import Eraser
 from memoryos_server.domain.privacy.exporting import document
 from memoryos_server.domain.privacy.items import moment
+
+
+class Erasing(Protocol):
+    """Brings erasures to their end."""
+
+    async def erase(self, erasure: Erasure) -> Erasure:
+        """Tries an erasure that is begun; gives it as it is then."""
 
 
 class PrivacyService:
@@ -40,7 +47,7 @@ class PrivacyService:
         subjects: Subjects,
         data: Sequence[UserData],
         erasures: Erasures,
-        eraser: Eraser,
+        eraser: Erasing,
         log: AuditLog,
         profile: Callable[[Subject], Awaitable[str]],
         end_everywhere: Callable[[str], Awaitable[None]],
