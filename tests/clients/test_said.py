@@ -8,7 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from memoryos import AsyncClient, Client, errors, memories, queueing, receipts, segments, sessions, usage
+from memoryos import (
+    AsyncClient,
+    Client,
+    auditing,
+    consents,
+    errors,
+    keys,
+    memories,
+    privacy,
+    queueing,
+    receipts,
+    segments,
+    sessions,
+    usage,
+)
 from tests.embeddings import POISON, EmbeddingServer
 from tests.system import System, until
 
@@ -125,6 +139,10 @@ async def test_async_client_when_it_asks_the_same_then_it_gets_the_same(system: 
         (queueing.Queue, queueing.AsyncQueue),
         (receipts.Receipts, receipts.AsyncReceipts),
         (usage.Usage, usage.AsyncUsage),
+        (keys.Keys, keys.AsyncKeys),
+        (auditing.Audit, auditing.AsyncAudit),
+        (privacy.Privacy, privacy.AsyncPrivacy),
+        (consents.Consent, consents.AsyncConsent),
         (memories.Memories, memories.AsyncMemories),
         (segments.Segments, segments.AsyncSegments),
     ],

@@ -16,11 +16,15 @@ import grpc
 from google.protobuf.message import Message
 
 from memoryos import calls, model, schema
+from memoryos.auditing import AsyncAudit
+from memoryos.consents import AsyncConsent
 from memoryos.errors import from_rpc
 from memoryos.events import Event, became
 from memoryos.ids import new_id
+from memoryos.keys import AsyncKeys
 from memoryos.memories import AsyncMemories
 from memoryos.model import answer  # `chat` has a parameter called model
+from memoryos.privacy import AsyncPrivacy
 from memoryos.queueing import AsyncQueue
 from memoryos.receipts import AsyncReceipts
 from memoryos.segments import AsyncSegments
@@ -54,6 +58,10 @@ class AsyncClient:
         queue: Accepted work and dead letters; it takes a key with `admin`.
         receipts: Which memories went into chats.
         usage: What chats cost.
+        keys: API keys and the users of a tenant; it takes a key with `admin`.
+        audit: What was recorded.
+        privacy: A person's data, handed over whole or erased.
+        consent: What people agree to.
     """
 
     def __init__(
@@ -83,6 +91,10 @@ class AsyncClient:
         self.queue = AsyncQueue(self)
         self.receipts = AsyncReceipts(self)
         self.usage = AsyncUsage(self)
+        self.keys = AsyncKeys(self)
+        self.audit = AsyncAudit(self)
+        self.privacy = AsyncPrivacy(self)
+        self.consent = AsyncConsent(self)
 
     async def __aenter__(self) -> Self:
         return self

@@ -16,11 +16,15 @@ import grpc
 from google.protobuf.message import Message
 
 from memoryos import calls, model, schema
+from memoryos.auditing import Audit
+from memoryos.consents import Consent
 from memoryos.errors import from_rpc
 from memoryos.events import Event, became
 from memoryos.ids import new_id
+from memoryos.keys import Keys
 from memoryos.memories import Memories
 from memoryos.model import answer  # `chat` has a parameter called model
+from memoryos.privacy import Privacy
 from memoryos.queueing import Queue
 from memoryos.receipts import Receipts
 from memoryos.segments import Segments
@@ -54,6 +58,10 @@ class Client:
         queue: Accepted work and dead letters; it takes a key with `admin`.
         receipts: Which memories went into chats.
         usage: What chats cost.
+        keys: API keys and the users of a tenant; it takes a key with `admin`.
+        audit: What was recorded.
+        privacy: A person's data, handed over whole or erased.
+        consent: What people agree to.
     """
 
     def __init__(
@@ -83,6 +91,10 @@ class Client:
         self.queue = Queue(self)
         self.receipts = Receipts(self)
         self.usage = Usage(self)
+        self.keys = Keys(self)
+        self.audit = Audit(self)
+        self.privacy = Privacy(self)
+        self.consent = Consent(self)
 
     def __enter__(self) -> Self:
         return self
