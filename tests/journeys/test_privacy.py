@@ -308,7 +308,12 @@ def killed(system: System, user: str, point: str | None, after: float = 0.0) -> 
         status = 200
     else:
         assert point != "erase.intent"
-    until(lambda: not any((found := export(system, user))[name] for name in LISTS if name != "audit"))
+
+    def is_empty() -> bool:
+        given = export(system, user)
+        return not any(given[name] for name in LISTS if name != "audit")
+
+    until(is_empty)
     if status == 200:
         assert compacted(system, answer)["status"] == "ok"
     # Whoever does not know the certificate's id sees the end in the files.
