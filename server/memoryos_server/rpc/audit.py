@@ -10,9 +10,9 @@ import asyncio
 import re
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
@@ -36,8 +36,7 @@ _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _BATCH = 500
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     event: AuditEvent
     written: asyncio.Future[bool] | None
 

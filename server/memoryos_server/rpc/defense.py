@@ -54,7 +54,7 @@ def headers(standing: Standing) -> dict[str, str]:
 
 
 class Door:
-    """Looks at calls from outside to inside: `stop`, then the interceptors `address` and `key`."""
+    """Looks at calls from outside to inside: `stop`, then the interceptors `address`, `auth` and `key`."""
 
     def __init__(self, guard: Guard, auth: Auth, metrics: Metrics) -> None:
         """Keeps who decides, who knows addresses and keys, and who counts."""
@@ -100,13 +100,32 @@ class Door:
             ending = self._endings[kept] = Ending(made.code, made.details, tuple(made.trailing_metadata))
         return ending
 
-    def address(self, call: Call) -> _Address:
-        """The interceptor outside of auth: limits addresses, and hears what auth says.
+    def address(self, call: Call) -> None:
+        """The interceptor outside of auth: limits addresses.
 
         Raises:
             TooMany: The address makes too many calls without a valid key.
         """
-        return _Address(self._guard, self._auth, self._metrics, call)
+        if call.method.permission == "public":
+            return
+        try:
+            self._guard.check_address(call.address, lambda: self._auth.seen(call.metadata))
+        except LimitReached:
+            self._metrics.refused.labels("address").inc()
+            raise
+
+    async def auth(self, call: Call) -> None:
+        """The interceptor `auth`, and who it refuses is counted.
+
+        Raises:
+            Fault: As `Auth`.
+        """
+        try:
+            await self._auth(call)
+        except Unauthenticated as error:
+            wrong = "authorization" in call.metadata and error.reason != "key_expired"
+            self._guard.refused(call.address, wrong_key=wrong)
+            raise
 
     def key(self, call: Call) -> None:
         """The interceptor inside of auth: limits keys.
@@ -147,31 +166,6 @@ class Door:
             return  # nobody can tell
         if not known:
             self._guard.unknown(address, digest)
-
-
-class _Address:
-    __slots__ = ("_auth", "_call", "_guard", "_metrics")
-
-    def __init__(self, guard: Guard, auth: Auth, metrics: Metrics, call: Call) -> None:
-        self._guard = guard
-        self._auth = auth
-        self._metrics = metrics
-        self._call = call
-
-    async def __aenter__(self) -> None:
-        call = self._call
-        if call.method.permission == "public":
-            return
-        try:
-            self._guard.check_address(call.address, lambda: self._auth.seen(call.metadata))
-        except LimitReached:
-            self._metrics.refused.labels("address").inc()
-            raise
-
-    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, Unauthenticated):
-            wrong = "authorization" in self._call.metadata and error.reason != "key_expired"
-            self._guard.refused(self._call.address, wrong_key=wrong)
 
 
 class UnknownMethods(grpc.GenericRpcHandler):

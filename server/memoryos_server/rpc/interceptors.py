@@ -80,12 +80,12 @@ def standard(
         deadline,
         # Before auth, because a refusal while a store is down is a degraded answer too.
         Before(Degraded(serving)),
-        # Before a key is looked up, and around auth, whose refusals it hears. Who is banned did not come so far.
-        *((door.address,) if door else ()),
+        # Before a key is looked up. Who is banned did not come so far.
+        *((Before(door.address),) if door else ()),
         # Outside of auth, because denials are recorded.
         audit.record,
         # Before the request is parsed: who may not call costs as little as possible.
-        Before(auth),
+        Before(door.auth if door else auth),
         # Behind auth, which says whose key it is; before the request is parsed.
         *((Before(door.key),) if door else ()),
         # After auth, so that nobody learns of fields by trying; here the request is parsed.
