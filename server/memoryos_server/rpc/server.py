@@ -101,8 +101,7 @@ class RpcServer:
                 "set auth.enabled, listen on 127.0.0.1, or set insecure if everybody may read and write everything"
             )
         server = grpc.aio.server(options=self._options())
-        for handler in self._handlers:
-            server.add_generic_rpc_handlers((handler,))
+        server.add_generic_rpc_handlers((self._handlers,))
         server.add_generic_rpc_handlers((self._board.handler(),))
         if self._settings.reflection:
             _add_reflection(server, (*self._services, grpc_health.SERVICE))
@@ -195,19 +194,28 @@ def _handlers(
     live: Live,
     door: Door | None,
     reader_idle: float,
-) -> list[grpc.GenericRpcHandler]:
-    services: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
+) -> _Handlers:
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
     for method in methods:
         servicer = servicers.get(method.service)
         handler = getattr(servicer, method.name, None)
         if handler is None:
             missing = "no servicer" if servicer is None else f"no method in {type(servicer).__name__}"
             raise SchemaError(f"{method.path} has {missing}")
-        services.setdefault(method.service, {})[method.name] = wrap(method, handler, around, live, door, reader_idle)
-    for name in servicers:
-        if name not in services:
-            raise SchemaError(f"{name} has a servicer but no RPC is served of it")
-    return [grpc.method_handlers_generic_handler(name, handlers) for name, handlers in services.items()]
+        handlers[method.path] = wrap(method, handler, around, live, door, reader_idle)
+    for name in servicers.keys() - {method.service for method in methods}:
+        raise SchemaError(f"{name} has a servicer but no RPC is served of it")
+    return _Handlers(handlers)
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """The methods of all services. gRPC asks one handler after the other for each call, so one is for all."""
+
+    def __init__(self, handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]) -> None:
+        self._handlers = handlers
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        return self._handlers.get(details.method)
 
 
 def _add_reflection(server: grpc.aio.Server, services: Sequence[str]) -> None:
