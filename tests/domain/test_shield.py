@@ -280,6 +280,10 @@ def test_outside_texts_when_read_then_those_of_users_and_tools_since_the_last_an
     items = [_message("user", "one"), {"type": "function_call_output", "call_id": "c", "output": "five"}]
     body = RESPONSES.parse(json.dumps({"model": "m", "input": items}), stream=False)
     assert outside_texts(body, history=False) == ["five", "one"]
+    ran = [{"stdout": "six", "stderr": "seven", "outcome": {"type": "exit", "exit_code": 0}}]
+    items.append({"type": "shell_call_output", "call_id": "c", "output": ran})
+    body = RESPONSES.parse(json.dumps({"model": "m", "input": items}), stream=False)
+    assert outside_texts(body, history=False) == ["six\nseven", "five", "one"]
 
 
 def test_request_when_passed_on_cleaned_then_only_the_texts_of_its_messages_change() -> None:

@@ -25,6 +25,8 @@ _NO_TEXT_ENDS = ("_id", "_ids", "_url", "_key")
 _DEFINITIONS = "tools"
 """Of tools, in an item as beside the messages: settings, with keys for their servers, rather than what was said."""
 
+_OUTPUT = "output"
+
 _IMAGE = "image_generation_call"
 """An item whose `result` is an image."""
 
@@ -36,14 +38,22 @@ _ANY_NAME_RIGHT_IN = frozenset({"variables"})
 def outside_texts(body: ChatBody, *, history: bool) -> list[str]:
     """What users and tools say in a request: since the last answer, or with `history` in all of it."""
     texts: list[str] = []
-    for message in reversed(body.messages):
+    for message, span in zip(reversed(body.messages), reversed(body.spans), strict=True):
         role = message.get("role")
         if role == "assistant" and not history:
             break
         if isinstance(role, str) and role in _OURS:
             continue
-        texts += [text for text in (text_of(message.get("content")), text_of(message.get("output"))) if text]
+        output = text_of(message.get(_OUTPUT)) or _given_out(body.text, message.get(_OUTPUT), span)
+        texts += [text for text in (text_of(message.get("content")), output) if text]
     return texts
+
+
+def _given_out(text: str, output: object, span: tuple[int, int]) -> str:
+    """What a tool gave out in a form of its own, such as a shell's streams of each command."""
+    if not isinstance(output, (list, dict)):
+        return ""
+    return "\n".join(one.value for path, one in strings(text, *span) if path[:1] == [_OUTPUT] and _is_text(path))
 
 
 def passed_on(body: ChatBody, clean: Callable[[str], str]) -> str | None:
