@@ -166,11 +166,17 @@ async def test_stream_when_answered_then_openais_chunks_whatever_the_pieces(serv
     assert [one["choices"][0]["finish_reason"] for one in chunks] == [None] * 10 + ["tool_calls"]
 
 
-async def test_stream_when_usage_is_not_asked_for_then_there_is_none(server: Server) -> None:
+async def test_stream_when_usage_is_not_asked_for_then_it_comes_with_the_finish_reason_for_whoever_counts(
+    server: Server,
+) -> None:
     server.will(stream_reply(*message_events(said("a"))))
     async with opened(server) as llm:
         frames = read(await chunks_of(llm, json.dumps({"model": "claude-x", "messages": [HI], "stream": True})))
-    assert not any("usage" in frame for frame in frames)
+    *others, last, done = frames
+    assert not any("usage" in frame for frame in others)
+    assert last["choices"][0]["finish_reason"] == "stop"
+    assert (last["usage"]["prompt_tokens"], last["usage"]["completion_tokens"]) == (3, 9)
+    assert done == "[DONE]"
     assert frames[-1] == "[DONE]"
 
 

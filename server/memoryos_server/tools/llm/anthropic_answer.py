@@ -83,7 +83,12 @@ class Chunks:
     """
 
     def __init__(self, *, include_usage: bool) -> None:
-        """Starts before the first event; `include_usage` asks for a last chunk with the usage."""
+        """Starts before the first event.
+
+        Args:
+            include_usage: Whether a last chunk has the usage. Without, the one with the finish reason has it, as other
+                providers' have: whoever counts what a call costs reads it there.
+        """
         self.told = False
         self._include_usage = include_usage
         self._about: dict[str, Any] = {"object": "chat.completion.chunk", "created": int(time.time())}
@@ -156,7 +161,9 @@ class Chunks:
     def _message_delta(self, value: Mapping[str, Any]) -> bytes:
         self._usage |= {name: number for name, number in (value.get("usage") or {}).items() if number is not None}
         reason = (value.get("delta") or {}).get("stop_reason")
-        return self._frame({}, _finish(reason)) if reason else b""
+        if not reason:
+            return b""
+        return self._frame({}, _finish(reason), None if self._include_usage else usage_of(self._usage))
 
     def _message_stop(self, value: Mapping[str, Any]) -> bytes:
         if not self._include_usage:
@@ -173,9 +180,10 @@ class Chunks:
     def _call(self, at: Any, call: dict[str, Any]) -> bytes:
         return self._frame({"tool_calls": [{"index": self._calls[at], **call}]})
 
-    def _frame(self, delta: dict[str, Any], finish: str | None = None) -> bytes:
+    def _frame(self, delta: dict[str, Any], finish: str | None = None, usage: Mapping[str, Any] | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
-        return _sse({**self._about, "choices": [choice]} | ({"usage": None} if self._include_usage else {}))
+        more = {"usage": usage} if usage or self._include_usage else {}
+        return _sse({**self._about, "choices": [choice], **more})
 
 
 _EVENTS: Sequence[str] = (
