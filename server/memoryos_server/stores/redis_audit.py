@@ -253,7 +253,7 @@ class RedisAudit:
 
     async def _entries(self, of: Callable[[Partition], str]) -> AsyncIterator[tuple[int, bytes, Mapping[bytes, bytes]]]:
         """Partition, id and fields of what lies in one stream of each partition."""
-        lengths = await self._client.batch([("XLEN", of(Partition(number))) for number in range(PARTITIONS)])
+        lengths = await self._client.lengths([of(Partition(number)) for number in range(PARTITIONS)])
         for number, length in enumerate(lengths):
             start = "-"
             while length and (

@@ -109,6 +109,15 @@ _ATOMIC = Script(
     """,
 )
 
+_LENGTHS = Script(
+    "lengths",
+    """
+    local out = {}
+    for k = 1, #KEYS do out[k] = redis.call('XLEN', KEYS[k]) end
+    return out
+    """,
+)
+
 
 class Client:
     """Runs commands; says `BackendDown` when the store cannot.
@@ -126,11 +135,12 @@ class Client:
     def __init__(self, where: str | Endpoint) -> None:
         endpoint = parse(where) if isinstance(where, str) else where
         self._link: Link = open_link(endpoint)
+        self._has_slots = endpoint.kind == "cluster"
         self._sent: set[str] = set()
         self.breaker = Breaker(
             _NO_ANSWER,
             _NO_ANSWER,
-            parts=endpoint.kind == "cluster",
+            parts=self._has_slots,
             patience=LOCAL_SECONDS if endpoint.socket else OPEN_SECONDS,
         )
 
@@ -165,8 +175,19 @@ class Client:
         async with self._answering():
             return await self._link.together(commands)
 
+    async def lengths(self, streams: Sequence[str]) -> list[int]:
+        """How many entries each stream has; not of one moment.
+
+        Raises:
+            BackendDown: The store does not answer, or cannot serve now.
+        """
+        if self._has_slots:
+            return await self.batch([("XLEN", stream) for stream in streams])
+        # The library takes some 10 us for each command of a batch, which holds up everybody else of this process.
+        return cast("list[int]", await self.script(_LENGTHS, streams, []))
+
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
-        """The raw answer of a script. All of its keys lie in one slot.
+        """The raw answer of a script. In a cluster all of its keys lie in one slot.
 
         Raises:
             BackendDown: The store does not answer, or cannot serve now.

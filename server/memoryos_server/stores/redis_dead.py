@@ -220,7 +220,7 @@ class DeadLetters:
         return without_gone(change, fields.get(b"g", b"")), Scope(subject, sealer)
 
     async def _lengths_of_dead(self) -> list[int]:
-        return list(await self._client.batch([("XLEN", Partition(number).dead) for number in range(PARTITIONS)]))
+        return await self._client.lengths([Partition(number).dead for number in range(PARTITIONS)])
 
     async def _read_on(self, reading: _Reading, after: str) -> None:
         reading.page = await self._client.run("XRANGE", reading.partition.dead, after, "+", "COUNT", _PAGE)

@@ -58,8 +58,7 @@ class Waiting:
 
     async def backlog(self) -> Mapping[int, int]:
         """Partition -> number of its open entries, where there are any."""
-        commands = [("XLEN", Partition(number).queue) for number in range(PARTITIONS)]
-        lengths = await self._counting.batch(commands)
+        lengths = await self._counting.lengths([Partition(number).queue for number in range(PARTITIONS)])
         return {number: length for number, length in enumerate(lengths) if length}
 
     async def open_by_tenant(self) -> Mapping[str, int]:

@@ -103,7 +103,7 @@ class Sequencer:
         Raises:
             BackendDown: The store does not answer. What was not chained is where it was.
         """
-        lengths = await self._client.batch([("XLEN", Partition(number).audit) for number in range(PARTITIONS)])
+        lengths = await self._client.lengths([Partition(number).audit for number in range(PARTITIONS)])
         await self.chain([number for number, length in enumerate(lengths) if length])
 
     async def chain(self, partitions: Iterable[int]) -> None:
