@@ -119,10 +119,16 @@ async def erase(store: RedisStore, subject: Subject) -> None:
 async def losing_answers(valkey: Valkey) -> AsyncIterator[tuple[str, Callable[[int], None]]]:
     """A link to the store that lets commands through and can break before a script's answer comes back."""
     losses = 0
+    serving: set[asyncio.Task[None]] = set()
 
     def lose(times: int) -> None:
         nonlocal losses
         losses = times
+
+    def begin(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(serve(reader, writer))
+        serving.add(task)
+        task.add_done_callback(serving.discard)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal losses
@@ -145,11 +151,18 @@ async def losing_answers(valkey: Valkey) -> AsyncIterator[tuple[str, Callable[[i
                 scripted = b"EVAL" in data
                 up_writer.write(data)
                 await up_writer.drain()
+        except ConnectionError:
+            pass  # whoever lost an answer went away
         finally:
             up_writer.close()
+            answers.cancel()
             await asyncio.wait([answers])
 
     path = valkey.socket.with_name("link")
-    server = await asyncio.start_unix_server(serve, path)
+    server = await asyncio.start_unix_server(begin, path)
     async with server:
         yield socket_url(path), lose
+    for task in serving:
+        task.cancel()
+    if serving:
+        await asyncio.wait(serving)
