@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from scratch.v1 import scratch_service_pb2 as pb
 
 from memoryos.v1 import options_pb2
 from memoryos_server.domain.core.audit import AuditEvent, draft
+from memoryos_server.domain.core.faults import BackendDown, Forbidden
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.metrics import Metrics
@@ -271,3 +273,52 @@ async def test_calls_when_the_store_is_down_then_they_do_not_wait_for_their_even
             writing.put(event(number))
         async with asyncio.timeout(0.2):
             await writing.room()
+
+
+class Forgetful(MemoryAudit):
+    """Writes what comes while it is down all the same, but the answer is lost; knows the last batch again."""
+
+    last: tuple[str, ...] = ()
+
+    async def append(self, events: Sequence[AuditEvent]) -> None:
+        names = tuple(one.id for one in events)
+        if names != self.last:
+            self.events += events
+        self.last = names
+        if self.down:
+            raise BackendDown("The answer is lost")
+
+
+async def test_writer_when_an_answer_is_lost_and_then_too_many_events_come_then_none_is_written_twice() -> None:
+    log, metrics = Forgetful(), Metrics()
+    log.down = True
+    async with writer(log, metrics, most=20, delay=0, retry=0.05) as writing:
+        for number in range(5):
+            writing.put(event(number))
+        await eventually(lambda: len(log.events) == 5)
+        for number in range(5, 50):
+            writing.put(event(number))
+        log.down = False
+        await eventually(lambda: log.events[-1].id == "49")
+    assert [int(e.id) for e in log.events] == [*range(5), *range(35, 50)]
+    assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 30
+
+
+async def test_calls_when_their_refusals_cannot_be_written_fast_enough_then_they_wait_and_none_is_lost() -> None:
+    log, metrics = SlowAudit(), Metrics()
+    call = cast(Call, SimpleNamespace(method=SimpleNamespace(policy=options_pb2.Policy()), degraded=False))
+    async with writer(log, metrics, most=20, delay=0) as writing:
+        audit = Audit(writing)
+
+        async def calls(start: int) -> None:
+            for number in range(start, start + 50):
+                with suppress(Forbidden):
+                    async with audit.record(call):
+                        present = draft()
+                        assert present is not None
+                        present.event = replace(event(number), user_id=f"user{number}")
+                        raise Forbidden("not yours")
+
+        await asyncio.gather(*(asyncio.create_task(calls(50 * n)) for n in range(4)))
+        assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 0
+    assert sorted(int(e.id) for e in log.events) == list(range(200))

@@ -44,8 +44,8 @@ class _Pending(NamedTuple):
 class AuditWriter:
     """Writes events in the background, in order, and at the latest when it is left.
 
-    While the store is down events wait, up to `most`; beyond that the oldest are lost, counted and logged. While it is only
-    slower than they come, calls wait in `room`, and none is lost.
+    While the store is down events wait, up to `most`; beyond that the oldest that were not tried yet are lost, counted and
+    logged. While it is only slower than they come, calls wait in `room`, and none is lost.
     """
 
     def __init__(
@@ -136,13 +136,21 @@ class AuditWriter:
 
     def _add(self, pending: _Pending) -> None:
         if len(self._pending) >= self._most:
-            self._release(self._pending.popleft(), False)
-            self._lose(1)
+            self._lose_oldest()
         self._pending.append(pending)
         self._some.set()
         if len(self._pending) >= self._most // 2 and not self._down:
             self._room.clear()
             self._hurry.set()
+
+    def _lose_oldest(self) -> None:
+        """Loses an event, but none of those that were tried: they may be written, and are only known again all together."""
+        if self._again >= len(self._pending):
+            self._again = 0
+        item = self._pending[self._again]
+        del self._pending[self._again]
+        self._release(item, False)
+        self._lose(1)
 
     def _lose(self, count: int) -> None:
         if count:
@@ -236,6 +244,7 @@ class _Recorded(AbstractAsyncContextManager[None]):
             return
         if isinstance(error, (Unauthenticated, Forbidden)):
             self._writer.refused(_denied(call, draft.event, error))
+            await self._writer.room()
         elif draft.event is None:
             pass
         elif error is not None:
