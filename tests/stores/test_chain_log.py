@@ -10,9 +10,11 @@ import pytest
 
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.ports.audit import Wanted
+from memoryos_server.stores.chain import Link
 from memoryos_server.stores.chain_adding import Adder
 from memoryos_server.stores.chain_log import ChainLog
 from memoryos_server.stores.redis import RedisStore
+from memoryos_server.stores.redis_chain import Head
 from memoryos_server.stores.scope import PARTITIONS, Partition
 from memoryos_server.stores.sequencer import Sequencer
 from tests.stores.chain_support import Audited, event
@@ -139,3 +141,49 @@ async def test_append_when_thousands_of_events_of_many_people_come_a_second_then
     print(f"{rate:,.0f} events a second chained")
     assert (await audited.intact())["events"] == 5000
     assert rate > 2_000  # some ten times that on an idle machine
+
+
+async def test_append_when_another_process_signs_between_two_looks_then_the_chain_is_still_trusted(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both keep their heads in one directory, as servers of one machine or a command beside one do."""
+    store, look, others = audited.store, audited.store.chain.head, Adder(audited.store.chain, audited.heads)
+    log = ChainLog(store.audit, others)
+    await log.append([event(0)])
+    await others.sign()
+
+    async def late(tenant: str) -> Head:
+        found = await look(tenant)
+        monkeypatch.undo()
+        await log.append([event(1)])
+        await others.sign()
+        return found
+
+    mine = Adder(store.chain, audited.heads)
+    monkeypatch.setattr(store.chain, "head", late)
+    await ChainLog(store.audit, mine).append([event(2)])
+    await mine.sign()
+    assert await _signed(audited, 3)
+    await audited.intact()
+
+
+async def test_append_when_the_signed_event_is_archived_between_two_looks_then_the_chain_is_still_trusted(
+    audited: Audited, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, look, others = audited.store, audited.store.chain.link, Adder(audited.store.chain, audited.heads)
+    log = ChainLog(store.audit, others)
+    await log.append([event(0)])
+    await others.sign()
+    await log.append([event(1)])
+
+    async def late(tenant: str, number: int) -> Link | None:
+        monkeypatch.undo()
+        assert await audited.retention.move(0) == 2
+        return await look(tenant, number)
+
+    mine = Adder(store.chain, audited.heads)
+    monkeypatch.setattr(store.chain, "link", late)
+    await ChainLog(store.audit, mine).append([event(2)])
+    await mine.sign()
+    assert await _signed(audited, 3)
+    await audited.intact()

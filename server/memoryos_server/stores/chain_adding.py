@@ -125,19 +125,26 @@ class Adder:
         Raises:
             ChainBlockedError: It is not as it was written.
         """
+        # First: what was signed by then is in what is read afterwards, whoever goes on meanwhile.
+        signed, wrong = await asyncio.to_thread(self._read_signed, tenant)
         head = await self._chain.head(tenant)
         if not head.intact:  # what it says was taken may never have been
             raise ChainBlockedError(f"the head of the chain of {tenant} was changed")
-        try:
-            signed = await asyncio.to_thread(self._signed.read, tenant)
-            if signed is not None and not await self._continues(head, signed):
-                raise HeadBrokenError(f"it had {signed.count} events at {signed.at}, which are not all there any more")
-        except (HeadBrokenError, OSError) as error:
+        if signed is not None and not await self._continues(head, signed):
+            wrong = f"it had {signed.count} events at {signed.at}, which are not all there any more"
+        if wrong:
             if tenant not in self._distrusted:
-                _log.error("the chain of %s cannot be held against its signed head, or belies it: %s", tenant, error)
+                _log.error("the chain of %s cannot be held against its signed head, or belies it: %s", tenant, wrong)
             self._distrusted.add(tenant)
         self._heads[tenant] = head
         return head
+
+    def _read_signed(self, tenant: str) -> tuple[Signed | None, str]:
+        """The signed head of a chain, if there is one, and what is wrong with it."""
+        try:
+            return self._signed.read(tenant), ""
+        except (HeadBrokenError, OSError) as error:
+            return None, str(error) or type(error).__name__
 
     async def _continues(self, head: Head, signed: Signed) -> bool:
         if head.count < signed.count:
@@ -147,4 +154,7 @@ class Adder:
         if signed.count <= head.archived:
             return True  # `memoryos audit verify` reads the archive
         link = await self._chain.link(head.tenant_id, signed.count)
-        return link is not None and link.hash == signed.hash
+        if link is None:  # it may have been archived since the head was read
+            now = await self._chain.head(head.tenant_id)
+            return now.intact and signed.count <= now.archived
+        return link.hash == signed.hash
