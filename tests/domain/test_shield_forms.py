@@ -15,7 +15,7 @@ from typing_extensions import get_type_hints, is_typeddict
 from memoryos_server.domain.chat.form import CHAT_COMPLETIONS, Form
 from memoryos_server.domain.chat.outside import passed_on
 from memoryos_server.domain.chat.responses import RESPONSES
-from memoryos_server.domain.shield.redaction import redactor
+from memoryos_server.domain.shield.redaction import KINDS, redactor
 
 MAIL = "ann@mail.example"
 CLEAN = "[redacted:email]"
@@ -147,3 +147,45 @@ def test_request_when_texts_stand_beside_its_messages_then_they_are_cleaned_too(
     other = {"user": MAIL, "metadata": {"who": MAIL}, "safety_identifier": MAIL}
     made = passed(RESPONSES, {"input": MAIL, **other})
     assert {name: made[name] for name in other} == other
+
+
+SECRET = "hunter2x9"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "made"),
+    [
+        ({"phone": 13812345678}, {"phone": "[redacted:phone]"}),
+        ({"all": [13812345678, 5, -1.5e3, True, None]}, {"all": ["[redacted:phone]", 5, -1.5e3, True, None]}),
+        ({"password": 12345678, "n": 1}, {"password": "[redacted:secret]", "n": 1}),
+        (
+            {"password": SECRET, "inner": {"pwd": SECRET}},
+            {"password": "[redacted:secret]", "inner": {"pwd": "[redacted:secret]"}},
+        ),
+        ({"to": f"first line\n{MAIL}"}, {"to": f"first line\n{CLEAN}"}),
+        ({"to": f'"{MAIL}"\\'}, {"to": f'"{CLEAN}"\\'}),
+        ({MAIL: {"id": MAIL}}, {CLEAN: {"id": CLEAN}}),
+        ({"key": "-----BEGIN PRIVATE KEY-----\nabc", "n": 1}, {"key": "[redacted:secret]", "n": 1}),
+        ([MAIL, {}, []], [CLEAN, {}, []]),
+    ],
+)
+def test_arguments_when_they_are_json_then_they_are_cleaned_and_still_are(arguments: Any, made: Any) -> None:
+    for given in (json.dumps(arguments), json.dumps(arguments, indent=2, ensure_ascii=False)):
+        call = {"id": "c", "type": "function", "function": {"name": "w", "arguments": given}}
+        body = {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}
+        text = passed_on(CHAT_COMPLETIONS.parse(json.dumps(body), stream=False), redactor(list(KINDS)))
+        assert text is not None
+        left = json.loads(text)["messages"][0]["tool_calls"][0]["function"]["arguments"]
+        assert json.loads(left) == made
+        item = {"type": "function_call", "call_id": "c", "name": "w", "arguments": given}
+        text = passed_on(
+            RESPONSES.parse(json.dumps({"model": "m", "input": [item]}), stream=False), redactor(list(KINDS))
+        )
+        assert text is not None
+        assert json.loads(json.loads(text)["input"][0]["arguments"]) == made
+
+
+def test_arguments_when_nothing_is_found_in_them_then_they_go_on_letter_by_letter() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "w", "arguments": '{ "a" :1.50, "b": "\\u00e9" }'}}
+    body = {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}
+    assert passed_on(CHAT_COMPLETIONS.parse(json.dumps(body), stream=False), redactor(list(KINDS))) is None

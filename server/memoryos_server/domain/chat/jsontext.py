@@ -11,6 +11,7 @@ from memoryos_server.domain.core.faults import Invalid
 
 _BLANK = re.compile(r"[ \t\n\r]*")
 _MARK = re.compile(r'["{}\[\]]')
+_TOKEN = re.compile(r'["{}\[\]]|[0-9-][0-9.eE+-]*')
 
 
 class Member(NamedTuple):
@@ -88,6 +89,58 @@ def strings(text: str, start: int, end: int) -> Iterator[tuple[Sequence[str], Me
             else:
                 path = [name for name in names if name is not None]
                 yield path, Member(path[-1] if path else "", value, mark.start(), mark.start(), at)
+
+
+class Scalar(NamedTuple):
+    """A text or a number in JSON text.
+
+    Attributes:
+        name: The name of the member that it is the value of, or is in an array of; "" for none.
+        text: The text; a number as it is written.
+        kind: `name` for the name of a member, else `text` or `number`.
+        start: Where it begins.
+        end: Where it ends.
+    """
+
+    name: str
+    text: str
+    kind: str
+    start: int
+    end: int
+
+
+def scalars(text: str) -> Iterator[Scalar]:
+    """The texts, numbers and names within an object or array, however deeply nested, in a text known to be sound."""
+    names = [""]
+    at = 0
+    while (mark := _TOKEN.search(text, at)) is not None:
+        at = mark.end()
+        if mark[0] in "{[":
+            names.append(names[-1])
+        elif mark[0] in "}]":
+            names.pop()
+        elif mark[0] != '"':
+            yield Scalar(names[-1], mark[0], "number", mark.start(), at)
+        else:
+            value, at = _DECODER.raw_decode(text, mark.start())
+            behind = _skip(text, at)
+            if text[behind : behind + 1] == ":":
+                names[-1] = value
+                yield Scalar("", value, "name", mark.start(), at)
+            else:
+                yield Scalar(names[-1], value, "text", mark.start(), at)
+
+
+def is_compound(text: str) -> bool:
+    """Whether a text is an object or an array in JSON."""
+    at = _skip(text, 0)
+    if text[at : at + 1] not in ("{", "["):
+        return False
+    try:
+        _, end = _DECODER.raw_decode(text, at)
+    except (ValueError, RecursionError):
+        return False
+    return _skip(text, end) == len(text)
 
 
 Edit = tuple[int, int, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 
-from memoryos_server.domain.chat.jsontext import Edit, edited, members, strings
+from memoryos_server.domain.chat.jsontext import Edit, Scalar, edited, is_compound, members, scalars, strings
 from memoryos_server.domain.chat.request import ChatBody
 from memoryos_server.domain.chat.sse import text_of
 
@@ -29,6 +29,9 @@ _OUTPUT = "output"
 
 _IMAGE = "image_generation_call"
 """An item whose `result` is an image."""
+
+_ARGUMENTS = "arguments"
+"""What a tool is called with: JSON as a text, which providers read as such."""
 
 _ANY_NAME_IN = frozenset({"arguments", "input", "env", "attributes"})
 _ANY_NAME_RIGHT_IN = frozenset({"variables"})
@@ -67,10 +70,32 @@ def passed_on(body: ChatBody, clean: Callable[[str], str]) -> str | None:
     for kind, span in within:
         for path, one in strings(body.text, *span):
             if _is_text(path) and not (kind == _IMAGE and path == ["result"]):
-                cleaned = clean(one.value)
+                cleaned = _cleaned_json(one.value, clean) if one.name == _ARGUMENTS else clean(one.value)
                 if cleaned != one.value:
                     edits.append((one.start, one.end, json.dumps(cleaned, ensure_ascii=False)))
     return edited(body.text, edits) if edits else None
+
+
+def _cleaned_json(text: str, clean: Callable[[str], str]) -> str:
+    """A text that may be JSON cleaned, so that it is JSON afterwards if it was before."""
+    if not is_compound(text):
+        return clean(text)
+    edits: list[Edit] = []
+    for one in scalars(text):
+        cleaned = _cleaned_scalar(one, clean)
+        if cleaned != one.text:
+            edits.append((one.start, one.end, json.dumps(cleaned, ensure_ascii=False)))
+    return edited(text, edits) if edits else text
+
+
+def _cleaned_scalar(one: Scalar, clean: Callable[[str], str]) -> str:
+    """A text or number cleaned as what stands behind its name, for a name tells what a word or number is."""
+    before, behind = (f'"{one.name}": "', '"') if one.kind == "text" else (f'"{one.name}": ', "")
+    if one.kind != "name":
+        whole = clean(f"{before}{one.text}{behind}")
+        if whole.startswith(before) and whole.endswith(behind):
+            return clean(whole[len(before) : len(whole) - len(behind)])
+    return clean(one.text)
 
 
 def _is_text(path: Sequence[str]) -> bool:
