@@ -23,8 +23,10 @@ from memoryos_server.domain.manage.markdown import head, section
 from memoryos_server.domain.manage.model import NewSegment, Segment, Version
 from memoryos_server.domain.manage.service import SegmentService
 from memoryos_server.domain.memory.heat import decayed, initial
+from memoryos_server.domain.memory.indexing import Indexing
 from memoryos_server.domain.memory.pipeline import Pipeline
-from memoryos_server.domain.ports import HeatState, IndexedRecord, Record, RecordFilter, RecordQuery
+from memoryos_server.domain.memory.progress import Locks
+from memoryos_server.domain.ports import Change, Entry, HeatState, IndexedRecord, Record, RecordFilter, RecordQuery
 from memoryos_server.domain.recall.analysis import Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.stores.embedded import EmbeddedStores
@@ -309,6 +311,22 @@ async def test_import_when_the_id_is_a_typed_memorys_then_a_new_one_and_the_memo
         assert [one.id for one in await opened.export(user)] == [given]
     assert [record.id async for record in opened.vectors.scan(subject, RecordFilter("memory"))] == [name]
     await all_worked_off(opened)
+
+
+async def test_import_when_its_id_was_taken_and_its_change_comes_back_late_then_what_was_changed_since_stays(
+    opened: Opened,
+) -> None:
+    (name,) = await opened.bring("ben's", user="ben")
+    ann = await opened.redis.subjects.open("default", "ann")
+    record = Record(name, "segment", 1, "ann's", "qa", BORN, BORN, BORN)
+    words = Words()
+    text = Analysis(words.stem, words.fold).text
+    indexing = Indexing(opened.vectors, opened.engine, text, opened.redis.heat, Locks())
+    later = replace(record, text="ann's, brought again", updated_at=BORN + timedelta(days=1))
+    await indexing.apply(Entry(f"{ann.partition}/2-0", ann), Change(put=(later,)))
+    await indexing.apply(Entry(f"{ann.partition}/1-0", ann, returned=True), Change(put=(record,)))
+    assert [(one.id, one.summary) for one in await opened.export("ann")] == [(name, "ann's, brought again")]
+    assert [one.summary for one in await opened.export("ben")] == ["ben's"]
 
 
 async def test_import_when_data_claims_another_id_then_it_is_shown_under_its_own(opened: Opened) -> None:

@@ -211,7 +211,8 @@ class Indexing:
                 if not moved:
                     raise
                 _note(self._moved, entry.id, moved)
-                put = [under(moved, record) for record in put]
+                # Under its other id there may be something newer than what comes late.
+                put = await self._standing(entry, [under(moved, record) for record in put])
                 took.add(await self._put(entry.subject, put, whole=change.embed))
         if change.heat:
             await self._heat.put(entry.subject, {moved.get(name, name): it for name, it in change.heat.items()})
