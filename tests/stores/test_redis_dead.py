@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from redis import Redis
 
-from memoryos_server.domain.core.ids import derived_uuid
+from memoryos_server.domain.core.ids import alias, derived_uuid
 from memoryos_server.domain.core.time import from_unix, utc_now
 from memoryos_server.domain.ports import Change, DeadLetter, HeatState, Record, Subject
 from memoryos_server.stores.keyring import MasterKeys
@@ -208,6 +208,21 @@ async def test_requeue_when_it_was_removed_while_it_was_open_then_it_is_done_eve
     await forget_marks(store, ann)
     assert await store.queue.requeue((await letters(store))[0].id, None)
     assert await open_entries(store) == []
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_requeue_when_it_was_kept_under_an_alias_and_removed_since_then_it_does_not_come_back(
+    store: RedisStore, later: bool
+) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    one, two = memory("one"), memory("two")
+    letter = await change_given_up(store, ann, Change(put=(one, two)))
+    await store.queue.submit(ann, Change(remove=(alias(ann.id, one.id),)), None, revision=None)
+    await settle_all(store, ann)
+    if later:
+        await forget_marks(store, ann)
+    assert await store.queue.requeue(letter, None)
+    assert [entry.change for entry in await open_entries(store)] == [Change(put=(two,))]
 
 
 async def test_requeue_when_it_also_removes_then_that_is_done_without_what_is_gone(store: RedisStore) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from memoryos_server.domain.core.faults import Stale
+from memoryos_server.domain.core.ids import kept_ids
 from memoryos_server.domain.core.time import from_unix, utc_now
 from memoryos_server.domain.ports import Change, DeadLetter, Subject, Turn
 from memoryos_server.stores import redis_marks, redis_settling
@@ -38,7 +39,8 @@ _TAKE = Script(
     --      which the entry came into the queue, the one before, the one after; then, of a change that goes back, all marks
     --      there may be, newest first.
     -- ARGV stream id, '1' to put it back into the queue, life of `done` (s), life of marks (s), '1' if nothing is left of
-    --      a change without the records it would keep, then per such record: id, its field among the dead marks.
+    --      a change without the records it would keep, then per such record: id, its field among the dead marks, and both
+    --      of its alias, under which it may have been kept.
     -- Gives 1 if it was there, 2 if nothing was left of it: all that it would keep was removed since it came.
     local done = redis.call('GET', KEYS[5])
     if done then return tonumber(done) end
@@ -51,9 +53,13 @@ _TAKE = Script(
     if mark ~= '' then redis.call('HDEL', KEYS[4], mark) end
     -- `g` holds the ids of those that were removed before it was given back another time.
     local came, gone, left = field_of(fields, 'o'), field_of(fields, 'g'), 0
-    for i = 6, #ARGV, 2 do
-      local removed = redis.call('HGET', KEYS[4], ARGV[i + 1]) or find_mark(ARGV[i], 11, #KEYS)
-      if removed and came_after(removed, came) then
+    for i = 6, #ARGV, 4 do
+      local over = false
+      for k = i, i + 2, 2 do
+        local removed = redis.call('HGET', KEYS[4], ARGV[k + 1]) or find_mark(ARGV[k], 11, #KEYS)
+        over = over or (removed and came_after(removed, came))
+      end
+      if over then
         gone = gone .. ARGV[i]
       else
         left = left + 1
@@ -200,7 +206,9 @@ class DeadLetters:
             what, scope = change
             keys += [scope.marks(day) for day in redis_marks.days_kept(utc_now().timestamp())]
             args.append("1" if what.put and not what.remove else "")
-            args += [part for record in what.put for part in (raw_id(record.id), scope.gone(record.id))]
+            for record in what.put:
+                for name in (record.id, kept_ids(scope.subject.id, record.id)[-1]):
+                    args += (raw_id(name), scope.gone(name))
         return int(await self._client.script(_TAKE, keys, args))
 
     async def _change(
