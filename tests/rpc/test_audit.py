@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
 from scratch.v1 import scratch_service_pb2 as pb
 
 from memoryos.v1 import options_pb2
 from memoryos_server.domain.core.audit import AuditEvent, draft
-from memoryos_server.domain.core.faults import BackendDown, Forbidden
+from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid
 from memoryos_server.rpc import logging as rpc_logging
 from memoryos_server.rpc.audit import Audit, AuditWriter
 from memoryos_server.rpc.metrics import Metrics
@@ -237,6 +238,12 @@ async def test_writer_when_the_store_stays_down_then_losses_are_counted_and_the_
     assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 15
 
 
+def a_call(deadline: float = 60, clients: float | None = None) -> Call:
+    method = SimpleNamespace(policy=options_pb2.Policy(), deadline=deadline)
+    context = SimpleNamespace(time_remaining=lambda: clients)
+    return cast(Call, SimpleNamespace(method=method, context=context, degraded=False))
+
+
 class SlowAudit(MemoryAudit):
     """Takes a while for each batch."""
 
@@ -247,7 +254,7 @@ class SlowAudit(MemoryAudit):
 
 async def test_calls_when_their_events_cannot_be_written_fast_enough_then_they_wait_and_none_is_lost() -> None:
     log, metrics = SlowAudit(), Metrics()
-    call = cast(Call, SimpleNamespace(method=SimpleNamespace(policy=options_pb2.Policy()), degraded=False))
+    call = a_call()
     async with writer(log, metrics, most=20, delay=0) as writing:
         audit = Audit(writing)
 
@@ -306,7 +313,7 @@ async def test_writer_when_an_answer_is_lost_and_then_too_many_events_come_then_
 
 async def test_calls_when_their_refusals_cannot_be_written_fast_enough_then_they_wait_and_none_is_lost() -> None:
     log, metrics = SlowAudit(), Metrics()
-    call = cast(Call, SimpleNamespace(method=SimpleNamespace(policy=options_pb2.Policy()), degraded=False))
+    call = a_call()
     async with writer(log, metrics, most=20, delay=0) as writing:
         audit = Audit(writing)
 
@@ -322,3 +329,27 @@ async def test_calls_when_their_refusals_cannot_be_written_fast_enough_then_they
         await asyncio.gather(*(asyncio.create_task(calls(50 * n)) for n in range(4)))
         assert metrics.registry.get_sample_value("memoryos_audit_dropped_total") == 0
     assert sorted(int(e.id) for e in log.events) == list(range(200))
+
+
+class StuckAudit(MemoryAudit):
+    """Takes for ever."""
+
+    async def append(self, events: Sequence[AuditEvent]) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(("deadline", "clients"), [(0.4, None), (60, 0.4), (0.1, None), (60, -1)])
+@pytest.mark.parametrize("error", [None, Invalid("no"), Forbidden("no")])
+async def test_call_when_there_is_no_room_until_its_deadline_then_it_ends_as_it_did_before_that(
+    deadline: float, clients: float | None, error: Exception | None
+) -> None:
+    async with writer(StuckAudit(), Metrics(), most=20, delay=0, drain=0) as writing:
+        for number in range(20):
+            writing.put(event(number))
+        with suppress(Invalid, Forbidden):
+            async with asyncio.timeout(0.39), Audit(writing).record(a_call(deadline, clients)):
+                present = draft()
+                assert present is not None
+                present.event = event(20)
+                if error is not None:
+                    raise error

@@ -7,11 +7,13 @@ written here by one task in batches: changes are waited for, reads and refusals 
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
 from functools import cache
+from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
 from google.protobuf.descriptor import Descriptor
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 _FIELD = re.compile(r"\{([a-z_][a-z0-9_]*)\}")
 _BATCH = 500
+_LAST_SECONDS = 0.2
+"""So much of a call's time is left for its answer by what waits for room."""
 
 
 class _Pending(NamedTuple):
@@ -111,11 +115,20 @@ class AuditWriter:
         """Has an event written soon."""
         self._add(_Pending(event, None))
 
-    async def room(self) -> None:
-        """Returns when there is room for many more events; at once while the store is down, when no waiting helps."""
-        if not self._room.is_set() and not self._down:
+    @property
+    def has_room(self) -> bool:
+        """Whether there is room for many more events, or no waiting would make any, because the store is down."""
+        return self._room.is_set() or self._down
+
+    async def room(self, seconds: float = math.inf) -> None:
+        """Returns when there is room for many more events; at once while the store is down, when no waiting helps.
+
+        Args:
+            seconds: The longest that it may take, if that is less than the writer's own patience.
+        """
+        if not self.has_room:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(min(self._patience, seconds)):
                     await self._room.wait()
 
     def refused(self, event: AuditEvent) -> None:
@@ -229,13 +242,14 @@ class Audit:
 
 
 class _Recorded(AbstractAsyncContextManager[None]):
-    __slots__ = ("_call", "_draft", "_writer")
+    __slots__ = ("_began", "_call", "_draft", "_writer")
 
     def __init__(self, writer: AuditWriter, call: Call) -> None:
         self._writer = writer
         self._call = call
 
     async def __aenter__(self) -> None:
+        self._began = monotonic()
         self._draft = begin(None)
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
@@ -244,7 +258,7 @@ class _Recorded(AbstractAsyncContextManager[None]):
             return
         if isinstance(error, (Unauthenticated, Forbidden)):
             self._writer.refused(_denied(call, draft.event, error))
-            await self._writer.room()
+            await self._room()
         elif draft.event is None:
             pass
         elif error is not None:
@@ -252,12 +266,21 @@ class _Recorded(AbstractAsyncContextManager[None]):
             cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
             self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
             if not isinstance(error, asyncio.CancelledError):
-                await self._writer.room()
+                await self._room()
         elif call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not draft.idle and not call.degraded:
             await self._writer.write(draft.event)
         else:
             self._writer.put(draft.event)
-            await self._writer.room()
+            await self._room()
+
+    async def _room(self) -> None:
+        """Waits for room, but leaves time to say how the call ended."""
+        if self._writer.has_room:
+            return
+        left = self._call.method.deadline - (monotonic() - self._began)
+        if (clients := self._call.context.time_remaining()) is not None:
+            left = min(left, clients)
+        await self._writer.room(left - _LAST_SECONDS)
 
 
 def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:
