@@ -48,7 +48,7 @@ def export(args: argparse.Namespace) -> int:
         if args.to is None:
             asyncio.run(written(sys.stdout))
         else:
-            with _whole(Path(args.to).expanduser()) as out:
+            with _whole(args.to) as out:
                 asyncio.run(written(out))
     except (Fault, SettingsError, app.StartError, OSError) as error:
         print(f"memoryos: {error}", file=sys.stderr)
@@ -70,18 +70,39 @@ def _whole(path: Path) -> Iterator[TextIO]:
         fresh.unlink(missing_ok=True)
 
 
+def _file(text: str) -> Path:
+    """Where a file may be written."""
+    try:
+        path = Path(text).expanduser()
+        found = not path.name or path.is_dir()
+    except (RuntimeError, OSError) as error:
+        raise argparse.ArgumentTypeError(f"no file can be {text!r}: {error}") from None
+    if found:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a file")
+    return path
+
+
+def _user(text: str) -> str:
+    """A user's id, of characters: what a shell hands over may be any bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("the user's id is not UTF-8") from None
+    return text
+
+
 def register(subparsers: Any) -> None:
     """Adds privacy."""
     commands = subparsers.add_parser("privacy", help="hand over or erase a person's data").add_subparsers(required=True)
     handed = commands.add_parser("export", help="everything that is kept of a user, as one JSON document")
-    handed.add_argument("--to", metavar="FILE", help="where it goes (default: standard output)")
+    handed.add_argument("--to", type=_file, metavar="FILE", help="where it goes (default: standard output)")
     handed.set_defaults(run=export)
     erase = commands.add_parser("delete", help="erase everything that is kept of a user, for good")
     erase.set_defaults(
         run=lambda args: run(args, "privacy.delete", {"tenant_id": args.tenant, "user_id": args.user}, show_certificate)
     )
     for parser in (handed, erase):
-        parser.add_argument("user", help="the user's id")
+        parser.add_argument("user", type=_user, help="the user's id")
         parser.add_argument("--tenant", default="default", help="the user's tenant (default: default)")
     seen = commands.add_parser("certificate", help="what became of an erasure")
     seen.add_argument("id", help="as `privacy delete`, or `certificate_id` of the call, says it")

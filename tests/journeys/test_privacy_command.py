@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import stat
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from memoryos_server import privacy_commands
 from tests.system import System, until
 
 ENV = {"MEMORYOS_EMBEDDING__MODEL": "none", "MEMORYOS_AUTH__ENABLED": "true"}
@@ -107,3 +109,21 @@ def test_delete_when_no_server_runs_then_unreadable_at_once_and_removed_by_the_n
     exported = system.post("/v1/security/gdpr/export", {"user_id": "ann"}, as_admin(system))[1]["export"]
     assert exported["episodes"] == []
     assert [it[:2] for it in recorded(system, "gdpr.delete")] == [("intent", "operator"), ("partial", "operator")]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["export", "ann", "--to", to] for to in ("", ".", "..", "/", "~", "~nobody-there/ann.json")),
+        *([command, "\udcff\udcfe"] for command in ("export", "delete")),
+    ],
+)
+def test_command_when_what_it_names_cannot_be_then_it_says_so_in_one_line(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser(prog="memoryos")
+    privacy_commands.register(parser.add_subparsers())
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(["privacy", *arguments])
+    assert ended.value.code == 2
+    assert "error: argument " in capsys.readouterr().err.splitlines()[-1]
