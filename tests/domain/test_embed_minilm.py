@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +27,26 @@ async def embedder() -> AsyncIterator[IdentifiedEmbedder]:
     async with open_embedder(EmbeddingSettings(), CACHE / "memoryos") as made:
         assert isinstance(made, MiniLm), made.status()
         yield made
+
+
+_LOADS = """
+import asyncio, sys
+from pathlib import Path
+from memoryos.settings import EmbeddingSettings
+from memoryos_server.tools.embed.opening import open_embedder
+async def main():
+    async with open_embedder(EmbeddingSettings(), Path(sys.argv[1])) as embedder:
+        await embedder.embed(["hello"])
+        await asyncio.sleep(1)
+asyncio.run(main())
+"""
+
+
+def test_load_when_the_runtime_would_tell_its_maker_then_it_keeps_nothing_to_tell(tmp_path: Path) -> None:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ORT_")}
+    env |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "XDG_DATA_HOME": str(tmp_path / "data")}
+    subprocess.run([sys.executable, "-c", _LOADS, str(CACHE / "memoryos")], env=env, check=True, timeout=120)
+    assert list(tmp_path.rglob("*")) == []
 
 
 def names_in(directory: Path) -> list[str]:

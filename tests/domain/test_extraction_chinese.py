@@ -33,6 +33,10 @@ CASES = r"""
 我的邮箱是wang@example.org | email=wang@example.org
 我的手机号是13800138000 | phone=13800138000
 我住在上海 | lives_in=上海
+下周三我要去北京出差，住在王府井附近的酒店。 |
+我去青岛度假，住在海边 |
+我住在希尔顿酒店 |
+我住在上海，经常出差 | lives_in=上海
 我現在住在臺北 | lives_in=臺北
 我们住在成都 | lives_in=成都
 我住在一个小房子里 |

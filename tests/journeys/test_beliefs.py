@@ -200,3 +200,30 @@ def test_retrieve_when_the_budget_is_small_then_episodes_come_first(system: Syst
     assert answer["episodes"]
     assert len(answer["long_term"]["knowledge"]) < 2
     assert retrieve(system, "tight", "Where do I live?", max_tokens=1)["long_term"]["knowledge"] == []
+
+
+@pytest.mark.parametrize(
+    ("told", "moved", "about", "right", "where"),
+    [
+        (
+            "I live in Paris, I work at Acme and I am allergic to peanuts.", "I moved to Berlin.",
+            "What am I allergic to?", "peanuts", "Where do I live?",
+        ),
+        ("我住在上海，对花生过敏。", "我搬到北京了。", "我对什么过敏？", "花生", "我住在哪里？"),
+    ],
+)  # fmt: skip
+def test_retrieve_when_one_thing_of_a_turn_is_over_then_questions_about_the_others_still_find_it(
+    system: System, told: str, moved: str, about: str, right: str, where: str
+) -> None:
+    user = f"mixed-{len(told)}"
+    tell(system, user, told, "2026-01-01T10:00:00Z")
+    tell(system, user, moved, "2026-06-01T10:00:00Z")
+    answer = until(system, user, where, lambda found: found["episodes"] and found["episodes"][0]["content"] == moved)
+    assert [e["outdated"] for e in answer["episodes"]] == [False, True]
+    best = retrieve(system, user, about)["episodes"][0]
+    assert right in best["content"]
+    assert not best["outdated"]
+    body = {"model": "memoryos/recall", "messages": [{"role": "user", "content": about}]}
+    status, said, _ = system.post("/v1/chat/completions", body, {"X-User-ID": user, "X-MemoryOS-Memory": "read"})
+    assert status == 200
+    assert right in said["choices"][0]["message"]["content"]

@@ -129,7 +129,7 @@ class DerivedRecall:
             self._topics(query, found),
             about,
             tuple(itertools.islice(knowledge.values(), MOST_KNOWLEDGE)),
-            await self._knowledge.outdated(subject, as_of),
+            await self._knowledge.outdated(subject, terms, as_of),
         )
 
     async def history(self, subject: Subject, memory_id: str) -> list[Version] | None:

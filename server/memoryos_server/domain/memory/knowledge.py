@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Protocol
@@ -80,8 +80,30 @@ class Belief:
     terms: frozenset[str] = field(default=frozenset(), repr=False, compare=False)
 
 
-_Known = tuple[list[Belief], Mapping[str, tuple[str, ...]]]
-"""What is believed, and which turns are outdated by which."""
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What is known of somebody.
+
+    Attributes:
+        beliefs: What is believed.
+        outdated: Turns that state what is no longer believed -> the turns that say what came instead.
+        mixed: Those of them that state what is still believed, too -> the terms of what is over, and of what is not.
+    """
+
+    beliefs: list[Belief]
+    outdated: Mapping[str, tuple[str, ...]]
+    mixed: Mapping[str, tuple[Set[str], Set[str]]]
+
+    def outdated_for(self, asked: Mapping[str, float]) -> Mapping[str, tuple[str, ...]]:
+        """The outdated turns, of the mixed ones those that a question asks for what is over."""
+
+        def weight(terms: Set[str]) -> float:
+            return sum(asked[term] for term in asked.keys() & terms)
+
+        still = {turn for turn, (over, stands) in self.mixed.items() if weight(over) <= weight(stands)}
+        return (
+            {turn: instead for turn, instead in self.outdated.items() if turn not in still} if still else self.outdated
+        )
 
 
 def belief(record: Record) -> Belief:
@@ -242,17 +264,25 @@ class Knowledge:
         Raises:
             BackendDown: The searchable side does not answer.
         """
-        return (await self._known(subject, as_of))[0]
+        return (await self._known(subject, as_of)).beliefs
 
-    async def outdated(self, subject: Subject, as_of: datetime | None = None) -> Mapping[str, tuple[str, ...]]:
+    async def outdated(
+        self, subject: Subject, asked: Mapping[str, float], as_of: datetime | None = None
+    ) -> Mapping[str, tuple[str, ...]]:
         """Turns whose every statement of a matter is no longer believed -> the turns that say what came instead.
 
+        A turn that says something else, too, which still holds, is among them only for a question about what does not.
         As `current`; of somebody with more facts than are kept, none.
+
+        Args:
+            subject: Whose.
+            asked: The terms of the question and their weights.
+            as_of: When; None for now.
 
         Raises:
             BackendDown: The searchable side does not answer.
         """
-        return (await self._known(subject, as_of))[1]
+        return (await self._known(subject, as_of)).outdated_for(asked)
 
     async def _known(self, subject: Subject, as_of: datetime | None) -> _Known:
         if as_of is not None:
@@ -293,7 +323,18 @@ class Knowledge:
             for slot in record.tags if over(record) else ():
                 if instead := now.get(slot):
                     outdated.update({one: tuple(instead) for one in record.sources if (one, slot) not in states})
-        return _ranked([self._belief(record) for record in believed]), outdated
+        beliefs = _ranked([self._belief(record) for record in believed])
+        stands: dict[str, set[str]] = {}
+        for one in beliefs:
+            for source in one.sources:
+                if source in outdated:
+                    stands.setdefault(source, set()).update(one.terms)
+        gone: dict[str, set[str]] = {}
+        for record in records:
+            for source in (stands.keys() & record.sources) if over(record) else ():
+                gone.setdefault(source, set()).update(self._belief(record).terms)
+        mixed = {source: (gone.get(source, set()), terms) for source, terms in stands.items()}
+        return _Known(beliefs, outdated, mixed)
 
     def forget(self, subject: Subject) -> None:
         """Drops what is kept of a subject, because it changed."""

@@ -35,6 +35,8 @@ _HAN = re.compile(r"[\u4e00-\u9fff]")
 _CUT = re.compile(
     r"[,，;；:：]\s*|(?<=[\u4e00-\u9fff])\s+(?=[\u4e00-\u9fff])|(?<=.)(?=但是|不过(?!敏)|可是|而且|所以|因为|并且|然后)|——+"
 )
+_AWAY = re.compile("出差|出公差|旅游|旅行|度假|开会|参会|培训|露营")
+"""Whoever is away stays somewhere, and lives elsewhere."""
 _UNREAL = re.compile(
     "如果|假如|要是|假设|假若|倘若|万一|的话|也许|或许|说不定|大概|好像|似乎|仿佛|梦见|梦到|梦里|"
     "假装|但愿|比如|例如|譬如|开玩笑|"
@@ -126,7 +128,8 @@ def facts(
                 break
             else:
                 found, subject = reader.read(begin, end, subject)
-                yield from found
+                away = _AWAY.search(low, sentence.begin, begin)
+                yield from (fact for fact in found if not (away and fact.predicate == "lives_in"))
             begin = behind
 
 

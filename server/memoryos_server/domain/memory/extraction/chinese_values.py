@@ -78,7 +78,11 @@ def _checked(raw: str, low: str, kind: str) -> str:
         return ""
     if kind in ("pet", "role", "owns"):
         return "" if _BAD.search(low) and kind != "pet" else raw
-    if kind == "place" and (size > 10 or re.match(r"一|两|几|很|某|同|学校|家|酒店|新家|新房|了", low)):
+    if kind == "place" and (
+        size > 10
+        or re.match(r"一|两|几|很|某|同|学校|家|酒店|新家|新房|了", low)
+        or re.search(r"(?:酒店|宾馆|旅馆|旅店|旅舍|民宿|客栈|招待所|度假村|青旅|医院|朋友家|亲戚家)(?:里|内)?$", low)
+    ):
         return ""
     if kind == "org" and (size > 14 or re.match(r"一起|一边|努力|外|晚|早|周|新的$|从|办公室|里$", low)):
         return ""
