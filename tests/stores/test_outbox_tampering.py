@@ -8,8 +8,10 @@ from typing import Any
 
 import orjson
 import pytest
+from redis import Redis
 
 from memoryos_server.domain.core.audit import AuditEvent
+from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports.audit import Wanted
 from memoryos_server.stores.chain import Taken, linked
 from memoryos_server.stores.redis import RedisStore
@@ -111,6 +113,25 @@ async def test_outbox_when_nothing_can_be_taken_aside_then_what_no_server_wrote_
     await audited.sequencer.now()
     assert await chained(audited) == ["1"]
     assert await store.client.run("XLEN", partition.audit_refused) == 1
+
+
+async def test_outbox_when_the_store_is_full_then_what_was_taken_aside_stays_and_the_rest_follows_once_it_is_not(
+    audited: Audited, store: RedisStore, admins: list[Redis]
+) -> None:
+    partition = await ann(store)
+    for number in range(3):
+        await put(store, partition.audit, {b"e": b"%d" % number, b"w": b""})
+    await audited.sequencer.now()
+    await put(store, partition.audit, {b"e": b"3", b"w": b""})
+    for admin in admins:
+        admin.config_set("maxmemory", 1)
+    with pytest.raises(BackendDown):
+        await audited.sequencer.now()
+    for admin in admins:
+        admin.config_set("maxmemory", 0)
+    await store.ping()
+    await audited.sequencer.now()
+    assert [fields[b"e"] for _, fields in await entries(store, partition.audit_refused)] == [b"0", b"1", b"2", b"3"]
 
 
 @pytest.mark.parametrize("copied", [False, True])

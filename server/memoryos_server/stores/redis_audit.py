@@ -75,6 +75,9 @@ _REFUSE = Script(
         for k = 1, #found[2], 2 do kept[found[2][k]] = string.sub(found[2][k + 1], 1, 4096) end
         local aside = {KEYS[2], 'MAXLEN', '~', ARGV[1], '*', 'i', ARGV[i], 'e', kept.e, 'w', kept.w}
         local added = redis.pcall('XADD', unpack(aside))
+        if type(added) == 'table' and added.err and string.find(added.err, 'OOM', 1, true) then
+          return added  -- the store is full: another time
+        end
         if type(added) == 'table' and added.err then  -- somebody made another thing of it: it must not keep entries here
           redis.call('DEL', KEYS[2])
           redis.call('XADD', unpack(aside))
