@@ -187,3 +187,16 @@ async def test_append_when_the_signed_event_is_archived_between_two_looks_then_t
     await mine.sign()
     assert await _signed(audited, 3)
     await audited.intact()
+
+
+async def test_append_when_the_list_of_chains_is_something_else_then_events_wait_and_none_is_chained_twice(
+    audited: Audited, store: RedisStore
+) -> None:
+    chains = store.chain.home("acme").chains
+    await store.client.run("SET", chains, "no list")
+    await audited.log.append([event(1)])
+    assert await store.audit.total("acme") == 1
+    await store.client.run("DEL", chains)
+    await audited.log.append([event(2)])
+    await audited.sequencer.now()
+    assert (await audited.intact())["events"] == 2

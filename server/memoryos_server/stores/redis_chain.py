@@ -43,6 +43,7 @@ _ADD = Script(
     local count = tonumber(ARGV[1])
     local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)
     if last[1] and tonumber(string.match(last[1][1], '^%d+')) > count then return 'blocked' end
+    redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])  -- before all others: if it is no list, nothing is written
     local links = cmsgpack.unpack(ARGV[10])
     for i = 1, #links, 4 do
       count = count + 1
@@ -51,7 +52,6 @@ _ADD = Script(
     end
     redis.call('HSET', KEYS[2], 'count', string.format('%.0f', count), 'hash', ARGV[3], 'seal', ARGV[4])
     for i = 11, #ARGV, 2 do redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1]) end
-    redis.call('HSET', KEYS[3], ARGV[5], ARGV[6])
     if ARGV[7] ~= '' then redis.call('SET', KEYS[4], ARGV[7], 'EX', ARGV[8]) end
     return 'added'
     """,
