@@ -76,12 +76,12 @@ class PrivacyDesk:
 
     async def _delete(self, who: Caller, user_id: str) -> Erasure:
         draft = audit.begin(self._event(who, user_id, "gdpr.delete", "DeleteUserData"))
+        outcome = "failed"
         try:
             erasure = await self._privacy.erase(who, user_id)
-        except Exception:
-            await self._record(draft, "failed")
-            raise
-        await self._record(draft, "ok" if erasure.state == ERASED else "partial")
+            outcome = "ok" if erasure.state == ERASED else "partial"
+        finally:
+            await self._record(draft, outcome)
         return erasure
 
     async def _found(self, erasure_id: str) -> Erasure:

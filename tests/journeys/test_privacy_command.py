@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from memoryos_server import privacy_commands
+from memoryos_server.domain.core.caller import Caller
+from memoryos_server.operator_privacy import PrivacyDesk
+from tests.scratch.serve import MemoryAudit
 from tests.system import System, until
 
 ENV = {"MEMORYOS_EMBEDDING__MODEL": "none", "MEMORYOS_AUTH__ENABLED": "true"}
@@ -127,3 +131,23 @@ def test_command_when_what_it_names_cannot_be_then_it_says_so_in_one_line(
         parser.parse_args(["privacy", *arguments])
     assert ended.value.code == 2
     assert "error: argument " in capsys.readouterr().err.splitlines()[-1]
+
+
+async def test_delete_when_it_is_broken_off_then_its_outcome_is_recorded_all_the_same() -> None:
+    class Endless:
+        async def erase(self, who: Caller, user_id: str) -> None:
+            await asyncio.Event().wait()
+
+    log = MemoryAudit()
+    desk = PrivacyDesk(cast(Any, Endless()), cast(Any, None), log, "operator")
+
+    async def asked() -> None:
+        async for _ in desk.run("delete", {"tenant_id": "acme", "user_id": "ann"}):
+            pass
+
+    task = asyncio.create_task(asked())
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert [(one.event_type, one.outcome, one.user_id) for one in log.events] == [("gdpr.delete", "failed", "ann")]
