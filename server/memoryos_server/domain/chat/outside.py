@@ -94,7 +94,7 @@ def _cleaned_scalar(one: Scalar, clean: Callable[[str], str]) -> str:
     if one.kind != "name":
         whole = clean(f"{before}{one.text}{behind}")
         if whole.startswith(before) and whole.endswith(behind):
-            return clean(whole[len(before) : len(whole) - len(behind)])
+            return whole[len(before) : len(whole) - len(behind)]
     return clean(one.text)
 
 
