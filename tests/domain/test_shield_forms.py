@@ -189,3 +189,15 @@ def test_arguments_when_nothing_is_found_in_them_then_they_go_on_letter_by_lette
     call = {"id": "c", "type": "function", "function": {"name": "w", "arguments": '{ "a" :1.50, "b": "\\u00e9" }'}}
     body = {"model": "m", "messages": [{"role": "assistant", "tool_calls": [call]}]}
     assert passed_on(CHAT_COMPLETIONS.parse(json.dumps(body), stream=False), redactor(list(KINDS))) is None
+
+
+def test_thoughts_when_they_are_signed_then_they_go_back_as_they_came() -> None:
+    thought = {"type": "thinking", "thinking": "ask ann@mail.example", "signature": "c2ln"}
+    messages = [
+        {"role": "user", "content": "ask bob@mail.example"},
+        {"role": "assistant", "content": None, "thinking_blocks": [thought]},
+    ]
+    body = CHAT_COMPLETIONS.parse(json.dumps({"model": "m", "messages": messages}), stream=False)
+    changed = passed_on(body, redactor(["email"]))
+    assert changed is not None
+    assert json.loads(changed)["messages"] == [{"role": "user", "content": "ask [redacted:email]"}, messages[1]]

@@ -27,6 +27,9 @@ _DEFINITIONS = "tools"
 
 _OUTPUT = "output"
 
+_SIGNED = "thinking_blocks"
+"""Thoughts with the signature of the provider they came from, which takes them back only as they were."""
+
 _IMAGE = "image_generation_call"
 """An item whose `result` is an image."""
 
@@ -103,7 +106,7 @@ def _is_text(path: Sequence[str]) -> bool:
     if not path:
         return True
     *outer, name = path
-    if path[0] == _DEFINITIONS:
+    if path[0] in (_DEFINITIONS, _SIGNED):
         return False
     if not _ANY_NAME_IN.isdisjoint(outer) or (outer and outer[-1] in _ANY_NAME_RIGHT_IN):
         return True
