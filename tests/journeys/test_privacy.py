@@ -9,6 +9,7 @@ import secrets
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -450,6 +451,39 @@ def test_rights_when_keys_differ_then_security_is_for_oneself_and_admin_for_othe
 
     until(lambda: outcomes()[-2:] == ["intent", "ok"])
     assert "denied" in outcomes()
+
+
+def test_audit_when_somebody_was_erased_then_the_name_leads_to_who_has_it_now_and_to_the_erasure(
+    guarded: System,
+) -> None:
+    boss, zed = key_of(guarded, "boss", "admin"), key_of(guarded, "zed", "memory,security")
+
+    def seen(key: str) -> tuple[list[str], ...]:
+        asked = {"user_id": "zed", "limit": 1000}
+        logs = ok(guarded.post("/v1/security/audit/logs", asked, bearer(key)))["events"]
+        named = [logs, export(guarded, "zed", bearer(key))["audit"]]
+        assert all(one["user_id"] == "zed" for events in named for one in events)
+        return tuple(sorted({one["event_type"] for one in events} - {"gdpr.export", "audit.logs"}) for events in named)
+
+    add(guarded, "zed", "I live in Porto", bearer(zed))
+    until(lambda: seen(boss) == (["key.create", "memory.add"],) * 2 and seen(zed) == seen(boss))
+    made = delete(guarded, "zed", bearer(zed))
+    # The key was made before anything was kept of her: of somebody unknown, whom no erasure is about.
+    until(lambda: seen(boss) == (["gdpr.delete", "key.create", "key.revoke"],) * 2)
+    asked = {"user_id": "zed", "event_type": "gdpr.delete"}
+    found = ok(guarded.post("/v1/security/audit/logs", asked, bearer(boss)))["events"]
+    assert [one["outcome"] for one in found] == ["ok", "intent"]
+    assert found[0]["resource"] == f"erasure/{made['certificate_id']}"
+    again = key_of(guarded, "zed", "memory,security")
+    ok(guarded.post("/v1/memory/retrieve", {"user_id": "zed", "query": "Porto"}, bearer(again)))
+    for key in (again, boss):
+        assert not any("memory.add" in names for names in seen(key))
+    since = time.time()
+    add(guarded, "zed", "I live in Rome", bearer(again))
+    for key in (again, boss):
+        until(lambda key=key: all("memory.add" in names for names in seen(key)))
+        told = ok(guarded.post("/v1/security/audit/logs", {**asked, "event_type": "memory.add"}, bearer(key)))["events"]
+        assert [datetime.fromisoformat(one["timestamp"]).timestamp() >= since for one in told] == [True]
 
 
 def test_delete_when_the_user_is_an_administrator_then_the_key_stays(guarded: System) -> None:

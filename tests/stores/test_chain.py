@@ -28,7 +28,7 @@ from memoryos_server.stores.redis_chain import Batch, ChainBlockedError, Head
 from memoryos_server.stores.redis_client import Client
 from memoryos_server.stores.scope import PARTITIONS, Partition
 from tests.stores.chain_support import Audited, event
-from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, erase, until
+from tests.stores.redis_fixtures import EXPECTED, Connect, Valkey, until
 
 
 @pytest.fixture
@@ -341,7 +341,7 @@ async def test_sequencer_when_thousands_of_events_come_a_second_then_it_keeps_up
 
 async def test_erasure_when_a_key_is_destroyed_then_the_chain_verifies_and_names_nobody(audited: Audited) -> None:
     store = audited.store
-    ann = await store.subjects.open("acme", "ann")
+    await store.subjects.open("acme", "ann")
     await store.subjects.open("acme", "bob")
     await store.audit.append([event(1), event(2, user="bob"), event(3)])
     await audited.sequencer.now()
@@ -349,8 +349,7 @@ async def test_erasure_when_a_key_is_destroyed_then_the_chain_verifies_and_names
     await store.audit.append([event(4)])
     await audited.sequencer.now()
     assert [one.user_id for one in (await audited.trail.page(Wanted("acme", "ann"), 9, None))[0]] == ["ann"] * 3
-    await erase(store, ann)
-    store.subjects.forget(ann.id)
+    await store.erasures.begin("acme", "ann", "key_1", utc_now())
     assert (await audited.intact())["events"] == 4
     found, _ = await audited.trail.page(Wanted("acme"), 9, None)
     assert [(one.user_id, one.address, one.details) for one in found] == [
@@ -359,7 +358,35 @@ async def test_erasure_when_a_key_is_destroyed_then_the_chain_verifies_and_names
         ("bob", "192.0.2.7", "2"),
         ("", "", "1"),
     ]
-    assert len((await audited.trail.page(Wanted("acme", "ann"), 9, None))[0]) == 3  # how many there were is still known
+    assert (await audited.trail.page(Wanted("acme", "ann"), 9, None))[0] == []
+    assert await audited.trail.total("acme") == 4  # how many there were is still known
+
+
+async def test_page_when_the_user_was_erased_then_only_who_has_the_name_now_and_the_erasure_itself_are_found_by_it(
+    audited: Audited, store: RedisStore, connect: Connect
+) -> None:
+    async def details(at: Audited) -> list[str]:
+        return [one.details for one in (await at.trail.page(Wanted("acme", "ann"), 9, None))[0]][::-1]
+
+    await store.audit.append([event(0)])  # of somebody who is not known yet
+    await store.subjects.open("acme", "ann")
+    await audited.log.append([event(1)])
+    await store.audit.append([event(2), event(3, outlives=True)])
+    await audited.sequencer.now()
+    await audited.retention.move(0)
+    await store.audit.append([event(4)])
+    assert await details(audited) == ["0", "1", "2", "3", "4"]
+    async with connect() as other:
+        beside = Audited(other, audited.home)
+        assert await details(beside) == ["0", "1", "2", "3", "4"]
+        await store.erasures.begin("acme", "ann", "key_1", utc_now())
+        await store.audit.append([event(5, outlives=True)])
+        assert await details(audited) == await details(beside) == ["0", "3", "5"]
+        (kept,) = [one for one in (await audited.trail.page(Wanted("acme"), 9, None))[0] if one.details == "3"]
+        assert (kept.user_id, kept.address, kept.resource) == ("", "", "memory/3")
+        await store.subjects.open("acme", "ann")
+        await audited.log.append([event(6), event(7, outlives=True)])
+        assert await details(audited) == await details(beside) == ["0", "3", "5", "6", "7"]
 
 
 async def test_chain_when_its_store_is_moved_then_it_verifies_there_and_goes_on(

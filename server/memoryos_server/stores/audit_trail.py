@@ -14,7 +14,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.ports.audit import Wanted
 from memoryos_server.stores.archive import ArchiveError
 from memoryos_server.stores.chain import Link
-from memoryos_server.stores.redis_audit import RedisAudit, parsed
+from memoryos_server.stores.redis_audit import Named, RedisAudit, parsed
 from memoryos_server.stores.redis_chain import RedisChain
 from memoryos_server.stores.retention import Retention
 
@@ -52,7 +52,7 @@ class ChainTrail:
         """
         if below is None:
             await self._sequence()
-        wants = _filter(wanted, self._audit.named(wanted.tenant_id, wanted.user_id))
+        wants = _filter(wanted, await self._audit.named(wanted.tenant_id, wanted.user_id))
         floor = int((wanted.after - _EPOCH) / timedelta(milliseconds=1)) - _LATE_MILLIS if wanted.after else 0
         found: list[tuple[dict[str, Any], bytes]] = []
         last = 0
@@ -96,10 +96,10 @@ class ChainTrail:
                 yield link
 
 
-def _filter(wanted: Wanted, user: str) -> Callable[[bytes], dict[str, Any] | None]:
+def _filter(wanted: Wanted, named: Named | None) -> Callable[[bytes], dict[str, Any] | None]:
     """What gives a stored record if it is wanted, else None."""
     # Most records of a large tenant are not wanted: looking for bytes costs a tenth of reading the record.
-    needles = [user.encode()] if user else []
+    needles = [named.user.encode()] if named else []
     if wanted.event_type:
         needles.append(orjson.dumps(wanted.event_type))
     before = (wanted.before - _EPOCH) // timedelta(microseconds=1) if wanted.before else None
@@ -108,7 +108,7 @@ def _filter(wanted: Wanted, user: str) -> Callable[[bytes], dict[str, Any] | Non
     def wants(event: bytes) -> dict[str, Any] | None:
         if not all(needle in event for needle in needles) or (record := parsed(event)) is None:
             return None
-        if (user and record.get("user") != user) or (wanted.event_type and record["type"] != wanted.event_type):
+        if (named and not named.is_in(record)) or (wanted.event_type and record["type"] != wanted.event_type):
             return None
         if (before is not None and record["ts"] >= before) or (after is not None and record["ts"] <= after):
             return None

@@ -17,7 +17,7 @@ from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.stores.chain import Taken
 from memoryos_server.stores.chain_adding import Adder
-from memoryos_server.stores.redis_audit import People, RedisAudit
+from memoryos_server.stores.redis_audit import People, RedisAudit, about_whom
 from memoryos_server.stores.redis_chain import PAGE, Batch, ChainBlockedError
 
 _log = Sparing(logging.getLogger(__name__))
@@ -59,7 +59,7 @@ class ChainLog:
         now = time.time_ns() // 1_000_000
         taken = []
         for number, event in enumerate(events):
-            about = people.get((tenant, event.user_id))
+            about = about_whom(event, people)
             stored = self._audit.stored(event, about[1], about[0].id) if about else self._audit.stored(event)
             taken.append(Taken(None, f"{now}-{number}", *stored))
         try:

@@ -110,6 +110,23 @@ class Stranger:
     stood: str
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A user as records show one.
+
+    Attributes:
+        user: The keyed hash of tenant and user.
+        subject_id: Who has that name now; "" if nobody has.
+    """
+
+    user: str
+    subject_id: str
+
+    def is_in(self, record: Mapping[str, Any]) -> bool:
+        """Whether a record is about that user, and not about somebody who had the name before, and is erased."""
+        return record.get("user") == self.user and record.get("subject", "") in ("", self.subject_id)
+
+
 @dataclass(slots=True)
 class _Reading:
     """How far back the stream of one partition was read."""
@@ -154,7 +171,7 @@ class RedisAudit:
         names: dict[int, list[str]] = {}
         people = await self.people(events)
         for event in events:
-            about = people.get((event.tenant_id, event.user_id))
+            about = about_whom(event, people)
             number = about[0].partition if about else self._chain.home(event.tenant_id).number
             stored = self.entry(event, *about) if about else self.entry(event)
             batches.setdefault(number, []).extend(stored)
@@ -186,7 +203,8 @@ class RedisAudit:
         Raises:
             BackendDown: The store does not answer.
         """
-        named = list(dict.fromkeys((event.tenant_id, event.user_id) for event in events if event.user_id))
+        known = (event for event in events if event.user_id and not event.outlives)
+        named = list(dict.fromkeys((event.tenant_id, event.user_id) for event in known))
         found = {whose: await self._about(*whose) for whose in await self._subjects.known(named)}
         return {whose: about for whose, about in found.items() if about}
 
@@ -200,9 +218,15 @@ class RedisAudit:
             return None
         return (subject, sealer) if subject and sealer else None
 
-    def named(self, tenant_id: str, user_id: str) -> str:
-        """What stands in records for a user; "" for none."""
-        return self._subjects.lookup(tenant_id, user_id) if user_id else ""
+    async def named(self, tenant_id: str, user_id: str) -> Named | None:
+        """What stands in records for a user; None for none.
+
+        Raises:
+            BackendDown: The store does not answer.
+        """
+        if not user_id:
+            return None
+        return Named(self._subjects.lookup(tenant_id, user_id), await self._subjects.present(tenant_id, user_id))
 
     async def opened(self, records: Sequence[tuple[dict[str, Any], bytes]]) -> list[AuditEvent]:
         """Events that were stored, and who they are about."""
@@ -391,6 +415,11 @@ class RedisAudit:
             return await self._subjects.sealer(subject)
         except Stale:
             return None
+
+
+def about_whom(event: AuditEvent, people: People) -> tuple[Subject, Sealer] | None:
+    """Under whose key it is sealed who an event is about; None: under nobody's."""
+    return None if event.outlives else people.get((event.tenant_id, event.user_id))
 
 
 def parsed(event: bytes) -> dict[str, Any] | None:

@@ -123,6 +123,19 @@ class RedisSubjects:
         self._names.put((tenant_id, user_id), known.subject.id)
         return known.subject
 
+    async def present(self, tenant_id: str, user_id: str) -> str:
+        """The id of who a user is now, "" for nobody: as the store has it this moment, and whether or not the key opens.
+
+        Raises:
+            BackendDown: The store does not answer.
+        """
+        lookup = self.lookup(tenant_id, user_id)
+        partition = partition_of(lookup)
+        raw = await self._client.run("HGET", partition.lookup, lookup)
+        if raw is None or not await self._client.run("HEXISTS", partition.keyring, raw):
+            return ""
+        return str(raw.decode())
+
     async def known(self, named: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Those of (tenant, user) whom `find` may find: all the others were never heard of, or are erased.
 

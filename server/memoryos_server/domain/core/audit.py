@@ -33,6 +33,8 @@ class AuditEvent:
         request_id: The id of the call.
         details: A reason code or count; never content.
         count: How many equal events it stands for.
+        outlives: What was touched is to be told when the person is erased, too: it is recorded as of somebody unknown, with a
+            keyed hash of user and address.
     """
 
     id: str
@@ -48,6 +50,7 @@ class AuditEvent:
     request_id: str = ""
     details: str = ""
     count: int = 1
+    outlives: bool = False
 
 
 @dataclass(slots=True)

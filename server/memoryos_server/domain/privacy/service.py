@@ -97,7 +97,7 @@ class PrivacyService:
             BackendDown: It cannot be recorded that this was asked for: nothing was erased. Or the store went away midway.
         """
         owner = _owner(who, user_id)
-        await self._intend(who, owner, "gdpr.delete", "DeleteUserData")
+        await self._intend(who, owner, "gdpr.delete", "DeleteUserData", outlives=True)
         reach("erase.intent")
         work = asyncio.create_task(self._erase(who, owner))
         self._under_way.add(work)
@@ -141,8 +141,8 @@ class PrivacyService:
                 made = again if made.state == ERASED else made
         return made
 
-    async def _intend(self, who: Caller, owner: str, event_type: str, action: str) -> None:
-        """Records that something is asked for, before it is done.
+    async def _intend(self, who: Caller, owner: str, event_type: str, action: str, *, outlives: bool = False) -> None:
+        """Records that something is asked for, before it is done; and, with the same `outlives`, how it ends.
 
         Raises:
             BackendDown: It cannot be recorded.
@@ -153,6 +153,7 @@ class PrivacyService:
             event = AuditEvent(
                 uuid7(), self._now(), event_type, who.tenant_id, owner, "gdpr", action, "intent", who.key_id
             )
+        event = replace(event, outlives=outlives)
         await self._log.append([replace(event, outcome="intent")])
         if drafted is not None and drafted.event is not None:
             drafted.event = replace(event, id=uuid7(), timestamp=self._now())  # the outcome comes behind it
