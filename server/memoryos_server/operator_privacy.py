@@ -94,7 +94,7 @@ class PrivacyDesk:
         return AuditEvent(uuid7(), utc_now(), event_type, who.tenant_id, user_id, "gdpr", action, "intent", who.key_id)
 
     async def _record(self, draft: audit.Draft, outcome: str) -> None:
-        if draft.event is not None:
+        if draft.event is not None and not draft.taken:
             await self._log.append([replace(draft.event, outcome=outcome)])
 
 

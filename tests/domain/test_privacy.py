@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from memoryos_server.domain.ports.privacy import ERASED, PARTIAL, Erasure, UserD
 from memoryos_server.domain.privacy.data import Keys
 from memoryos_server.domain.privacy.erasing import Eraser
 from memoryos_server.domain.privacy.service import PrivacyService
+from tests.domain.pipeline_support import until
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 CALLER = Caller("acme", "boss", frozenset({"admin"}), "key_boss")
@@ -33,14 +35,19 @@ class ListErasures:
         self.known = set(known)
         self.kept: dict[str, Erasure] = {}
         self.ended: set[str] = set()
+        self.ids = 0
 
     def lookup(self, tenant_id: str, user_id: str) -> str:
         return lookup(tenant_id, user_id)
 
-    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime) -> Erasure:
+    def fresh_id(self, tenant_id: str, user_id: str) -> str:
+        self.ids += 1
+        return f"{user_id}-{self.ids}"
+
+    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime, *, erasure_id: str = "") -> Erasure:
         subject_id = f"subject of {user_id}" if user_id in self.known else ""
         self.known.discard(user_id)
-        made = Erasure(str(len(self.kept)), Whose(tenant_id, lookup(tenant_id, user_id), subject_id, now), actor, now)
+        made = Erasure(erasure_id, Whose(tenant_id, lookup(tenant_id, user_id), subject_id, now), actor, now)
         self.kept[made.id] = made
         return made
 
@@ -48,7 +55,10 @@ class ListErasures:
         return self.kept.get(erasure_id)
 
     async def pending(self, lookup: str = "") -> list[Erasure]:
-        return [one for one in self.kept.values() if one.id not in self.ended and lookup in ("", one.whose.lookup)]
+        return [one for one in self.waiting() if lookup in ("", one.whose.lookup)]
+
+    def waiting(self) -> list[Erasure]:
+        return [one for one in self.kept.values() if one.id not in self.ended]
 
     async def keep(self, erasure: Erasure, *, ended: bool = False) -> Erasure | None:
         self.kept[erasure.id] = made = replace(erasure, revision=erasure.revision + 1)
@@ -81,13 +91,22 @@ class Away:
 
 
 class Log:
-    """Events in a list."""
+    """Events in a list, each id once."""
 
     def __init__(self) -> None:
         self.events: list[AuditEvent] = []
+        self.away = False
 
     async def append(self, events: Sequence[AuditEvent]) -> None:
-        self.events += events
+        if self.away:
+            raise BackendDown("away")
+        self.events += [event for event in events if event.id not in {one.id for one in self.events}]
+
+    def told(self) -> list[tuple[str, str, str]]:
+        """What is recorded of erasures."""
+        mine = [event for event in self.events if event.event_type == "gdpr.delete"]
+        assert all(event.outlives for event in mine)
+        return [(event.outcome, event.resource, event.user_id) for event in mine]
 
 
 class NoFiles:
@@ -111,8 +130,21 @@ class OneKey:
         return self.keys.pop() if self.keys else None
 
 
+def eraser_of(erasures: ListErasures, log: Log, *data: UserData) -> Eraser:
+    return Eraser(
+        erasures,
+        data,
+        NoFiles(),
+        log,
+        forget=lambda whose: None,
+        settle_seconds=0.0,
+        backoff_seconds=0.01,
+        now=lambda: NOW,
+    )
+
+
 def service(erasures: ListErasures, log: Log, *data: UserData) -> PrivacyService:
-    eraser = Eraser(erasures, data, NoFiles(), forget=lambda whose: None, settle_seconds=0.0, now=lambda: NOW)
+    eraser = eraser_of(erasures, log, *data)
 
     async def profile(subject: Subject) -> str:
         return ""
@@ -157,7 +189,54 @@ async def test_erase_when_the_user_has_a_key_then_the_outcome_of_the_call_is_sti
         ("gdpr.delete", "intent"),
         ("key.revoke", "intent"),
         ("key.revoke", "ok"),
+        ("gdpr.delete", "ok"),
     ]
-    assert not draft.taken
+    assert log.told() == [("intent", f"erasure/{made.id}", "ann"), ("ok", f"erasure/{made.id}", "ann")]
+    assert draft.taken
     assert draft.event is not None
     assert (draft.event.outcome, draft.event.resource) == ("ok", f"erasure/{made.id}")
+
+
+async def ended(erasures: ListErasures, log: Log, *data: UserData) -> None:
+    """What another server, or the next start, does until nothing waits any more."""
+    async with eraser_of(erasures, log, *data):
+        await until(lambda: not erasures.waiting())
+
+
+async def test_eraser_when_it_completes_what_was_left_open_then_it_records_that_once() -> None:
+    erasures, log, episodes = ListErasures("ann"), Log(), Away()
+    await erasures.begin("acme", "ann", "key_boss", NOW, erasure_id="left")
+    await ended(erasures, log, episodes)
+    assert log.told() == [("ok", "erasure/left", "")]
+    assert [(one.tenant_id, one.actor) for one in log.events] == [("acme", "key_boss")]
+    # Recorded, and not kept that it is: done again, and there is one event.
+    erasures.kept["left"] = replace(erasures.kept["left"], told=False)
+    erasures.ended.clear()
+    await ended(erasures, log, episodes)
+    assert log.told() == [("ok", "erasure/left", "")]
+    assert erasures.kept["left"].told
+
+
+async def test_erase_when_something_is_left_then_who_completes_it_records_that_all_is_gone() -> None:
+    erasures, log, episodes = ListErasures("ann"), Log(), Away()
+    episodes.away = True
+    draft = audit.begin(AuditEvent("id", NOW, "gdpr.delete", "acme", "ann", "", "DeleteUserData", "ok", "key_boss"))
+    made = await service(erasures, log, episodes).erase(CALLER, "ann")
+    assert draft.event is not None
+    assert (draft.taken, draft.event.outcome, draft.event.resource) == (False, "partial", f"erasure/{made.id}")
+    episodes.away = False
+    await ended(erasures, log, episodes)
+    assert log.told() == [("intent", f"erasure/{made.id}", "ann"), ("ok", f"erasure/{made.id}", "")]
+
+
+async def test_erase_when_its_end_cannot_be_recorded_then_it_is_once_that_works_and_nothing_ends_before() -> None:
+    erasures, log, episodes = ListErasures("ann"), Log(), Away()
+    await erasures.begin("acme", "ann", "key_boss", NOW, erasure_id="left")
+    log.away = True
+    async with eraser_of(erasures, log, episodes):
+        await until(lambda: erasures.kept["left"].state == ERASED)
+        await asyncio.sleep(0.1)
+        assert erasures.waiting() == [erasures.kept["left"]]
+        log.away = False
+        await until(lambda: not erasures.waiting())
+    assert log.told() == [("ok", "erasure/left", "")]

@@ -91,7 +91,9 @@ def test_delete_when_asked_for_then_erased_and_the_certificate_says_so(system: S
     # Who is on the machine reaches every key.
     asked = {"Authorization": f"Bearer {key}", "X-Tenant-ID": "acme"}
     assert system.post("/v1/memory/retrieve", {"query": "x"}, asked)[0] == 401
-    assert [it[:2] for it in recorded(system, "gdpr.delete")] == [("intent", "operator"), ("ok", "operator")]
+    resource = f"erasure/{made['id']}"
+    told = [("intent", "operator", resource), ("ok", "operator", resource)]
+    assert recorded(system, "gdpr.delete") == told
     shown = system.cli("privacy", "certificate", made["id"]).stdout
     assert f"certificate {made['id']}  tenant=acme  ok" in shown
     assert "episodes: 1 removed, 0 left" in shown
@@ -112,7 +114,8 @@ def test_delete_when_no_server_runs_then_unreadable_at_once_and_removed_by_the_n
     until(lambda: said(system, "certificate", made["id"])["status"] == "ok", 30)
     exported = system.post("/v1/security/gdpr/export", {"user_id": "ann"}, as_admin(system))[1]["export"]
     assert exported["episodes"] == []
-    assert [it[:2] for it in recorded(system, "gdpr.delete")] == [("intent", "operator"), ("partial", "operator")]
+    told = [(outcome, "operator", f"erasure/{made['id']}") for outcome in ("intent", "partial", "ok")]
+    until(lambda: recorded(system, "gdpr.delete") == told)
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,18 @@ async def test_begin_when_nobody_is_known_then_there_is_a_record_all_the_same(st
     assert await store.subjects.find("acme", "nobody") is None
 
 
+async def test_begin_when_its_id_was_known_before_then_it_has_that_and_is_done_once(store: RedisStore) -> None:
+    ann = await store.subjects.open("acme", "ann")
+    known = store.erasures.fresh_id("acme", "ann")
+    assert await store.erasures.find(known) is None
+    first = await store.erasures.begin("acme", "ann", "key_1", utc_now(), erasure_id=known)
+    assert (first.id, first.whose.subject_id, first.told) == (known, ann.id, False)
+    back = await store.subjects.open("acme", "ann")
+    await store.erasures.begin("acme", "ann", "key_1", utc_now(), erasure_id=known)
+    assert await store.erasures.pending() == [first]
+    assert await store.subjects.find("acme", "ann") == back, "who came back is not erased by what was asked before"
+
+
 async def test_begin_when_many_begin_at_once_then_one_ends_the_epoch_and_each_has_a_record(
     store: RedisStore, connect: Connect
 ) -> None:
@@ -145,6 +157,7 @@ async def test_keep_when_somebody_else_kept_it_meanwhile_then_nothing_is_kept(st
         settled=True,
         files={"redis": "not_ours"},
         compacted_at=utc_now(),
+        told=True,
     )
     kept = await store.erasures.keep(done)
     assert kept == replace(done, revision=1)

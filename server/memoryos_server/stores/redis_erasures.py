@@ -82,7 +82,11 @@ class RedisErasures:
         """The keyed hash of a tenant and a user."""
         return self._subjects.lookup(tenant_id, user_id)
 
-    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime) -> Erasure:
+    def fresh_id(self, tenant_id: str, user_id: str) -> str:
+        """An id for an erasure of a user that is still to begin."""
+        return self.lookup(tenant_id, user_id)[:2] + os.urandom(15).hex()
+
+    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime, *, erasure_id: str = "") -> Erasure:
         """In one atomic, durable write: the epoch ends, the data's key is destroyed, and the erasure is recorded.
 
         Raises:
@@ -90,7 +94,7 @@ class RedisErasures:
         """
         lookup = self.lookup(tenant_id, user_id)
         partition = partition_of(lookup)
-        erasure_id = lookup[:2] + os.urandom(15).hex()
+        erasure_id = erasure_id or self.fresh_id(tenant_id, user_id)
         while True:
             raw = await self._client.run("HGET", partition.lookup, lookup)
             subject_id = raw.decode() if raw else ""
@@ -145,6 +149,7 @@ class RedisErasures:
             "settled": erasure.settled,
             "files": dict(erasure.files),
             "compacted": _text(erasure.compacted_at),
+            "told": erasure.told,
         }
         # The revision stands in clear before the rest: scripts compare it.
         return b"%d " % erasure.revision + self._secrets.seal(_PURPOSE, erasure.id, orjson.dumps(record))
@@ -165,6 +170,7 @@ class RedisErasures:
             settled=record["settled"],
             files=record["files"],
             compacted_at=_time(record["compacted"]),
+            told=record.get("told", False),  # not in records of before there was this
             revision=int(revision),
         )
 

@@ -97,6 +97,7 @@ async def open_privacy(
         redis.erasures,
         data,
         Compaction(None if settings.redis.url else redis.client, vectors if isinstance(vectors, EdgeVectors) else None),
+        redis.audit,
         forget=forget,
         settle_seconds=0.0 if isinstance(vectors, EdgeVectors) else SETTLE_SECONDS,
     )

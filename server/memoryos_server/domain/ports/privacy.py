@@ -89,6 +89,7 @@ class Erasure:
         settled: It was looked at once more, after all that was under way at its beginning had come to an end.
         files: Store -> when its files were rewritten without the data, as RFC 3339 text; `NOT_OURS`; absent: not yet.
         compacted_at: When the last of them was, or None. All stores somebody else's: None.
+        told: The audit says how it ended.
         revision: Raised whenever it is kept.
     """
 
@@ -103,6 +104,7 @@ class Erasure:
     settled: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
     compacted_at: datetime | None = None
+    told: bool = False
     revision: int = 0
 
     @property
@@ -121,10 +123,20 @@ class Erasures(Protocol):
     def lookup(self, tenant_id: str, user_id: str) -> str:
         """The keyed hash of a tenant and a user."""
 
-    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime) -> Erasure:
+    def fresh_id(self, tenant_id: str, user_id: str) -> str:
+        """An id for an erasure of a user that is still to begin."""
+
+    async def begin(self, tenant_id: str, user_id: str, actor: str, now: datetime, *, erasure_id: str = "") -> Erasure:
         """In one atomic, durable write: the epoch ends, the data's key is destroyed, and the erasure is recorded.
 
         From then on nothing of before can be read or added. Who comes back is somebody new. Every replica is told.
+
+        Args:
+            tenant_id: The tenant.
+            user_id: The user.
+            actor: The key's id of who asks for it.
+            now: The present time.
+            erasure_id: What `fresh_id` gave for this user; "": a new one.
         """
 
     async def find(self, erasure_id: str) -> Erasure | None:

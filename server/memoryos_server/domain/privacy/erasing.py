@@ -3,7 +3,8 @@
 An erasure begins with one durable write (`Erasures.begin`), after which nothing of before can be read. What follows only
 removes, may be repeated, and is taken up again by the next start or by another server: every category is erased beside
 the others, none stops another, each is seen to be gone. After a while all are looked at once more, for what was under way
-at the beginning may have come behind. Then the stores' files are rewritten, once for all erasures that wait for it.
+at the beginning may have come behind. Who sees that all is gone records it. Then the stores' files are rewritten, once for
+all erasures that wait for it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
+from uuid import NAMESPACE_OID, uuid5
 
+from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Fault
 from memoryos_server.domain.core.time import utc_now
+from memoryos_server.domain.ports import Recorder
 from memoryos_server.domain.ports.privacy import (
     ERASED,
     NOT_OURS,
@@ -48,7 +52,7 @@ _log = logging.getLogger(__name__)
 class Untended:
     """Stands for what completes erasures where no server runs: the next start does."""
 
-    async def erase(self, erasure: Erasure) -> Erasure:
+    async def erase(self, erasure: Erasure, asked: AuditEvent | None = None) -> Erasure:
         """Leaves it as it is begun."""
         return erasure
 
@@ -60,6 +64,7 @@ class Eraser:
         erasures: Their records.
         data: The categories.
         compactor: Rewrites files.
+        log: Where it is recorded that one has come to its end.
         forget: Drops what this process keeps in memory of a user, and has others do so; given the keyed hash.
         settle_seconds: `SETTLE_SECONDS`; 0 where a store takes nothing of whom it has erased.
         rewrite_seconds: `REWRITE_SECONDS`.
@@ -73,6 +78,7 @@ class Eraser:
         erasures: Erasures,
         data: Sequence[UserData],
         compactor: Compactor,
+        log: Recorder,
         *,
         forget: Callable[[str], None],
         settle_seconds: float = SETTLE_SECONDS,
@@ -84,6 +90,7 @@ class Eraser:
         self._erasures = erasures
         self._data = data
         self._compactor = compactor
+        self._log = log
         self._forget = forget
         self._settle = timedelta(seconds=settle_seconds)
         self._rewrite = rewrite_seconds
@@ -107,15 +114,19 @@ class Eraser:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def erase(self, erasure: Erasure) -> Erasure:
+    async def erase(self, erasure: Erasure, asked: AuditEvent | None = None) -> Erasure:
         """Tries to erase everything once; what is left is tried again in the background. Gives the record as it is then.
+
+        Args:
+            erasure: As it is.
+            asked: The event of the call, recorded with the outcome once all is gone; None: one that names nobody is.
 
         Raises:
             BackendDown: What became of it cannot be kept; it is done again.
         """
         self._under_way.add(erasure.id)
         try:
-            return await self._erase(erasure)
+            return await self._tell(await self._erase(erasure), asked)
         finally:
             self._under_way.discard(erasure.id)
             self._woken.set()
@@ -141,6 +152,27 @@ class Eraser:
         if done:
             reach("erase.verified")
         return kept or made
+
+    async def _tell(self, erasure: Erasure, asked: AuditEvent | None = None) -> Erasure:
+        """Records that all of an erasure is gone, unless that was done; gives it as it is then."""
+        if erasure.state != ERASED or erasure.told:
+            return erasure
+        now, tenant_id, resource = self._now(), erasure.whose.tenant_id, f"erasure/{erasure.id}"
+        if asked is None:
+            asked = AuditEvent("", now, "gdpr.delete", tenant_id, "", "", "DeleteUserData", "", erasure.actor)
+        # Always the same id, by which the log knows it when it is recorded again, or by another server, soon afterwards.
+        name = str(uuid5(NAMESPACE_OID, resource))
+        try:
+            await self._log.append(
+                [replace(asked, id=name, timestamp=now, resource=resource, outcome="ok", outlives=True)]
+            )
+            reach("erase.told")
+            kept = await self._erasures.keep(replace(erasure, told=True))
+            return kept or await self._erasures.find(erasure.id) or erasure
+        except Exception as error:
+            said = error.message if isinstance(error, Fault) else type(error).__name__
+            _log.warning("it waits to be recorded that an erasure has come to its end: %s", said)
+            return erasure
 
     async def _part(self, data: UserData, erasure: Erasure) -> tuple[str, Part]:
         before = erasure.parts.get(data.name, Part())
@@ -177,9 +209,12 @@ class Eraser:
         known = [one for one in pending if one.id not in self._under_way]
         self._tries = {one.id: self._tries[one.id] for one in known if one.id in self._tries}
         loop = asyncio.get_running_loop()
-        for erasure in known:
+        for found in known:
+            erasure = await self._tell(found)
+            if is_untold := erasure.state == ERASED and not erasure.told:
+                pause = min(pause, self._backoff)
             if erasure.settled:
-                ready.append(erasure)
+                ready += [] if is_untold else [erasure]
                 continue
             tries, at = self._tries.get(erasure.id, (0, 0.0))
             wait = at - loop.time()
@@ -189,7 +224,7 @@ class Eraser:
                 tries += 1
                 wait = _pause(self._backoff, tries - 1)
                 self._tries[erasure.id] = tries, loop.time() + wait
-                after = await self._erase(erasure)
+                after = await self._tell(await self._erase(erasure))
                 if after.state == ERASED:
                     wait = 0.0
             pause = min(pause, wait)

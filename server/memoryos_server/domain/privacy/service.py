@@ -24,8 +24,8 @@ from memoryos_server.domain.privacy.items import moment
 class Erasing(Protocol):
     """Brings erasures to their end."""
 
-    async def erase(self, erasure: Erasure) -> Erasure:
-        """Tries an erasure that is begun; gives it as it is then."""
+    async def erase(self, erasure: Erasure, asked: AuditEvent | None = None) -> Erasure:
+        """Tries an erasure that is begun; gives it as it is then. `asked` is recorded with its outcome once all is gone."""
 
 
 class PrivacyService:
@@ -97,9 +97,11 @@ class PrivacyService:
             BackendDown: It cannot be recorded that this was asked for: nothing was erased. Or the store went away midway.
         """
         owner = _owner(who, user_id)
-        await self._intend(who, owner, "gdpr.delete", "DeleteUserData", outlives=True)
+        # Known before it begins, so that the intent names it: whatever dies then, one can see what became of it.
+        erasure_id = self._erasures.fresh_id(who.tenant_id, owner)
+        asked = await self._intend(who, owner, "gdpr.delete", "DeleteUserData", erasure_id)
         reach("erase.intent")
-        work = asyncio.create_task(self._erase(who, owner))
+        work = asyncio.create_task(self._erase(who, owner, erasure_id, asked))
         self._under_way.add(work)
         work.add_done_callback(self._under_way.discard)
         erasure = await asyncio.shield(work)
@@ -107,6 +109,7 @@ class PrivacyService:
             outcome = "ok" if erasure.state == ERASED else "partial"
             resource = f"erasure/{erasure.id}"
             draft.event = replace(draft.event, timestamp=self._now(), outcome=outcome, resource=resource)
+            draft.taken = erasure.state == ERASED and erasure.told
         return erasure
 
     async def certificate(self, who: Caller, erasure_id: str) -> Erasure:
@@ -127,22 +130,22 @@ class PrivacyService:
             raise NotFound("There is no such certificate", param="id")
         return found
 
-    async def _erase(self, who: Caller, owner: str) -> Erasure:
+    async def _erase(self, who: Caller, owner: str, erasure_id: str, asked: AuditEvent) -> Erasure:
         audit.begin(None)  # what ends with the user is recorded by itself; the outcome of the call is still to be
         if who.any_tenant:
             # First, because the record of an erasure is a tenant's and knows no name: nobody would come back to them.
             await self._end_everywhere(owner)
-        erasure = await self._erasures.begin(who.tenant_id, owner, who.key_id, self._now())
+        erasure = await self._erasures.begin(who.tenant_id, owner, who.key_id, self._now(), erasure_id=erasure_id)
         reach("erase.begun")
-        made = await self._eraser.erase(erasure)
+        made = await self._eraser.erase(erasure, asked)
         for earlier in await self._erasures.pending(erasure.whose.lookup):
             if earlier.id != erasure.id and earlier.state != ERASED:
-                again = await self._eraser.erase(earlier)
+                again = await self._eraser.erase(earlier, asked)
                 made = again if made.state == ERASED else made
         return made
 
-    async def _intend(self, who: Caller, owner: str, event_type: str, action: str, *, outlives: bool = False) -> None:
-        """Records that something is asked for, before it is done; and, with the same `outlives`, how it ends.
+    async def _intend(self, who: Caller, owner: str, event_type: str, action: str, erasure_id: str = "") -> AuditEvent:
+        """Records that something is asked for, before it is done; gives the event of the call.
 
         Raises:
             BackendDown: It cannot be recorded.
@@ -153,10 +156,12 @@ class PrivacyService:
             event = AuditEvent(
                 uuid7(), self._now(), event_type, who.tenant_id, owner, "gdpr", action, "intent", who.key_id
             )
-        event = replace(event, outlives=outlives)
+        if erasure_id:
+            event = replace(event, resource=f"erasure/{erasure_id}", outlives=True)
         await self._log.append([replace(event, outcome="intent")])
         if drafted is not None and drafted.event is not None:
             drafted.event = replace(event, id=uuid7(), timestamp=self._now())  # the outcome comes behind it
+        return event
 
 
 def _owner(who: Caller, user_id: str) -> str:
