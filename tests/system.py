@@ -264,7 +264,7 @@ class System:
         for stat in Path("/proc").glob("[0-9]*/stat"):
             try:
                 text = stat.read_text()
-                command = (stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             except OSError:
                 continue
             if int(text.rsplit(")", 1)[1].split()[1]) == self.server.pid:

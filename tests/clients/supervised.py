@@ -68,7 +68,7 @@ class Up:
             try:
                 environ = (folder / "environ").read_bytes()
                 if f"MEMORYOS_SERVER__LISTEN={self.system.grpc}".encode() in environ:
-                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
             except OSError:
                 continue
         return found
