@@ -217,7 +217,7 @@ async def _open(stack: AsyncExitStack, settings: Settings, logger: FilteringBoun
     )
     retention = await stack.enter_async_context(_retention(settings, redis, sequencer))
     trail = ChainTrail(redis.audit, redis.chain, retention, sequencer.now)
-    privacy = await wiring.open_privacy(stack, settings, memory, chat, receipts, keys, trail)
+    privacy = await wiring.open_privacy(stack, settings, memory, chat, receipts, keys, trail, writer.flush)
     # Live stores have backups of their own, taken where they run.
     heads = _signed_heads(settings, redis)
     backups = (

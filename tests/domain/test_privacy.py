@@ -152,7 +152,10 @@ def service(erasures: ListErasures, log: Log, *data: UserData) -> PrivacyService
     async def nobodys_keys(user_id: str) -> None:
         pass
 
-    return PrivacyService(None, data, erasures, eraser, log, profile, nobodys_keys, now=lambda: NOW)  # type: ignore[arg-type]  # not asked
+    async def nothing() -> None:
+        pass
+
+    return PrivacyService(None, data, erasures, eraser, log, profile, nobodys_keys, nothing, now=lambda: NOW)  # type: ignore[arg-type]  # not asked
 
 
 async def test_erase_when_an_earlier_one_is_not_done_then_it_is_tried_again_and_ok_only_once_all_is_gone() -> None:

@@ -353,3 +353,21 @@ async def test_call_when_there_is_no_room_until_its_deadline_then_it_ends_as_it_
                 present.event = event(20)
                 if error is not None:
                     raise error
+
+
+async def test_flush_when_events_wait_then_it_returns_once_those_of_before_are_written_or_its_time_is_over() -> None:
+    log = SlowAudit()
+    async with writer(log, Metrics(), delay=60, retry=0.01, drain=0.1) as writing:
+        await writing.flush()
+        for number in range(2):
+            writing.put(event(number))
+        async with asyncio.timeout(5):
+            await writing.flush(30)
+            assert [one.id for one in log.events] == ["0", "1"]
+            log.down = True
+            writing.put(event(2))
+            await writing.flush(0.1)
+            assert len(log.events) == 2
+            log.down = False
+            await writing.flush(30)
+        assert [one.id for one in log.events] == ["0", "1", "2"]

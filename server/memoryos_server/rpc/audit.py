@@ -90,6 +90,8 @@ class AuditWriter:
         self._hurry = asyncio.Event()
         self._closing = False
         self._refusals = Refusals(self.put)
+        self._added = self._over = 0
+        self._flushes: list[tuple[int, asyncio.Future[None]]] = []
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> AuditWriter:
@@ -147,10 +149,28 @@ class AuditWriter:
         done, _ = await asyncio.wait([written], timeout=seconds)
         return bool(done) and written.result()
 
+    async def flush(self, seconds: float = 1.0) -> None:
+        """Returns when all events that were put before are durable or lost; after that time at the latest."""
+        if self._over >= self._added:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes.append((self._added, done))
+        self._hurry.set()
+        await asyncio.wait([done], timeout=seconds)
+
+    def _passed(self, count: int) -> None:
+        """Notes that so many events wait no more: those that came first, for they are written in order."""
+        self._over += count
+        for number, done in self._flushes:
+            if number <= self._over and not done.done():
+                done.set_result(None)
+        self._flushes = [one for one in self._flushes if not one[1].done()]
+
     def _add(self, pending: _Pending) -> None:
         if len(self._pending) >= self._most:
             self._lose_oldest()
         self._pending.append(pending)
+        self._added += 1
         self._some.set()
         if len(self._pending) >= self._most // 2 and not self._down:
             self._room.clear()
@@ -167,6 +187,7 @@ class AuditWriter:
 
     def _lose(self, count: int) -> None:
         if count:
+            self._passed(count)
             self._metrics.audit_dropped.inc(count)
             self._logger.error("audit_events_lost", count=count)
 
@@ -209,6 +230,7 @@ class AuditWriter:
                 await asyncio.sleep(self._retry)
                 continue
             self._down = False
+            self._passed(len(batch))
             if len(self._pending) < self._most // 2:
                 self._room.set()
             for item in batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
 from memoryos.settings import Settings
@@ -38,6 +39,7 @@ async def open_privacy(
     receipts: Receipts | None,
     keys: KeyService,
     trail: AuditTrail,
+    flush: Callable[[], Awaitable[None]],
 ) -> PrivacyService:
     """Exports and erasures; starts what completes erasures, on a stack."""
     redis, vectors = memory.redis, memory.vectors
@@ -102,7 +104,8 @@ async def open_privacy(
         settle_seconds=0.0 if isinstance(vectors, EdgeVectors) else SETTLE_SECONDS,
     )
     await stack.enter_async_context(eraser)
-    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about, api_keys.end_everywhere)
+    ends = api_keys.end_everywhere
+    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about, ends, flush)
 
 
 def untended_privacy(redis: RedisStore, keys: KeyService) -> PrivacyService:
@@ -111,8 +114,11 @@ def untended_privacy(redis: RedisStore, keys: KeyService) -> PrivacyService:
     async def nobody(subject: Subject) -> str:
         return ""
 
+    async def nothing() -> None:
+        """Nothing is recorded late."""
+
     ends = _users_keys(redis, keys).end_everywhere
-    return PrivacyService(redis.subjects, (), redis.erasures, Untended(), redis.audit, nobody, ends)
+    return PrivacyService(redis.subjects, (), redis.erasures, Untended(), redis.audit, nobody, ends, nothing)
 
 
 def _users_keys(redis: RedisStore, keys: KeyService) -> Keys:

@@ -39,6 +39,7 @@ class PrivacyService:
         log: Where intents are recorded.
         profile: Who a subject is, in a few words.
         end_everywhere: Ends a user's keys of all tenants.
+        flush: Has written what is recorded late, before the key is destroyed that who and what are sealed under.
         now: The present time.
     """
 
@@ -51,6 +52,7 @@ class PrivacyService:
         log: AuditLog,
         profile: Callable[[Subject], Awaitable[str]],
         end_everywhere: Callable[[str], Awaitable[None]],
+        flush: Callable[[], Awaitable[None]],
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._subjects = subjects
@@ -60,6 +62,7 @@ class PrivacyService:
         self._log = log
         self._profile = profile
         self._end_everywhere = end_everywhere
+        self._flush = flush
         self._now = now
         self._under_way: set[asyncio.Task[Erasure]] = set()
 
@@ -97,6 +100,7 @@ class PrivacyService:
             BackendDown: It cannot be recorded that this was asked for: nothing was erased. Or the store went away midway.
         """
         owner = _owner(who, user_id)
+        await self._flush()
         # Known before it begins, so that the intent names it: whatever dies then, one can see what became of it.
         erasure_id = self._erasures.fresh_id(who.tenant_id, owner)
         asked = await self._intend(who, owner, "gdpr.delete", "DeleteUserData", erasure_id)
