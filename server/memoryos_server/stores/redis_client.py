@@ -21,6 +21,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
     ClusterDownError,
     ConnectionError,
     NoPermissionError,
@@ -181,10 +182,13 @@ class Client:
         Raises:
             BackendDown: The store does not answer, or cannot serve now.
         """
-        if self._has_slots:
-            return await self.batch([("XLEN", stream) for stream in streams])
         # The library takes some 10 us for each command of a batch, which holds up everybody else of this process.
-        return cast("list[int]", await self.script(_LENGTHS, streams, []))
+        if not self._has_slots:
+            try:
+                return cast("list[int]", await self.script(_LENGTHS, streams, []))
+            except ClusterCrossSlotError:
+                self._has_slots = True  # the only node of a cluster, whose URL does not say so
+        return await self.batch([("XLEN", stream) for stream in streams])
 
     async def script(self, script: Script, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Any:
         """The raw answer of a script. In a cluster all of its keys lie in one slot.
