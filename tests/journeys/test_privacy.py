@@ -78,10 +78,16 @@ def add(system: System, user: str, content: str, headers: dict[str, str] | None 
 
 def raw(system: System) -> dict[str, bytes]:
     """All bytes of each store's files."""
-    return {
-        store: b"".join(path.read_bytes() for path in sorted((system.data / store).rglob("*")) if path.is_file())
-        for store in ("valkey", "vectors")
-    }
+    while True:
+        try:
+            return {
+                store: b"".join(
+                    path.read_bytes() for path in sorted((system.data / store).rglob("*")) if path.is_file()
+                )
+                for store in ("valkey", "vectors")
+            }
+        except FileNotFoundError:
+            pass  # one was renamed meanwhile: all are read again
 
 
 def is_nowhere(system: System, word: str) -> bool:
