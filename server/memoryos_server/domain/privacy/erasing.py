@@ -16,11 +16,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
-from uuid import NAMESPACE_OID, uuid5
 
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Fault
+from memoryos_server.domain.core.ids import derived_uuid
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import Recorder
 from memoryos_server.domain.ports.privacy import (
@@ -161,7 +161,7 @@ class Eraser:
         if asked is None:
             asked = AuditEvent("", now, "gdpr.delete", tenant_id, "", "", "DeleteUserData", "", erasure.actor)
         # Always the same id, by which the log knows it when it is recorded again, or by another server, soon afterwards.
-        name = str(uuid5(NAMESPACE_OID, resource))
+        name = derived_uuid(resource)
         try:
             await self._log.append(
                 [replace(asked, id=name, timestamp=now, resource=resource, outcome="ok", outlives=True)]
