@@ -21,9 +21,10 @@ from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.service import MemoryService
-from memoryos_server.domain.ports import Subject
+from memoryos_server.domain.ports import Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
+from memoryos_server.stores.child import ChildState
 from memoryos_server.stores.embedded import EmbeddedStores
 from memoryos_server.stores.keyring import MasterKeys
 from memoryos_server.stores.manifest import Expected
@@ -117,6 +118,30 @@ async def test_vector_process_when_killed_before_a_flush_then_everything_is_inde
     # The first answer that is not marked as degraded is complete.
     assert len(answer.episodes) == 5
     assert await opened.redis.queue.depth() == 5
+
+
+async def test_retrieve_when_the_vector_process_was_made_good_while_it_read_then_the_answer_is_complete(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="a heron"))
+    killed = opened.stores.pids()["vectors"]
+    os.kill(killed, signal.SIGKILL)
+    async with asyncio.timeout(10):
+        while opened.stores.states()["vectors"] is not ChildState.UP or opened.stores.pids()["vectors"] == killed:  # noqa: ASYNC110  # a child gives no event
+            await asyncio.sleep(0.01)
+    recent = opened.redis.turns.recent
+
+    async def slowly(subject: Subject, limit: int) -> list[Turn]:
+        # Longer than it takes to notice the restart, which the search does, and to index again what it took.
+        async with asyncio.timeout(10):
+            while mark == opened.pipeline.level.mark() or opened.pipeline.level.behind:  # noqa: ASYNC110  # nor does a level
+                await asyncio.sleep(0.001)
+        return await recent(subject, limit)
+
+    monkeypatch.setattr(opened.redis.turns, "recent", slowly)
+    mark = opened.pipeline.level.mark()
+    answer = await opened.memory.retrieve(ANYBODY, "ann", "heron")
+    assert ([hit.turn.content for hit in answer.episodes], answer.degraded) == (["a heron"], False)
 
 
 async def test_add_when_the_answer_to_the_acceptance_was_lost_then_the_repeat_makes_it_searchable(

@@ -107,7 +107,7 @@ async def test_acceptance_when_indexing_fails_unexpectedly_then_durable_degraded
     (accepted,), late = await opened.pipeline.accept(subject, [turn(subject, "poison")], None)
     assert accepted.entry
     assert late
-    assert not opened.pipeline.behind  # one bad text says nothing of the others
+    assert not opened.pipeline.level.behind  # one bad text says nothing of the others
     await until(lambda: _is(opened, "poison", "dead_letter"))
     opened.indexer.refuses.clear()
     letters = DeadLetters(opened.redis.queue)

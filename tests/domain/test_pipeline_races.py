@@ -99,7 +99,7 @@ async def test_removed_turn_when_it_is_being_indexed_again_then_it_does_not_come
         indexer.gate = asyncio.Event()
         opened.pipeline.restarted()  # every open entry is written again: at once, and by the worker
         await until(lambda: indexer.under_way == 2)
-        await until(lambda: not opened.pipeline.behind)
+        await until(lambda: not opened.pipeline.level.behind)
         await said_service(opened).delete(ANN, "ann", made.id)
         assert await contents(opened) == set()
         indexer.gate.set()

@@ -11,6 +11,7 @@ from typing import Protocol
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import BackendDown, Invalid, NotFound
 from memoryos_server.domain.core.ids import SHOWN_ID, kept_ids
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.core.text import check_id
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.manage.checks import MAX_SEGMENTS, MAX_TAGS, check_tags
@@ -31,7 +32,6 @@ from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 50
-CATCH_UP_SECONDS = 2.0
 
 _PIECE_SEGMENTS = 100
 _PIECE_CHARACTERS = 256 * 1024
@@ -41,11 +41,8 @@ class Changes(Protocol):
     """How memory is changed: accepted durably first, then applied to the searchable side."""
 
     @property
-    def behind(self) -> bool:
-        """Whether what was acknowledged may be missing from the searchable side for now."""
-
-    async def catch_up(self, seconds: float) -> bool:
-        """Waits until nothing acknowledged is missing from the searchable side, at most `seconds`; whether that is so."""
+    def level(self) -> Level:
+        """Whether what was acknowledged may be missing from the searchable side."""
 
     async def change(
         self, subject: Subject, make: Callable[[], Awaitable[Change | None]], *, reads: bool = True
@@ -156,13 +153,12 @@ class SegmentService:
         check_id(segment_id, "segment_id")
         wanted = check_tags(tags, "tags", least=1)
         subject = await self._known(who, owner)
-        await self._caught_up()
+        await self._changes.level.caught_up()
         done = Tagged(0, ())
 
         async def make() -> Change | None:
             nonlocal done
             old = await self._record(subject, segment_id)
-            self._check_sound()
             new = change(old.tags, wanted)
             if new == old.tags:
                 done = Tagged(old.version, old.tags)
@@ -192,12 +188,10 @@ class SegmentService:
         subject = await self._subjects.find(who.tenant_id, owner)
         if subject is None:
             return Found((), 0)
-        await self._caught_up()
         chosen = RecordFilter(KIND, tags=wanted, match_all=match_all)
-        records, total = await self._vectors.page(subject, chosen, 0, limit or DEFAULT_LIMIT)
-        if self._changes.behind and await self._caught_up():
-            # It was restarted just before: what was read may lack what was not durable there yet.
-            records, total = await self._vectors.page(subject, chosen, 0, limit or DEFAULT_LIMIT)
+        (records, total), lacking = await self._changes.level.read(
+            lambda: self._vectors.page(subject, chosen, 0, limit or DEFAULT_LIMIT)
+        )
         now = self._clock()
         try:
             states, cold = await self._heat.get(subject, [record.id for record in records]), False
@@ -208,7 +202,7 @@ class SegmentService:
             for record in records
             for state in [states.get(record.id) or self._initial(record.created_at)]
         ]
-        return Found(segments, total, cold or self._changes.behind)
+        return Found(segments, total, cold or lacking)
 
     async def versions(self, who: Caller, user_id: str, segment_id: str) -> list[Version]:
         """Every version of a segment, newest first.
@@ -221,9 +215,7 @@ class SegmentService:
         owner = who.owner(user_id)
         check_id(segment_id, "segment_id")
         subject = await self._known(who, owner)
-        await self._caught_up()
-        record = await self._record(subject, segment_id)
-        self._check_sound()
+        record = await self._changes.level.sure(lambda: self._record(subject, segment_id))
         return [present(record), *versions_of(record)]
 
     async def export(self, who: Caller, user_id: str) -> Export:
@@ -238,12 +230,13 @@ class SegmentService:
         now = self._clock()
         if subject is None:
             return Export(owner, now, 0, _nothing())
-        if not await self._caught_up():
-            self._check_sound()
+        await self._changes.level.caught_up()
+        mark = self._changes.level.mark()
+        self._changes.level.check_since(mark)
         _, count = await self._vectors.page(subject, RecordFilter(KIND), 0, 1)
-        return Export(owner, now, count, self._pieces(subject))
+        return Export(owner, now, count, self._pieces(subject, mark))
 
-    async def _pieces(self, subject: Subject) -> AsyncIterator[Sequence[Segment]]:
+    async def _pieces(self, subject: Subject, mark: int) -> AsyncIterator[Sequence[Segment]]:
         piece: list[Record] = []
         size = 0
         async for record in self._vectors.scan(subject, RecordFilter(KIND), history=True):
@@ -251,11 +244,11 @@ class SegmentService:
             size += len(record.text) * (1 + len(record.history))
             if len(piece) >= _PIECE_SEGMENTS or size >= _PIECE_CHARACTERS:
                 yield await self._warm(subject, piece)
-                self._check_sound()
+                self._changes.level.check_since(mark)
                 piece, size = [], 0
         if piece:
             yield await self._warm(subject, piece)
-        self._check_sound()
+        self._changes.level.check_since(mark)
 
     async def _warm(self, subject: Subject, records: Sequence[Record]) -> list[Segment]:
         states = await self._heat.get(subject, [record.id for record in records])
@@ -277,29 +270,14 @@ class SegmentService:
         await self._shield.look(who, texts, where="memory", param="segments", owner=owner)
         segments = await asyncio.to_thread(_cleaned, segments, self._shield.clean)
         subject = await self._subjects.open(who.tenant_id, owner)
-        await self._caught_up()
+        await self._changes.level.caught_up()
         work = Import(self._subjects, self._vectors, subject, segments, self._initial)
 
         async def make() -> Change | None:
-            change = await work.plan(self._clock())
-            self._check_sound()
-            return change
+            return await work.plan(self._clock())
 
         degraded = await self._changes.change(subject, make)
         return replace(work.tally, degraded=degraded)
-
-    async def _caught_up(self) -> bool:
-        """Waits a moment where the searchable side lacks something, such as after a restart; whether it lacks nothing."""
-        return not self._changes.behind or await self._changes.catch_up(CATCH_UP_SECONDS)
-
-    def _check_sound(self) -> None:
-        """Refuses what was just read if it may lack something: a searchable side that was restarted is found out by reading.
-
-        Raises:
-            BackendDown: It may.
-        """
-        if self._changes.behind:
-            raise BackendDown("The searchable side of memory is catching up")
 
     async def _known(self, who: Caller, owner: str) -> Subject:
         subject = await self._subjects.find(who.tenant_id, owner)
@@ -313,7 +291,6 @@ class SegmentService:
         asked = kept_ids(subject.id, segment_id)
         found = [r for r in await self._vectors.records(subject, asked, history=True) if r.kind == KIND]
         if not found:
-            self._check_sound()
             raise _no_segment()
         # Shown under this id, or kept under it and shown under another.
         return next((record for record in found if record.data.get(SHOWN_ID) == segment_id), found[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.ports import Change, Subject
 
 
@@ -26,8 +27,8 @@ class Changes(Protocol):
         """
 
     @property
-    def behind(self) -> bool:
-        """Whether what was acknowledged may be missing from the searchable side for now."""
+    def level(self) -> Level:
+        """Whether what was acknowledged may be missing from the searchable side."""
 
 
 class Touch(Protocol):

@@ -56,13 +56,14 @@ class ChatNotes:
         subject = await self._subjects.find(tenant_id, user_id)
         if subject is None or not await self._consents.allows(subject):
             return Noted()
+        mark = self._changes.level.mark()
         rules, found = await asyncio.gather(
             self._vectors.page(subject, RecordFilter(KIND, type=RULE), 0, MOST_RULES),
             self._relevant(subject, query),
         )
         notes = {record.id: _note(memory_of(record), 0.0) for record in rules[0]}
         notes |= {one.memory.id: _note(one.memory, one.score) for one in found}
-        return Noted(list(notes.values()), self._changes.behind, lambda ids: self._used(subject, ids))
+        return Noted(list(notes.values()), self._changes.level.lacked_since(mark), lambda ids: self._used(subject, ids))
 
     async def _relevant(self, subject: Subject, query: str) -> list[Found]:
         return await self._finder.find(subject, query, RELEVANT, types=(FACT, CONTEXT)) if query else []

@@ -150,18 +150,21 @@ class MemoriesService:
         if subject is None:
             return Page((), 0, number, size)
         chosen = RecordFilter(KIND, type=memory_type)
-        records, total = await self._vectors.page(subject, chosen, (number - 1) * size, size)
-        return Page([memory_of(record) for record in records], total, number, size, self._changes.behind)
+        (records, total), lacking = await self._changes.level.read(
+            lambda: self._vectors.page(subject, chosen, (number - 1) * size, size)
+        )
+        return Page([memory_of(record) for record in records], total, number, size, lacking)
 
     async def get(self, who: Caller, memory_id: str) -> Kept:
         """A memory.
 
         Raises:
             NotFound: There is no such memory, or it is somebody else's.
-            BackendDown: The searchable side does not answer.
+            BackendDown: The searchable side does not answer, or may lack it for now.
         """
         subject = await self._subjects.find(who.tenant_id, who.owner())
-        return Kept(memory_of(await self._record(subject, memory_id)), self._changes.behind)
+        record, lacking = await self._changes.level.read(lambda: self._record(subject, memory_id))
+        return Kept(memory_of(record), lacking)
 
     async def update(
         self,
@@ -251,7 +254,11 @@ class MemoriesService:
         subject = await self._subjects.find(who.tenant_id, who.owner())
         if subject is None:
             return 0, False
-        ids = [record.id async for record in self._vectors.scan(subject, RecordFilter(KIND, type=memory_type))]
+
+        async def read() -> list[str]:
+            return [record.id async for record in self._vectors.scan(subject, RecordFilter(KIND, type=memory_type))]
+
+        ids = await self._changes.level.sure(read)
         deleted, degraded = 0, False
         for at in range(0, len(ids), DELETED_AT_ONCE):
             some = ids[at : at + DELETED_AT_ONCE]
@@ -294,11 +301,11 @@ class MemoriesService:
         subject = await self._subjects.find(who.tenant_id, owner)
         if subject is None:
             return Results(())
-        found = await self._finder.find(
-            subject, query, most, types=(memory_type,), min_similarity=min_similarity or 0.0
+        found, lacking = await self._changes.level.read(
+            lambda: self._finder.find(subject, query, most, types=(memory_type,), min_similarity=min_similarity or 0.0)
         )
         self._used(subject, [one.memory.id for one in found])
-        return Results(found, self._changes.behind)
+        return Results(found, lacking)
 
     async def _known(self, subject: Subject, memory_id: str) -> Record | None:
         try:

@@ -15,7 +15,8 @@ from contextlib import AsyncExitStack
 
 from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.faultpoints import reach
-from memoryos_server.domain.core.faults import BackendDown, Fault, Stale
+from memoryos_server.domain.core.faults import Fault, NotFound, Stale
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.memory.indexing import Indexing
 from memoryos_server.domain.memory.progress import Locks
 from memoryos_server.domain.ports import Change, Entry, Queue, Subject
@@ -37,7 +38,7 @@ class Changes:
         queue: The ledger.
         indexing: Applies them.
         locks: Who holds which subject.
-        behind: Whether the searchable side may lack something that was accepted.
+        level: Whether the searchable side may lack something that was accepted.
         fell_behind: Told when a change could not be applied at once.
         accepted: Told of every accepted change.
         admit: Refuses what there is no room for.
@@ -50,7 +51,7 @@ class Changes:
         indexing: Indexing,
         locks: Locks,
         *,
-        behind: Callable[[], bool],
+        level: Level,
         fell_behind: Callable[[], None],
         accepted: Callable[[Subject], None],
         admit: Callable[[str], None],
@@ -59,7 +60,7 @@ class Changes:
         self._queue = queue
         self._indexing = indexing
         self._locks = locks
-        self._behind = behind
+        self._level = level
         self._fell_behind = fell_behind
         self._accepted = accepted
         self._admit = admit
@@ -89,13 +90,18 @@ class Changes:
             derived = False
             for _ in range(_ATTEMPTS):
                 before = [lock.times for lock in others]
-                revision = await self._base(subject) if reads else None
-                change = await make()
+                mark = self._level.mark()
+                revision = await self._base(subject, mark) if reads else None
+                try:
+                    change = await make()
+                except NotFound:
+                    if reads:
+                        self._level.check_since(mark)
+                    raise
+                if reads:
+                    self._level.check_since(mark)
                 if change is None:
                     return False
-                if reads and self._behind():
-                    # A restart of the searchable side is noticed by reading: what was read may be from before it.
-                    raise BackendDown("The searchable side of memory is catching up")
                 if not derived and _touches_derived(change):
                     # Facts and segments are being made of this subject's turns: what was read may be old by then.
                     derived = True
@@ -129,14 +135,13 @@ class Changes:
         while self._under_way:
             await asyncio.wait(self._under_way)
 
-    async def _base(self, subject: Subject) -> int:
+    async def _base(self, subject: Subject, mark: int) -> int:
         """The revision, with every change up to it applied.
 
         Raises:
             BackendDown: The searchable side lacks something.
         """
-        if self._behind():
-            raise BackendDown("The searchable side of memory is catching up")
+        self._level.check_since(mark)
         revision = await self._queue.revision(subject)
         if self._applied.get(subject.id) != revision:
             # Somebody else's change, or one of before this process began: it may be accepted and not applied yet.
@@ -161,7 +166,7 @@ class Changes:
         self._indexing.removes(entry.id, change)
         try:
             # What waits here was accepted earlier: it must not be applied after this.
-            if self._behind():
+            if self._level.behind:
                 return True
             await self._indexing.apply(entry, change)
             if revision is not None:

@@ -18,6 +18,7 @@ from datetime import datetime
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import BackendDown, Fault
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.backlog import Backlog
 from memoryos_server.domain.memory.changes import Changes, Make
@@ -42,6 +43,9 @@ _PARTITIONS_AT_ONCE = 4
 
 class Pipeline:
     """Accepts turns and changes and sees to it that every one comes to its end.
+
+    Attributes:
+        level: Whether what was acknowledged as searchable may be missing from the searchable side.
 
     Args:
         turns: Where acceptance is written.
@@ -104,9 +108,8 @@ class Pipeline:
         self._retry_interval = retry_interval
         self._others = Others(turns, self.written) if shared else None
         self._pending: dict[str, set[asyncio.Task[None]]] = {}
+        self.level = Level(down)
         self._behind = asyncio.Event()
-        self._level = asyncio.Event()
-        self._level.set()
         self._tasks: list[asyncio.Task[None]] = []
         locks = Locks()
         self._progress = Progress()
@@ -136,7 +139,7 @@ class Pipeline:
             queue,
             self._indexing,
             locks,
-            behind=lambda: self.behind,
+            level=self.level,
             fell_behind=self._fall_behind,
             accepted=self._worker.wake,
             admit=self._backlog.admit,
@@ -263,25 +266,8 @@ class Pipeline:
         """Ends no entry while the block lasts; whatever is accepted is done otherwise as ever. See `Flusher.held`."""
         return self._flusher.held()
 
-    @property
-    def behind(self) -> bool:
-        """Whether what was acknowledged as searchable may be missing from the searchable side for now."""
-        return not self._level.is_set()
-
-    async def catch_up(self, seconds: float) -> bool:
-        """Waits until nothing acknowledged is missing from the searchable side, at most `seconds`; whether that is so.
-
-        While a store is down there is nothing to wait for.
-        """
-        if self._down():
-            return not self.behind
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._level.wait()
-        return not self.behind
-
     def _fall_behind(self) -> None:
-        self._level.clear()
+        self.level.fall()
         self._behind.set()
 
     def _forget(self, subject_id: str, task: asyncio.Task[None]) -> None:
@@ -346,7 +332,7 @@ class Pipeline:
             # They are durable. The worker tries again, and gives up on what cannot be done.
             log.exception("accepted turns could not be indexed and are left to the worker")
             return True
-        return self.behind
+        return self.level.behind
 
     async def _replay(self, partitions: Sequence[int]) -> None:
         """Writes every open entry that is not written, in order; one that fails is left to the worker.
@@ -388,7 +374,7 @@ class Pipeline:
             try:
                 await self._replay(list(await self._queue.backlog()))
                 if not self._behind.is_set():
-                    self._level.set()
+                    self.level.reach()
             except Fault as fault:
                 log.warning("accepted turns still wait to be indexed: %s", fault.message)
                 self._behind.set()

@@ -15,7 +15,6 @@ from memoryos_server.domain.core.consent import WITHDRAWN
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
 from memoryos_server.domain.core.ids import derived_uuid, kept_ids, uuid7
-from memoryos_server.domain.core.patience import hurried
 from memoryos_server.domain.core.text import check_id, check_session, check_text, turn_tokens
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.currency import Ranked, current_first, instead_of
@@ -29,7 +28,6 @@ from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 MAX_LIMIT = 1000
 SHORT_TERM = 20
 SETTLE_SECONDS = 0.1
-CATCH_UP_SECONDS = 2.0
 
 ROLES = ("user", "assistant", "system")
 
@@ -308,6 +306,8 @@ class MemoryService:
         if subject is None:
             return Retrieved()
         await self._pipeline.settle(subject, SETTLE_SECONDS)
+        level = self._pipeline.level
+        mark = level.mark()
 
         async def search() -> Recalled:
             return await self._recall.recall(
@@ -334,8 +334,8 @@ class MemoryService:
         if isinstance(found, BaseException) and isinstance(recent, BaseException):
             raise found
         both = not isinstance(found, BaseException) and not isinstance(recent, BaseException)
-        patient = both and self._pipeline.behind and not hurried()
-        if patient and await self._pipeline.catch_up(CATCH_UP_SECONDS):
+        if both and level.lacked_since(mark) and await level.caught_up():
+            mark = level.mark()
             # After a restart the searchable side lacked, for a moment, what was not durable there yet.
             found, derived = await asyncio.gather(search(), derive())
         short_term = [] if isinstance(recent, BaseException) else recent
@@ -343,7 +343,8 @@ class MemoryService:
             short_term = [turn for turn in short_term if turn.timestamp <= as_of]
         if isinstance(found, BaseException):
             return Retrieved((), short_term, degraded=True)
-        degraded = isinstance(recent, BaseException) or isinstance(derived, BaseException) or self._pipeline.behind
+        degraded = isinstance(recent, BaseException) or isinstance(derived, BaseException)
+        degraded = degraded or level.lacked_since(mark)
         if isinstance(derived, BaseException):
             derived = Derived()
         episodes = (await self._current(subject, found.ranked, derived.outdated, max_tokens))[:limit]
@@ -379,7 +380,12 @@ class MemoryService:
 
         Raises:
             NotFound: There is no such memory, or it is somebody else's.
+            BackendDown: The searchable side does not answer, or may lack it for now.
         """
+        versions, _ = await self._pipeline.level.read(lambda: self._versions(who, memory_id))
+        return versions
+
+    async def _versions(self, who: Caller, memory_id: str) -> list[Version]:
         subject = await self._owner_of(who, memory_id)
         found = await self._vectors.get(subject, [memory_id]) if subject else []
         if found:
