@@ -1,9 +1,10 @@
 """`python -m bench.trust`: what a banned address costs, and what keys, limits, audit of reads and defense cost.
 
-Four targets: a raw echo; a call of a banned address; one RPC that touches no store, with everything on; the same in the same
-frame with keys, audit and defense left out. Each is a process of its own; this process is the client. Compared are calls a
-second, and the processor time that the server used for one. Every round measures every target in another order, so that a
-slow minute of the machine hits all alike; the figures are medians over the rounds.
+Targets: a raw echo; a call of a banned address; one RPC that touches no store, with everything on; the same in the same
+frame with keys, audit and defense left out; and the last two as JSON through a bridge. Each is a process of its own, and all
+write their log into a file; this process is the client. Compared are calls a second, and the processor time that the server
+used for one. Every round measures every target in another order, so that a slow minute of the machine hits all alike; the
+figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import aiohttp
 import grpc
 import uvloop
 
@@ -30,6 +32,7 @@ ADMIN = "admin-key-of-a-benchmark-0123456789"
 SECRET = "secret-of-a-test"  # noqa: S105  # the one that tests.system gives to a bridge
 BANNED = "203.0.113.66"
 READ = "/memoryos.v1.DefenseService/ListWhitelist"
+ROUTE = "/v1/admin/defense/whitelist"
 
 Call = Callable[[int], Awaitable[object]]
 
@@ -64,7 +67,9 @@ async def ban(system: System) -> None:
     raise RuntimeError("the address is not banned")
 
 
-async def run(system: System, echo_at: tuple[str, int], bare_at: tuple[str, int], args: argparse.Namespace) -> None:
+async def run(
+    system: System, echo_at: tuple[str, int], bare_at: tuple[str, int], bare_http: str, args: argparse.Namespace
+) -> None:
     """Measures and prints."""
     await ban(system)
     async with AsyncExitStack() as stack:
@@ -89,6 +94,17 @@ async def run(system: System, echo_at: tuple[str, int], bare_at: tuple[str, int]
 
             return call, at[1]
 
+        http = await stack.enter_async_context(aiohttp.ClientSession(headers={"Authorization": f"Bearer {ADMIN}"}))
+
+        def json_target(address: str, process: int) -> tuple[Call, int]:
+            async def call(_number: int) -> None:
+                async with http.get(f"http://{address}{ROUTE}") as answer:
+                    text = await answer.read()
+                    if answer.status != 200:
+                        raise RuntimeError(f"{ROUTE}: {answer.status} {text[:200]!r}")
+
+            return call, process
+
         assert system.server is not None
         ours = system.grpc, system.server.pid
         targets = {
@@ -96,6 +112,8 @@ async def run(system: System, echo_at: tuple[str, int], bare_at: tuple[str, int]
             "banned address": await target(ours, READ, bridged(BANNED, ADMIN), grpc.StatusCode.PERMISSION_DENIED),
             "all on": await target(ours, READ, bridged("198.51.100.7", ADMIN)),
             "all off": await target(bare_at, READ, bridged("198.51.100.7")),
+            "all on, JSON": json_target(system.http, system.server.pid),
+            "all off, JSON": json_target(bare_http, bare_at[1]),
         }
         names = list(targets)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -114,7 +132,8 @@ async def run(system: System, echo_at: tuple[str, int], bare_at: tuple[str, int]
     for name in names:
         print(f"{name:<16}{cost[name]:>16.0f}{rate[name]:>10.0f}")
     print(f"a banned address costs the server {cost['banned address'] / cost['raw echo']:.2f} x a raw echo")
-    print(f"all on has {rate['all on'] / rate['all off']:.0%} of the rate of all off")
+    for door in ("", ", JSON"):
+        print(f"all on{door} has {rate[f'all on{door}'] / rate[f'all off{door}']:.0%} of the rate of all off{door}")
 
 
 def main() -> None:
@@ -131,21 +150,27 @@ def main() -> None:
         "MEMORYOS_DEFENSE__KEY_PER_SECOND": "1000000",
         "MEMORYOS_DEFENSE__KEY_BURST": "1000000",
     }
-    others = []
-    for module in ("bench.load.echo", "bench.trust.bare"):
-        address = f"127.0.0.1:{free_port()}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, address], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    with ExitStack() as stack:
+        home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memoryos-bench-")))
+        log = stack.enter_context((home / "others.log").open("ab"))
+
+        def start(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> int:
+            command = [sys.executable, "-m", module, *arguments]
+            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+            return process.pid
+
+        echo_at, bare_at, bare_http = (f"127.0.0.1:{free_port()}" for _ in range(3))
+        echo_process, bare_process = start("bench.load.echo", echo_at), start("bench.trust.bare", bare_at)
+        system = stack.enter_context(System(home, env))
+        system.wait_port(bare_at)
+        start(
+            "memoryos_bridge",
+            env=system.env | {"MEMORYOS_BRIDGE__LISTEN": bare_http, "MEMORYOS_BRIDGE__SERVER": bare_at},
         )
-        others.append((process, address))
-    try:
-        with tempfile.TemporaryDirectory(prefix="memoryos-bench-") as home, System(Path(home), env) as system:
-            echo_at, bare_at = ((address, process.pid) for process, address in others)
-            uvloop.run(run(system, echo_at, bare_at, args))
-    finally:
-        for process, _ in others:
-            process.kill()
-            process.wait()
+        system.wait_port(bare_http)
+        uvloop.run(run(system, (echo_at, echo_process), (bare_at, bare_process), bare_http, args))
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ class _Servicer:
 async def serve(address: str) -> None:
     """Serves until it is killed."""
     methods = [method for method in schema.load() if method.name == "ListWhitelist"]
+    board = HealthBoard(["memoryos.v1.SystemService"])
+    board.set("memoryos.v1.SystemService", True)  # a bridge asks nobody who does not say that it serves
     metrics, logger, serving = Metrics(), rpc_logging.configure("info", "json"), _Serving()
     around = compose(
         Telemetry(metrics, logger),
@@ -58,7 +60,7 @@ async def serve(address: str) -> None:
         servicers={"memoryos.v1.DefenseService": _Servicer()},
         around=around,
         serving=serving,
-        board=HealthBoard(["memoryos.v1.DefenseService"]),
+        board=board,
         logger=logger,
     )
     async with server:
