@@ -12,7 +12,7 @@ from typing import Any, cast
 import pytest
 from scratch.v1 import scratch_service_pb2 as pb
 
-from memoryos.v1 import options_pb2
+from memoryos.schema import Recorded
 from memoryos_server.domain.core.audit import AuditEvent, draft
 from memoryos_server.domain.core.faults import BackendDown, Forbidden, Invalid
 from memoryos_server.rpc import logging as rpc_logging
@@ -239,7 +239,7 @@ async def test_writer_when_the_store_stays_down_then_losses_are_counted_and_the_
 
 
 def a_call(deadline: float = 60, clients: float | None = None) -> Call:
-    method = SimpleNamespace(policy=options_pb2.Policy(), deadline=deadline)
+    method = SimpleNamespace(recorded=Recorded("", "", False), deadline=deadline)
     context = SimpleNamespace(time_remaining=lambda: clients)
     return cast(Call, SimpleNamespace(method=method, context=context, degraded=False))
 

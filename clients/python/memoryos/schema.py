@@ -89,6 +89,21 @@ class Route:
         return tuple((1 if part.startswith("{") else 0, part) for part in self.template.split("/"))
 
 
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What the audit log keeps of calls of an RPC.
+
+    Attributes:
+        event_type: Such as `memory.add`; "": nothing is kept.
+        resource: A template over the request's fields that names what was touched, such as `memory/{memory_id}`.
+        is_change: The call is answered once it is recorded; else it may be recorded late.
+    """
+
+    event_type: str
+    resource: str
+    is_change: bool
+
+
 @dataclass(frozen=True)
 class Method:
     """An RPC and what it says of itself.
@@ -107,7 +122,7 @@ class Method:
     routes: tuple[Route, ...]
     idempotency: str
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Such as `AddMemory`."""
         return str(self.descriptor.name)
@@ -133,7 +148,7 @@ class Method:
         """Whose data a call touches, such as `user`; `unspecified` if the proto does not say."""
         return options_pb2.Whose.Name(self.policy.whose).removeprefix("WHOSE_").lower()
 
-    @property
+    @cached_property
     def deadline(self) -> float:
         """The default and longest deadline, in seconds."""
         return float(self.policy.default_deadline_seconds)
@@ -148,10 +163,22 @@ class Method:
         """Whether a client may call again after UNAVAILABLE."""
         return self.idempotency != ""
 
-    @property
+    @cached_property
     def max_body_bytes(self) -> int:
         """The largest request body over HTTP."""
         return int(self.rest.max_body_bytes) or DEFAULT_BODY_BYTES
+
+    @cached_property
+    def recorded(self) -> Recorded:
+        """What the audit log keeps of a call."""
+        audit = self.policy.audit
+        return Recorded(audit.event_type, audit.resource, audit.kind == options_pb2.AUDIT_KIND_CHANGE)
+
+    @cached_property
+    def names_user(self) -> bool:
+        """Whether a request can name whose data it is about."""
+        field = self.descriptor.input_type.fields_by_name.get("user_id")
+        return field is not None and not field.is_repeated
 
     @cached_property
     def made_ids(self) -> tuple[str, ...]:

@@ -12,14 +12,11 @@ import re
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import replace
-from functools import cache
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
-from memoryos.v1 import options_pb2
 from memoryos_server.domain.core.audit import SYSTEM_TENANT, AuditEvent, begin, draft
 from memoryos_server.domain.core.caller import DEFAULT_USER, Caller
 from memoryos_server.domain.core.faults import Fault, Forbidden, Unauthenticated
@@ -256,7 +253,7 @@ class Audit:
     @staticmethod
     def draft(call: Call) -> None:
         """Drafts the event of an audited call, for the use case to take. Stands inside of auth, after the parsing."""
-        if call.method.policy.audit.event_type and call.caller is not None:
+        if call.method.recorded.event_type and call.caller is not None:
             present = draft()
             if present is None:
                 raise AssertionError("`draft` stands outside of `record`")
@@ -289,7 +286,7 @@ class _Recorded(AbstractAsyncContextManager[None]):
             self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
             if not isinstance(error, asyncio.CancelledError):
                 await self._room()
-        elif call.method.policy.audit.kind == options_pb2.AUDIT_KIND_CHANGE and not draft.idle and not call.degraded:
+        elif call.method.recorded.is_change and not draft.idle and not call.degraded:
             await self._writer.write(draft.event)
         else:
             self._writer.put(draft.event)
@@ -306,15 +303,15 @@ class _Recorded(AbstractAsyncContextManager[None]):
 
 
 def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:
-    policy = call.method.policy.audit
+    method = call.method
     return AuditEvent(
         id=uuid7(),
         timestamp=utc_now(),
-        event_type=policy.event_type,
+        event_type=method.recorded.event_type,
         tenant_id=caller.tenant_id,
-        user_id=_touched(caller, request),
-        resource=_resource(policy.resource, request),
-        action=call.method.name,
+        user_id=_touched(caller, str(getattr(request, "user_id")) if method.names_user else ""),  # noqa: B009
+        resource=_resource(method.recorded.resource, request),
+        action=method.name,
         outcome="ok",
         actor=caller.key_id,
         address=call.address,
@@ -330,7 +327,7 @@ def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:
     return AuditEvent(
         id=uuid7(),
         timestamp=utc_now(),
-        event_type="auth.failed" if unknown else call.method.policy.audit.event_type or "call.denied",
+        event_type="auth.failed" if unknown else call.method.recorded.event_type or "call.denied",
         tenant_id=SYSTEM_TENANT if unknown or caller is None else caller.tenant_id,
         user_id="" if caller is None else caller.user_id or "",
         resource="",
@@ -343,16 +340,9 @@ def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:
     )
 
 
-def _touched(caller: Caller, request: Message) -> str:
+def _touched(caller: Caller, named: str) -> str:
     """Whose data the call means to touch; whether it may is found out later, and recorded as the outcome."""
-    named = str(getattr(request, "user_id")) if _names_user(request.DESCRIPTOR) else ""  # noqa: B009
     return (named or caller.named_user or caller.user_id or (DEFAULT_USER if caller.anonymous else ""))[:MAX_ID]
-
-
-@cache
-def _names_user(kind: Descriptor) -> bool:
-    field = kind.fields_by_name.get("user_id")
-    return field is not None and not field.is_repeated
 
 
 def _resource(template: str, request: Message) -> str:
