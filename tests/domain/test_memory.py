@@ -21,7 +21,7 @@ from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.service import MemoryService
-from memoryos_server.domain.ports import Subject, Turn
+from memoryos_server.domain.ports import Change, Subject, Turn
 from memoryos_server.domain.recall.analysis import Analysis
 from memoryos_server.domain.recall.engine import RecallEngine
 from memoryos_server.stores.child import ChildState
@@ -142,6 +142,31 @@ async def test_retrieve_when_the_vector_process_was_made_good_while_it_read_then
     mark = opened.pipeline.level.mark()
     answer = await opened.memory.retrieve(ANYBODY, "ann", "heron")
     assert ([hit.turn.content for hit in answer.episodes], answer.degraded) == (["a heron"], False)
+
+
+@pytest.mark.parametrize("finds", ["nothing to change", "nobody"])
+async def test_change_when_what_it_read_may_be_missing_then_it_is_not_said_to_be_gone(
+    opened: Opened, finds: str
+) -> None:
+    subject = await opened.subject("ann")
+    missing = True
+
+    async def make() -> Change | None:
+        if missing:
+            opened.pipeline.restarted()  # as a reading notices it
+        if finds == "nobody":
+            raise NotFound("There is no such memory", param="id")
+        return None
+
+    with pytest.raises(BackendDown):
+        await opened.pipeline.change(subject, make)
+    assert await opened.pipeline.level.caught_up()
+    missing = False
+    if finds == "nobody":
+        with pytest.raises(NotFound):
+            await opened.pipeline.change(subject, make)
+    else:
+        assert not await opened.pipeline.change(subject, make)
 
 
 async def test_add_when_the_answer_to_the_acceptance_was_lost_then_the_repeat_makes_it_searchable(
