@@ -16,7 +16,7 @@ from memoryos_server.domain.ports.audit import Wanted
 from memoryos_server.stores.chain import Taken, linked
 from memoryos_server.stores.redis import RedisStore
 from memoryos_server.stores.redis_chain import ChainBlockedError
-from memoryos_server.stores.scope import Partition
+from memoryos_server.stores.scope import PARTITIONS, Partition
 from tests.stores.chain_support import Audited, event
 
 FUTURE = "99999999999999-0"
@@ -50,7 +50,8 @@ def forged(fields: dict[bytes, bytes], **changes: Any) -> dict[bytes, bytes]:
 async def test_outbox_when_entries_are_changed_put_in_or_moved_then_none_is_chained_and_verify_names_them(
     audited: Audited, store: RedisStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    partition, other = await ann(store), store.chain.home("north")
+    partition = await ann(store)
+    other = Partition((partition.number + 1) % PARTITIONS)
     await store.audit.append([event(1), event(2)])
     (first, its), (_, last) = await entries(store, partition.audit)
     await store.client.run("DEL", partition.audit)
