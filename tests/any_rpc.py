@@ -64,7 +64,7 @@ def over_grpc(
         return Outcome(grpc.StatusCode.OK, answers=list(answer) if method.streams else [answer])
     except grpc.RpcError as error:
         # How much room a limit leaves is another number each time.
-        trailers = [one for one in error.trailing_metadata() or () if not one[0].startswith("ratelimit-")]
+        trailers = [one for one in error.trailing_metadata() or () if one[0] != "ratelimit"]
         return Outcome(error.code(), error.details() or "", trailers=repr(trailers))
 
 

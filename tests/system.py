@@ -83,7 +83,13 @@ class Stores(Protocol):
 
 
 class System:
-    """Server and bridge. Start, use, stop or kill, start again on the same data."""
+    """Server and bridge. Start, use, stop or kill, start again on the same data.
+
+    Attributes:
+        server_module: What is run as the server.
+    """
+
+    server_module = "memoryos_server"
 
     def __init__(self, home: Path, env: Mapping[str, str] | None = None) -> None:
         self.home = home
@@ -129,7 +135,7 @@ class System:
         if self.stores is not None:
             self.env.update(self.stores.start())
         if self.server is None or self.server.poll() is not None:
-            self.server = self._spawn("memoryos_server", "server.log")
+            self.server = self._spawn(self.server_module, "server.log")
         if bridge and (self.bridge is None or self.bridge.poll() is not None):
             self.bridge = self._spawn("memoryos_bridge", "bridge.log")
         if wait:

@@ -1,10 +1,10 @@
 """`python -m bench.trust`: what a banned address costs, and what keys, limits, audit of reads and defense cost.
 
-Targets: a raw echo; a call of a banned address; one RPC that touches no store, with everything on; the same in the same
-frame with keys, audit and defense left out; and the last two as JSON through a bridge. Each is a process of its own, and all
-write their log into a file; this process is the client. Compared are calls a second, and the processor time that the server
-used for one. Every round measures every target in another order, so that a slow minute of the machine hits all alike; the
-figures are medians over the rounds.
+Targets: a raw echo; a call of a banned address; one RPC that touches no store, with everything on; the same of a second server,
+in which keys, limits, audit and defense are taken out and nothing else is different; and the last two as JSON through a bridge.
+Each is a process of its own, and all write their log into a file; this process is the client. Compared are calls a second, and
+the processor time that the server used for one. Every round measures every target in another order, so that a slow minute of the
+machine hits all alike; the figures are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from statistics import median
@@ -67,9 +67,13 @@ async def ban(system: System) -> None:
     raise RuntimeError("the address is not banned")
 
 
-async def run(
-    system: System, echo_at: tuple[str, int], bare_at: tuple[str, int], bare_http: str, args: argparse.Namespace
-) -> None:
+class Bare(System):
+    """A system whose server has no trust plane."""
+
+    server_module = "bench.trust.bare"
+
+
+async def run(system: System, bare: System, echo_at: tuple[str, int], args: argparse.Namespace) -> None:
     """Measures and prints."""
     await ban(system)
     async with AsyncExitStack() as stack:
@@ -106,14 +110,15 @@ async def run(
             return call, process
 
         assert system.server is not None
-        ours = system.grpc, system.server.pid
+        assert bare.server is not None
+        on, off = (system.grpc, system.server.pid), (bare.grpc, bare.server.pid)
         targets = {
             "raw echo": await target(echo_at, echo.PATH, bridged(BANNED, ADMIN)),
-            "banned address": await target(ours, READ, bridged(BANNED, ADMIN), grpc.StatusCode.PERMISSION_DENIED),
-            "all on": await target(ours, READ, bridged("198.51.100.7", ADMIN)),
-            "all off": await target(bare_at, READ, bridged("198.51.100.7")),
-            "all on, JSON": json_target(system.http, system.server.pid),
-            "all off, JSON": json_target(bare_http, bare_at[1]),
+            "banned address": await target(on, READ, bridged(BANNED, ADMIN), grpc.StatusCode.PERMISSION_DENIED),
+            "all on": await target(on, READ, bridged("198.51.100.7", ADMIN)),
+            "all off": await target(off, READ, bridged("198.51.100.7")),
+            "all on, JSON": json_target(system.http, on[1]),
+            "all off, JSON": json_target(bare.http, off[1]),
         }
         names = list(targets)
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
@@ -152,25 +157,14 @@ def main() -> None:
     }
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memoryos-bench-")))
-        log = stack.enter_context((home / "others.log").open("ab"))
-
-        def start(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> int:
-            command = [sys.executable, "-m", module, *arguments]
-            process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-            return process.pid
-
-        echo_at, bare_at, bare_http = (f"127.0.0.1:{free_port()}" for _ in range(3))
-        echo_process, bare_process = start("bench.load.echo", echo_at), start("bench.trust.bare", bare_at)
-        system = stack.enter_context(System(home, env))
-        system.wait_port(bare_at)
-        start(
-            "memoryos_bridge",
-            env=system.env | {"MEMORYOS_BRIDGE__LISTEN": bare_http, "MEMORYOS_BRIDGE__SERVER": bare_at},
-        )
-        system.wait_port(bare_http)
-        uvloop.run(run(system, (echo_at, echo_process), (bare_at, bare_process), bare_http, args))
+        echo_at = f"127.0.0.1:{free_port()}"
+        log = stack.enter_context((home / "echo.log").open("ab"))
+        echo_process = subprocess.Popen([sys.executable, "-m", "bench.load.echo", echo_at], stdout=log, stderr=log)
+        stack.callback(echo_process.wait)
+        stack.callback(echo_process.kill)
+        system = stack.enter_context(System(home / "on", env))
+        bare = stack.enter_context(Bare(home / "off", {"PYTHONPATH": str(Path(__file__).parents[2])}))
+        uvloop.run(run(system, bare, (echo_at, echo_process.pid), args))
 
 
 if __name__ == "__main__":

@@ -1,71 +1,46 @@
-"""The same RPC with the trust plane left out: the server's own frame, without keys, audit and defense."""
+"""The server with the trust plane taken out: the same process, stores and frame, without keys, limits, audit of reads and defense."""
 
 from __future__ import annotations
 
-import asyncio
 import sys
+from collections.abc import Iterable
 from typing import Any
+from unittest.mock import patch
 
-import uvloop
-
-from memoryos import schema
-from memoryos.settings import ServerSettings
-from memoryos.v1 import defense_service_pb2 as pb
-from memoryos_server.rpc import logging as rpc_logging
-from memoryos_server.rpc.grpc_health import HealthBoard
+from memoryos.schema import Method
+from memoryos.settings import load
+from memoryos_server import app
+from memoryos_server.commands import serve
+from memoryos_server.domain.core.caller import DEFAULT_TENANT, PERMISSIONS, Caller, set_caller
+from memoryos_server.rpc.defense import Door
 from memoryos_server.rpc.interceptors import Admission, Degraded, Faults, Telemetry, deadline
-from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.required import Required
-from memoryos_server.rpc.server import RpcServer
-from memoryos_server.rpc.state import Phase, ServingState
-from memoryos_server.rpc.wrap import Before, compose
+from memoryos_server.rpc.wrap import Around, Before, Call, compose
+
+_ANYBODY = Caller(DEFAULT_TENANT, permissions=PERMISSIONS, anonymous=True, any_tenant=True)
 
 
-class _Serving:
-    """Always up."""
-
-    state = ServingState(Phase.SERVING, redis=True, qdrant=True)
-
-    async def drain(self) -> None:
-        """Nothing waits."""
-
-
-class _Servicer:
-    """One method that answers at once."""
-
-    async def ListWhitelist(self, _request: pb.ListWhitelistRequest, _context: Any) -> pb.ListWhitelistResponse:
-        """Answers."""
-        return pb.ListWhitelistResponse()
-
-
-async def serve(address: str) -> None:
-    """Serves until it is killed."""
-    methods = [method for method in schema.load() if method.name == "ListWhitelist"]
-    board = HealthBoard(["memoryos.v1.SystemService"])
-    board.set("memoryos.v1.SystemService", True)  # a bridge asks nobody who does not say that it serves
-    metrics, logger, serving = Metrics(), rpc_logging.configure("info", "json"), _Serving()
-    around = compose(
+def frame(
+    methods: Iterable[Method], *, metrics: Any, logger: Any, serving: Any, max_calls: int, **_trust: object
+) -> Around:
+    """`interceptors.standard` without the trust plane."""
+    return compose(
         Telemetry(metrics, logger),
         Faults(logger),
-        Admission(1000, metrics),
+        Admission(max_calls, metrics),
         deadline,
         Before(Degraded(serving)),
+        Before(anybody),
         Before(Required(methods)),
     )
-    server = RpcServer(
-        ServerSettings(listen=address),
-        auth_enabled=False,
-        insecure=False,
-        methods=methods,
-        servicers={"memoryos.v1.DefenseService": _Servicer()},
-        around=around,
-        serving=serving,
-        board=board,
-        logger=logger,
-    )
-    async with server:
-        await asyncio.Event().wait()
+
+
+def anybody(call: Call) -> None:
+    """Sets the same caller for every call: use cases ask for one."""
+    call.caller = _ANYBODY
+    set_caller(_ANYBODY)
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(sys.argv[1]))
+    with patch.object(app, "standard", frame), patch.object(Door, "stop", lambda _self, _call: None):
+        sys.exit(serve(load()))

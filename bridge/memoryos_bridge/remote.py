@@ -33,12 +33,9 @@ _INFO_SECONDS = 10.0
 _INFO_FAILED_SECONDS = 1.0
 _INFO_PATH = "/memoryos.v1.SystemService/GetServerInfo"
 _STATUS_KEY = "memoryos-status"
-_RATE_KEYS = {
-    "ratelimit-limit": "RateLimit-Limit",
-    "ratelimit-remaining": "RateLimit-Remaining",
-    "ratelimit-reset": "RateLimit-Reset",
-}
-"""Behind an answer -> the header that says it."""
+_RATE_KEY = "ratelimit"
+_RATE_HEADERS = {"limit": "RateLimit-Limit", "remaining": "RateLimit-Remaining", "reset": "RateLimit-Reset"}
+"""Of what stands behind an answer: `limit=1000, remaining=999, reset=1` -> the headers that say it."""
 
 
 class Remote:
@@ -202,8 +199,11 @@ def note_status(exchange: Exchange, metadata: Any) -> None:
 def note_rate(exchange: Exchange, metadata: Any) -> None:
     """Hands on how the caller stands with its limit, as headers."""
     for key, value in metadata or ():
-        if key in _RATE_KEYS and isinstance(value, str):
-            exchange.extra[_RATE_KEYS[key]] = value
+        if key == _RATE_KEY and isinstance(value, str):
+            for part in value.split(", "):
+                name, _, number = part.partition("=")
+                if name in _RATE_HEADERS:
+                    exchange.extra[_RATE_HEADERS[name]] = number
 
 
 async def _unless_gone(watch: Watch, call: Any) -> Any:

@@ -254,7 +254,7 @@ def _letter(letter: DeadLetter) -> dict[str, Any]:
 
 
 def _event(event: AuditEvent) -> dict[str, Any]:
-    return asdict(event) | {"timestamp": event.timestamp.isoformat()}
+    return event._asdict() | {"timestamp": event.timestamp.isoformat()}
 
 
 @contextlib.asynccontextmanager

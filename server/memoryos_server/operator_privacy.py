@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -95,7 +95,7 @@ class PrivacyDesk:
 
     async def _record(self, draft: audit.Draft, outcome: str) -> None:
         if draft.event is not None and not draft.taken:
-            await self._log.append([replace(draft.event, outcome=outcome)])
+            await self._log.append([draft.event._replace(outcome=outcome)])
 
 
 def certificate(erasure: Erasure) -> dict[str, Any]:

@@ -75,6 +75,10 @@ def test_people_when_they_call_at_random_with_each_others_ids_then_nothing_of_ot
 
 
 @pytest.mark.long
-@pytest.mark.timeout(7200)
-def test_people_when_they_call_a_hundred_thousand_times_then_nothing_of_others_comes_back(system: System) -> None:
-    play(system, 100_000)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("_game", range(10))
+def test_people_when_they_call_a_hundred_thousand_times_then_nothing_of_others_comes_back(
+    system: System, _game: int
+) -> None:
+    # Ten games, each with a seed of its own: exports read the whole audit, which in one game would grow all the time.
+    play(system, 10_000)

@@ -184,7 +184,7 @@ def writer(log: MemoryAudit, metrics: Metrics, **more: Any) -> AuditWriter:
 
 async def test_writer_when_equal_refusals_come_then_the_first_is_written_and_the_others_are_counted() -> None:
     log = MemoryAudit()
-    first = replace(event(0), address="192.0.2.1", timestamp=datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC))
+    first = event(0)._replace(address="192.0.2.1", timestamp=datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC))
     async with writer(log, Metrics()) as writing:
         for number in range(500):
             writing.refused(replace(first, id=f"a{number}", request_id=f"r{number}"))
@@ -202,10 +202,10 @@ async def test_refusals_when_equal_ones_go_on_then_their_number_is_passed_on_wit
     refusals = Refusals(passed.append, held_seconds=0.05, most=2)
     at = datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC)
     for number in range(7):
-        refusals.add(replace(event(number), timestamp=at))
+        refusals.add(event(number)._replace(timestamp=at))
     await eventually(lambda: [(e.id, e.count) for e in passed] == [("0", 1), ("1", 6)])
     for kind in ("b", "c", "c", "c"):  # more kinds than are told apart: none is lost
-        refusals.add(replace(event(9), timestamp=at, details=kind))
+        refusals.add(event(9)._replace(timestamp=at, details=kind))
     refusals.flush()
     assert sum(e.count for e in passed if e.details == "c") == 3
 
@@ -323,7 +323,7 @@ async def test_calls_when_their_refusals_cannot_be_written_fast_enough_then_they
                     async with audit.record(call):
                         present = draft()
                         assert present is not None
-                        present.event = replace(event(number), user_id=f"user{number}")
+                        present.event = event(number)._replace(user_id=f"user{number}")
                         raise Forbidden("not yours")
 
         await asyncio.gather(*(asyncio.create_task(calls(50 * n)) for n in range(4)))

@@ -223,7 +223,7 @@ async def test_submit_when_an_event_is_handed_in_then_it_is_recorded_once(store:
     event = AuditEvent("v1", utc_now(), "memory.tag", "acme", "ann", "memory/1", "AddTags", "ok", "key_1", "10.0.0.1")
     await store.queue.submit(ann, Change(), event, revision=0)
     with pytest.raises(Stale):
-        await store.queue.submit(ann, Change(), replace(event, id="v2"), revision=0)
+        await store.queue.submit(ann, Change(), event._replace(id="v2"), revision=0)
     assert [found async for found in store.audit.tail("acme", 10)] == [event]
 
 

@@ -177,9 +177,9 @@ async def test_accept_when_an_event_is_handed_in_then_it_is_recorded_once_with_t
     ann = await store.subjects.open("acme", "ann")
     event = AuditEvent("v1", utc_now(), "memory.add", "acme", "ann", "memory/1", "AddMemory", "ok", "key_1", "10.0.0.1")
     await store.turns.accept(ann, [said(ann, "e1")], event)
-    await store.turns.accept(ann, [said(ann, "e1")], replace(event, id="v2"))
+    await store.turns.accept(ann, [said(ann, "e1")], event._replace(id="v2"))
     with pytest.raises(Exists):
-        await store.turns.accept(ann, [said(ann, "e1", "other")], replace(event, id="v3"))
+        await store.turns.accept(ann, [said(ann, "e1", "other")], event._replace(id="v3"))
     assert [found async for found in store.audit.tail("acme", 10)] == [event]
 
 

@@ -11,7 +11,6 @@ import math
 import re
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import replace
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -283,14 +282,15 @@ class _Recorded(AbstractAsyncContextManager[None]):
         elif error is not None:
             reason = error.reason if isinstance(error, Fault) else ""
             cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
-            self._writer.put(replace(draft.event, outcome="failed", details=reason or cancelled))
+            self._writer.put(draft.event._replace(outcome="failed", details=reason or cancelled))
             if not isinstance(error, asyncio.CancelledError):
                 await self._room()
         elif call.method.recorded.is_change and not draft.idle and not call.degraded:
             await self._writer.write(draft.event)
         else:
             self._writer.put(draft.event)
-            await self._room()
+            if not self._writer.has_room:  # asked here, too, for most calls end so
+                await self._room()
 
     async def _room(self) -> None:
         """Waits for room, but leaves time to say how the call ended."""
@@ -321,7 +321,7 @@ def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:
 
 def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:
     if drafted is not None:
-        return replace(drafted, outcome="denied", details=fault.reason)
+        return drafted._replace(outcome="denied", details=fault.reason)
     caller = call.caller
     unknown = isinstance(fault, Unauthenticated)
     return AuditEvent(

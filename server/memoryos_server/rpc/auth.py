@@ -10,7 +10,6 @@ import hashlib
 import hmac
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
@@ -173,9 +172,9 @@ class Auth:
             raise Unauthenticated("This API key has expired", reason="key_expired")
         tenant, named_user = _named(call.metadata)
         if named_user is not None:
-            call.caller = caller = replace(caller, named_user=named_user)
+            call.caller = caller = caller._replace(named_user=named_user)
         if record.tenant_id == ANY_TENANT:
-            return replace(caller, tenant_id=tenant or DEFAULT_TENANT)
+            return caller._replace(tenant_id=tenant or DEFAULT_TENANT)
         if tenant is not None and tenant != record.tenant_id:
             raise Forbidden("This key belongs to another tenant", param="X-Tenant-ID")
         return caller

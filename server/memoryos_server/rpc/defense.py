@@ -42,12 +42,12 @@ def banned(ban: Ban, now: float) -> Forbidden:
 
 
 def headers(standing: Standing) -> dict[str, str]:
-    """How somebody stands with a limit, as trailing metadata; the bridge makes headers of it."""
-    told = {
-        "ratelimit-limit": str(standing.limit),
-        "ratelimit-remaining": str(standing.remaining),
-        "ratelimit-reset": str(math.ceil(standing.reset)),
-    }
+    """How somebody stands with a limit, as trailing metadata; the bridge makes headers of it.
+
+    The form is that of `RateLimit` in draft-ietf-httpapi-ratelimit-headers-06: one value, for each costs either side.
+    """
+    limit, remaining, reset = standing.limit, standing.remaining, math.ceil(standing.reset)
+    told = {"ratelimit": f"limit={limit}, remaining={remaining}, reset={reset}"}
     if not standing.allowed:
         told["retry-after"] = str(max(1, math.ceil(standing.retry_after)))
     return told

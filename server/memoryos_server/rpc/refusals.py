@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
-from dataclasses import replace
 
 from memoryos_server.domain.core.audit import AuditEvent
 
@@ -46,7 +45,7 @@ class Refusals:
             *(event.outcome, event.actor, event.address, event.details),
         )
         if kind in self._held:
-            self._held[kind] = replace(self._held[kind], count=self._held[kind].count + 1)
+            self._held[kind] = self._held[kind]._replace(count=self._held[kind].count + 1)
         elif kind in self._seen:
             self._held[kind] = event
             if self._timer is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -79,7 +78,7 @@ class ChainTrail:
         if (
             wanted.user_id
         ):  # who asks for somebody by name need not be told it by the record, which may not have kept it
-            events = [replace(event, user_id=wanted.user_id) for event in events]
+            events = [event._replace(user_id=wanted.user_id) for event in events]
         # Reads are recorded up to a second later than they happened: on a page, what happened last stands first.
         return sorted(events, key=lambda event: (event.timestamp, event.id), reverse=True)
 

@@ -8,10 +8,14 @@ and a person whose key is destroyed leaves the chain as it was. Must not know of
 from __future__ import annotations
 
 import hashlib
+import struct
 from typing import NamedTuple
 
 HASH_BYTES = 32
 """The length of a link's hash."""
+
+_AHEAD = struct.Struct(">QI").pack
+_SIZE = struct.Struct(">I").pack
 
 
 class Taken(NamedTuple):
@@ -77,10 +81,8 @@ def beginning(tenant_id: str) -> bytes:
 def added(before: bytes, number: int, source: str, event: bytes, who: bytes) -> bytes:
     """What a chain adds up to with one more event."""
     place = source.encode()
-    sizes = [len(part).to_bytes(4) for part in (place, event, who)]
-    return hashlib.sha256(
-        b"".join((before, number.to_bytes(8), sizes[0], place, sizes[1], event, sizes[2], who))
-    ).digest()
+    parts = (before, _AHEAD(number, len(place)), place, _SIZE(len(event)), event, _SIZE(len(who)), who)
+    return hashlib.sha256(b"".join(parts)).digest()
 
 
 def linked(count: int, before: bytes, events: list[Taken]) -> list[Link]:

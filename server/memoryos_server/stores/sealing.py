@@ -27,8 +27,8 @@ class SealBroken(Exception):
 
 def framed(*parts: str) -> bytes:
     """The parts, each behind its length, so that none can run over into the next."""
-    raw = [part.encode() for part in parts]
-    return b"".join(len(part).to_bytes(4) + part for part in raw)
+    # A list, for a generator takes twice as long, and every sealed record comes by here.
+    return b"".join([len(raw).to_bytes(4) + raw for raw in [part.encode() for part in parts]])
 
 
 class Box:

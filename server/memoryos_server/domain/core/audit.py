@@ -8,16 +8,16 @@ never hold content.
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import NamedTuple
 
 SYSTEM_TENANT = "_system"
 """The chain of unauthenticated events; no tenant may be called so."""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
-    """One recorded event.
+class AuditEvent(NamedTuple):
+    """One recorded event. Every call makes one: hence a tuple, which takes a third of the time of a frozen dataclass.
 
     Attributes:
         id: UUIDv7.
@@ -49,7 +49,7 @@ class AuditEvent:
     address: str = ""
     request_id: str = ""
     details: str = ""
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # a tuple has a method of that name, which nobody needs here
     outlives: bool = False
 
 
@@ -87,7 +87,7 @@ def nothing_changes() -> None:
 def concerns(address: str) -> None:
     """Says of the present call that it is about an address: its event shows that one, sealed, and not the caller's."""
     if (present := _draft.get()) is not None and present.event is not None:
-        present.event = replace(present.event, address=address)
+        present.event = present.event._replace(address=address)
 
 
 def draft() -> Draft | None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from memoryos_server.domain.core.audit import SYSTEM_TENANT
 from memoryos_server.domain.core.faults import Forbidden, Invalid
@@ -60,9 +61,8 @@ class Budget:
         return bool(self.requests_per_minute or self.tokens_per_day)
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who calls.
+class Caller(NamedTuple):
+    """Who calls. Every call makes one: hence a tuple.
 
     Attributes:
         tenant_id: The tenant of the call.
@@ -79,7 +79,7 @@ class Caller:
 
     tenant_id: str
     user_id: str | None = None
-    permissions: frozenset[str] = field(default_factory=frozenset)
+    permissions: frozenset[str] = frozenset()
     key_id: str = "anonymous"
     named_user: str | None = None
     anonymous: bool = False

@@ -14,14 +14,30 @@ SHOWN_ID = "shown_id"
 _ALIAS_BITS = 40
 
 
+_RANDOM_AT_ONCE = 256
+_VARIANTS = {digit: "89ab"[int(digit, 16) & 3] for digit in "0123456789abcdef"}
+"""A random digit -> the two bits of the variant, and two of its own."""
+_random: list[str] = []
+"""What stands behind the time in UUIDs that are still to be made; each is used once."""
+os.register_at_fork(after_in_child=_random.clear)
+
+
 def uuid7() -> str:
     """A new UUIDv7 (RFC 9562, section 5.7): 48 bits of Unix milliseconds, the rest random."""
-    stamp = time.time_ns() // 1_000_000
-    value = (stamp & (1 << 48) - 1) << 80 | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | 0x7 << 76
-    value = value & ~(0x3 << 62) | 0x2 << 62
-    text = f"{value:032x}"  # every call makes ids: as `uuid.UUID` writes it, which takes thrice as long
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    stamp = f"{time.time_ns() // 1_000_000:012x}"
+    try:
+        rest = _random.pop()
+    except IndexError:
+        rest, *more = _rests_of_uuid7()
+        _random.extend(more)
+    return f"{stamp[:8]}-{stamp[8:]}-{rest}"
+
+
+def _rests_of_uuid7() -> list[str]:
+    """Version, variant, and 74 random bits, as UUIDs have them. Every call makes ids, and asking the system costs most of it."""
+    digits = os.urandom(10 * _RANDOM_AT_ONCE).hex()
+    texts = [digits[at : at + 20] for at in range(0, len(digits), 20)]
+    return [f"7{text[:3]}-{_VARIANTS[text[3]]}{text[4:7]}-{text[7:19]}" for text in texts]
 
 
 def made_at(made: str) -> datetime:

@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 _SECOND = 1_000_000_000
 
@@ -30,8 +31,7 @@ class Rate:
         return self.per_second > 0 and self.burst > 0
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """How a name stands with its limit.
 
     Attributes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from memoryos_server.domain.core import audit
@@ -332,4 +331,4 @@ def _unknown() -> NotFound:
 def _say_repeated() -> None:
     draft = audit.draft()
     if draft is not None and draft.event is not None:
-        draft.event = replace(draft.event, outcome="duplicate")
+        draft.event = draft.event._replace(outcome="duplicate")

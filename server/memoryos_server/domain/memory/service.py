@@ -411,7 +411,7 @@ def _tokens(turn: Turn) -> int:
 
 def _say_repeated(draft: audit.Draft | None) -> None:
     if draft is not None and draft.event is not None:
-        draft.event = replace(draft.event, outcome="duplicate")
+        draft.event = draft.event._replace(outcome="duplicate")
 
 
 def _check(new: NewTurn) -> None:

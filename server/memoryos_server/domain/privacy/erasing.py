@@ -164,7 +164,7 @@ class Eraser:
         name = derived_uuid(resource)
         try:
             await self._log.append(
-                [replace(asked, id=name, timestamp=now, resource=resource, outcome="ok", outlives=True)]
+                [asked._replace(id=name, timestamp=now, resource=resource, outcome="ok", outlives=True)]
             )
             reach("erase.told")
             kept = await self._erasures.keep(replace(erasure, told=True))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -113,7 +112,7 @@ class PrivacyService:
         if (draft := audit.draft()) is not None and draft.event is not None:
             outcome = "ok" if erasure.state == ERASED else "partial"
             resource = f"erasure/{erasure.id}"
-            draft.event = replace(draft.event, timestamp=self._now(), outcome=outcome, resource=resource)
+            draft.event = draft.event._replace(timestamp=self._now(), outcome=outcome, resource=resource)
             draft.taken = erasure.state == ERASED and erasure.told
         return erasure
 
@@ -162,10 +161,10 @@ class PrivacyService:
                 uuid7(), self._now(), event_type, who.tenant_id, owner, "gdpr", action, "intent", who.key_id
             )
         if erasure_id:
-            event = replace(event, resource=f"erasure/{erasure_id}", outlives=True)
-        await self._log.append([replace(event, outcome="intent")])
+            event = event._replace(resource=f"erasure/{erasure_id}", outlives=True)
+        await self._log.append([event._replace(outcome="intent")])
         if drafted is not None and drafted.event is not None:
-            drafted.event = replace(event, id=uuid7(), timestamp=self._now())  # the outcome comes behind it
+            drafted.event = event._replace(id=uuid7(), timestamp=self._now())  # the outcome comes behind it
         return event
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import datetime
 
 from memoryos_server.domain.core import audit
@@ -88,7 +87,7 @@ class ConsentService:
         if draft is None or draft.event is None:
             await self._store.record(subject, decided, None)
             return
-        event = replace(draft.event, details="granted" if granted else "withdrawn")
+        event = draft.event._replace(details="granted" if granted else "withdrawn")
         draft.taken = True
         try:
             await self._store.record(subject, decided, event)
