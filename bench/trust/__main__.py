@@ -1,18 +1,16 @@
 """`python -m bench.trust`: what a banned address costs, and what keys, limits, audit of reads and defense cost.
 
-Targets: a raw echo; a call of a banned address; one RPC that touches no store, with everything on; the same of a second server,
-in which keys, limits, audit and defense are taken out and nothing else is different; and the last two as JSON through a bridge.
-Each is a process of its own, and all write their log into a file; this process is the client. Compared are calls a second, and
-the processor time that the server used for one. Every round measures every target in another order, so that a slow minute of the
-machine hits all alike; the figures are medians over the rounds.
+There are two servers. In the second one keys, limits, audit and defense are taken out and nothing else is different, and it has a
+raw echo besides. Targets: that echo; a call of a banned address; one RPC that touches no store, with everything on; the same of
+the second server; and the last two as JSON through a bridge. Compared are calls a second, and the processor time that the server
+used for one. Every round measures every target in another order, so that a slow minute of the machine hits all alike; the
+figures are medians over the rounds.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -24,9 +22,8 @@ import aiohttp
 import grpc
 import uvloop
 
-from bench.load import echo
 from bench.load.__main__ import measure
-from tests.system import System, free_port
+from tests.system import System
 
 ADMIN = "admin-key-of-a-benchmark-0123456789"
 SECRET = "secret-of-a-test"  # noqa: S105  # the one that tests.system gives to a bridge
@@ -73,7 +70,7 @@ class Bare(System):
     server_module = "bench.trust.bare"
 
 
-async def run(system: System, bare: System, echo_at: tuple[str, int], args: argparse.Namespace) -> None:
+async def run(system: System, bare: System, args: argparse.Namespace) -> None:
     """Measures and prints."""
     await ban(system)
     async with AsyncExitStack() as stack:
@@ -113,7 +110,7 @@ async def run(system: System, bare: System, echo_at: tuple[str, int], args: argp
         assert bare.server is not None
         on, off = (system.grpc, system.server.pid), (bare.grpc, bare.server.pid)
         targets = {
-            "raw echo": await target(echo_at, echo.PATH, bridged(BANNED, ADMIN)),
+            "raw echo": await target(off, "/echo.Echo/Echo", bridged(BANNED, ADMIN)),
             "banned address": await target(on, READ, bridged(BANNED, ADMIN), grpc.StatusCode.PERMISSION_DENIED),
             "all on": await target(on, READ, bridged("198.51.100.7", ADMIN)),
             "all off": await target(off, READ, bridged("198.51.100.7")),
@@ -157,14 +154,9 @@ def main() -> None:
     }
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="memoryos-bench-")))
-        echo_at = f"127.0.0.1:{free_port()}"
-        log = stack.enter_context((home / "echo.log").open("ab"))
-        echo_process = subprocess.Popen([sys.executable, "-m", "bench.load.echo", echo_at], stdout=log, stderr=log)
-        stack.callback(echo_process.wait)
-        stack.callback(echo_process.kill)
         system = stack.enter_context(System(home / "on", env))
-        bare = stack.enter_context(Bare(home / "off", {"PYTHONPATH": str(Path(__file__).parents[2])}))
-        uvloop.run(run(system, bare, (echo_at, echo_process.pid), args))
+        without = {"PYTHONPATH": str(Path(__file__).parents[2]), "MEMORYOS_SERVER__REFLECTION": "false"}
+        uvloop.run(run(system, stack.enter_context(Bare(home / "off", without)), args))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The server with the trust plane taken out: the same process, stores and frame, without keys, limits, audit of reads and defense."""
+"""The server with the trust plane taken out: the same process, stores and frame, without keys, limits, audit of reads and defense.
+
+What it does not know it answers with a raw echo.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 from unittest.mock import patch
+
+import grpc
 
 from memoryos.schema import Method
 from memoryos.settings import load
@@ -41,6 +46,25 @@ def anybody(call: Call) -> None:
     set_caller(_ANYBODY)
 
 
+class Echo(grpc.GenericRpcHandler):
+    """Answers every method that does not exist with the bytes it got: a raw echo in the same process."""
+
+    def __init__(self, *_: object) -> None:
+        self._handler = grpc.unary_unary_rpc_method_handler(self._echo)
+
+    @staticmethod
+    async def _echo(request: bytes, _context: object) -> bytes:
+        return request
+
+    def service(self, _details: object) -> grpc.RpcMethodHandler[Any, Any]:
+        """Takes every method."""
+        return self._handler
+
+
 if __name__ == "__main__":
-    with patch.object(app, "standard", frame), patch.object(Door, "stop", lambda _self, _call: None):
+    with (
+        patch.object(app, "standard", frame),
+        patch.object(app, "UnknownMethods", Echo),
+        patch.object(Door, "stop", lambda _self, _call: None),
+    ):
         sys.exit(serve(load()))

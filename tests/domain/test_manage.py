@@ -39,7 +39,7 @@ from memoryos_server.tools.embed.identity import NoEmbedder
 from memoryos_server.tools.words import Words
 
 ANYBODY = Caller(tenant_id="default", permissions=PERMISSIONS, anonymous=True)
-ELSEWHERE = replace(ANYBODY, tenant_id="elsewhere")
+ELSEWHERE = ANYBODY._replace(tenant_id="elsewhere")
 BORN = datetime(2026, 3, 1, 9, 30, 15, 123456, UTC)
 
 

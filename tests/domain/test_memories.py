@@ -6,7 +6,6 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from memoryos_server.domain.ports import Change
 from tests.domain.memories_support import ANYBODY, Opened, open_memories
 
 RULE = "使用者偏好繁體中文回覆,技術術語保留英文"
-BEN = replace(ANYBODY, named_user="ben")
+BEN = ANYBODY._replace(named_user="ben")
 
 
 @pytest.fixture
@@ -154,7 +153,7 @@ async def test_by_id_when_it_is_anothers_or_no_memory_then_not_found(opened: Ope
     memory_id = await opened.create("a heron")
     strangers = (
         BEN,
-        replace(ANYBODY, tenant_id="other"),
+        ANYBODY._replace(tenant_id="other"),
         Caller(tenant_id="default", user_id="ben", permissions=frozenset({"memory"})),
     )
     await opened.create("bens own", who=BEN)

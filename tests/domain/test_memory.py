@@ -223,8 +223,8 @@ async def test_history_when_the_id_is_anothers_or_unknown_then_not_found(opened:
     kept = await opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="a heron"))
     assert [v.content for v in await opened.memory.history(ANYBODY, kept.memory_id)] == ["a heron"]
     for who in (
-        replace(ANYBODY, named_user="ben"),
-        replace(ANYBODY, tenant_id="other"),
+        ANYBODY._replace(named_user="ben"),
+        ANYBODY._replace(tenant_id="other"),
         Caller(tenant_id="default", user_id="ben", permissions=frozenset({"memory"})),
     ):
         with pytest.raises(NotFound):

@@ -20,7 +20,7 @@ from memoryos_server.domain.ports import Change, Record, Subject, Turn
 from tests.domain.pipeline_support import THEN, Opened, opened_at, record, until, words
 
 ANN = Caller(tenant_id="default", permissions=PERMISSIONS, anonymous=True, named_user="ann")
-ANYBODY = replace(ANN, named_user=None)
+ANYBODY = ANN._replace(named_user=None)
 
 
 @dataclass
@@ -170,7 +170,7 @@ async def test_delete_when_it_is_a_record_then_only_that_goes(room: Room) -> Non
 async def test_delete_when_the_memory_is_anothers_then_not_found(room: Room) -> None:
     (heron,) = await room.opened.say("a heron")
     await room.opened.subject("ben")
-    for who, user in ((ANN, "ben"), (replace(ANN, named_user="ben"), ""), (replace(ANYBODY, tenant_id="other"), "")):
+    for who, user in ((ANN, "ben"), (ANN._replace(named_user="ben"), ""), (ANYBODY._replace(tenant_id="other"), "")):
         with pytest.raises((NotFound, Invalid)):
             await room.said.delete(who, user, heron.id)
     assert (await room.said.delete(ANYBODY, "", heron.id)).turns == 1  # with auth off an id is enough within the tenant

@@ -4,7 +4,6 @@ import asyncio
 import io
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -187,12 +186,12 @@ async def test_writer_when_equal_refusals_come_then_the_first_is_written_and_the
     first = event(0)._replace(address="192.0.2.1", timestamp=datetime(2026, 1, 1, 12, 0, 1, tzinfo=UTC))
     async with writer(log, Metrics()) as writing:
         for number in range(500):
-            writing.refused(replace(first, id=f"a{number}", request_id=f"r{number}"))
-            writing.refused(replace(first, id=f"b{number}", address="192.0.2.2"))
-        writing.refused(replace(first, id="c", details="expired"))
+            writing.refused(first._replace(id=f"a{number}", request_id=f"r{number}"))
+            writing.refused(first._replace(id=f"b{number}", address="192.0.2.2"))
+        writing.refused(first._replace(id="c", details="expired"))
         await eventually(lambda: len(log.events) == 3)
         assert [(e.id, e.count) for e in log.events] == [("a0", 1), ("b0", 1), ("c", 1)]
-        writing.refused(replace(first, id="d", timestamp=first.timestamp + timedelta(minutes=1)))
+        writing.refused(first._replace(id="d", timestamp=first.timestamp + timedelta(minutes=1)))
         await eventually(lambda: len(log.events) == 6)
     assert [(e.id, e.count) for e in log.events[3:]] == [("a1", 499), ("b1", 499), ("d", 1)]
 

@@ -146,7 +146,7 @@ async def test_show_when_it_is_somebody_else_s_then_it_is_unknown(store: RedisSt
     receipts.keep("acme", "ann", "fake-1", 2000, told)
     await store.subjects.open("acme", "ben")
     await store.subjects.open("globex", "ann")
-    for who in (changed(ANN, user_id="ben"), changed(ANN, tenant_id="globex"), changed(ANN, user_id="nobody")):
+    for who in (ANN._replace(user_id="ben"), ANN._replace(tenant_id="globex"), ANN._replace(user_id="nobody")):
         with pytest.raises(NotFound):
             await receipts.show(who, "", told.receipt_id)
     with pytest.raises(Forbidden):

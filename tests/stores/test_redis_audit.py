@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from memoryos_server.domain.core.audit import AuditEvent
@@ -64,7 +63,7 @@ async def test_append_when_the_person_is_unknown_then_no_subject_is_made_and_no_
     denied = event("stranger")
     await store.audit.append([denied])
     assert await store.subjects.find("acme", "stranger") is None
-    assert await tail(store, "acme", 10) == [replace(denied, user_id="", address="")]
+    assert await tail(store, "acme", 10) == [denied._replace(user_id="", address="")]
 
 
 async def test_append_when_the_person_is_unknown_then_what_was_touched_stands_nowhere_readable(
@@ -84,7 +83,7 @@ async def test_tail_when_the_person_is_erased_then_the_event_stays_without_who(s
     await store.audit.append([kept])
     await erase(store, ann)
     store.subjects.forget(ann.id)
-    bare = replace(kept, user_id="", address="", resource="")
+    bare = kept._replace(user_id="", address="", resource="")
     assert await tail(store, "acme", 10) == [bare]
     await store.subjects.open("acme", "ann")  # comes again, with another key
     assert await tail(store, "acme", 10) == [bare]

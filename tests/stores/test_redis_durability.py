@@ -67,11 +67,11 @@ async def test_raw_files_when_sealed_hold_nothing_of_a_person_and_when_not_they_
         )
         turn = said(subject, event_id, f"I said {content} 中文", session_id=session, name=name)
         await store.turns.accept(subject, [turn], recorded)
-        await store.audit.append([replace(recorded, id="v2")])
+        await store.audit.append([recorded._replace(id="v2")])
         await store.keys.create(key, ApiKey("key_1", user, "acme", frozenset({"chat"}), label, utc_now(), None))
         await store.keys.find(key)
         assert await store.turns.recent(subject, 20) == [replace(turn, seq=1)]
-        assert [one async for one in store.audit.tail("acme", 10)] == [recorded, replace(recorded, id="v2")]
+        assert [one async for one in store.audit.tail("acme", 10)] == [recorded, recorded._replace(id="v2")]
         # The rewritten base file is another form of the same data.
         incremental = valkey.raw()
         await store.client.run("BGREWRITEAOF")

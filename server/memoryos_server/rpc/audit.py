@@ -230,7 +230,8 @@ class AuditWriter:
             if len(self._pending) < self._most // 2:
                 self._room.set()
             for item in batch:
-                self._release(item, True)
+                if item.written is not None:  # few are: most are reads
+                    self._release(item, True)
 
     @staticmethod
     def _release(item: _Pending, written: bool) -> None:
