@@ -210,7 +210,7 @@ async def test_open_when_the_dimension_is_kept_then_no_key_and_no_address_is(
             assert embedder.names == {NAME: 3}
     kept = the_file(tmp_path)  # one model, whoever asks
     assert kept.read_bytes() == b'{"dimension":3}'
-    assert "127" not in kept.name
+    assert "127.0.0.1" not in kept.name
 
 
 async def test_open_when_the_directory_cannot_be_written_then_it_goes_on_without(
