@@ -139,8 +139,7 @@ class Engine:
 
     def get(self, corpus: str, ids: Sequence[str]) -> dict[str, str]:
         """Id -> text of those points that are in a corpus."""
-        found = self.points.read(ids, "s", "t")
-        return {memory_id: payload["t"] for memory_id, payload in found.items() if payload["s"] == corpus}
+        return {memory_id: payload["t"] for memory_id, payload in self.points.read_of([corpus], ids, "t").items()}
 
     def said(self, corpus: str, session: str | None, after: int, limit: int) -> list[tuple[str, str]]:
         """Id and text of a session's points (None: of all) in the order of `q`, those above `after`."""
@@ -154,8 +153,7 @@ class Engine:
 
     def remove(self, corpora: Sequence[str], ids: Sequence[str]) -> int:
         """Removes those points that are in one of the corpora; gives the incarnation."""
-        found = self.points.read(ids, "s")
-        gone = [memory_id for memory_id, payload in found.items() if payload["s"] in corpora]
+        gone = list(self.points.read_of(corpora, ids))
         self.points.shards.remove(gone)
         for memory_id in gone:
             self._forget_row(memory_id)

@@ -75,6 +75,18 @@ class Points:
         found = self.main.retrieve(list(ids), with_payload=list(fields), with_vector=False)
         return {text(record.id): record.payload or {} for record in found}
 
+    def read_of(self, corpora: Sequence[str], ids: Sequence[str], *fields: str) -> dict[str, dict[str, Any]]:
+        """As `read`, of those points that are in one of some corpora.
+
+        The engine leaves the others out before it reads them: by `read`, the answer would take longer if somebody else had one.
+        """
+        wanted: set[int | UUID | str] = set(ids)
+        if not wanted:
+            return {}
+        chosen = qe.Filter(must=[_in_any(corpora), qe.HasIdCondition(wanted)])
+        found, _ = self.main.scroll(qe.ScrollRequest(filter=chosen, limit=len(wanted), with_payload=list(fields)))
+        return {text(record.id): record.payload or {} for record in found}
+
     def write(self, points: Sequence[Prepared]) -> None:
         """Adds points, or replaces what there is of them; those that are refused are left out."""
         if self._refused:
@@ -174,7 +186,11 @@ def matching(chosen: Mapping[str, Any]) -> qe.Filter:
 
 def any_of(corpora: Sequence[str]) -> qe.Filter:
     """A filter of all that is in one of some corpora."""
-    return qe.Filter(must=[qe.FieldCondition("s", match=qe.MatchAny(list(corpora)))])
+    return qe.Filter(must=[_in_any(corpora)])
+
+
+def _in_any(corpora: Sequence[str]) -> qe.FieldCondition:
+    return qe.FieldCondition("s", match=qe.MatchAny(list(corpora)))
 
 
 def behind(memory_id: str) -> str | None:

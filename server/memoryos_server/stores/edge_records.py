@@ -11,6 +11,7 @@ from memoryos_server.stores.edge_ids import numbers_of, text
 from memoryos_server.stores.edge_points import Points, Prepared, behind, matching
 from memoryos_server.stores.frames import LEXICAL
 from memoryos_server.stores.hits import likeliest
+from memoryos_server.stores.points import record_fields
 
 _ANSWER_BYTES = 8 * 1024 * 1024
 
@@ -70,13 +71,13 @@ class Records:
                 for hit in hits:
                     scores.setdefault(text(hit.id), {})[name] = hit.score
             best = likeliest(scores, most)
-            rows = {row[0]: row for row in self._rows(list(best), [chosen["s"]], history=False)}
+            rows = {row[0]: row for row in _rows(self._points.read(list(best), *record_fields(False)), [chosen["s"]])}
             answer.append([(rows[memory_id], found) for memory_id, found in best.items() if memory_id in rows])
         return answer
 
     def records(self, corpora: Sequence[str], ids: Sequence[str], history: bool) -> list[Any]:
         """The rows of those points that are in one of the corpora."""
-        return self._rows(ids, corpora, history=history)
+        return _rows(self._points.read_of(corpora, ids, *record_fields(history)), corpora)
 
     def page(self, chosen: Mapping[str, Any], offset: int, limit: int, history: bool) -> tuple[list[Any], int]:
         """Rows from an offset, newest first, of equal times by id; and how many there are in all."""
@@ -98,7 +99,7 @@ class Records:
             tied, _ = self._points.main.scroll(qe.ScrollRequest(filter=ties, limit=total, with_payload=False))
             found |= {(-last, number) for number in numbers_of(tied)}
         ids = [text(number) for _, number in sorted(found)[offset:end]]
-        rows = {row[0]: row for row in self._rows(ids, [chosen["s"]], history=history)}
+        rows = {row[0]: row for row in _rows(self._points.read(ids, *record_fields(history)), [chosen["s"]])}
         return [rows[memory_id] for memory_id in ids], total
 
     def scan(self, chosen: Mapping[str, Any], after: str, limit: int, history: bool) -> tuple[list[Any], str]:
@@ -110,18 +111,21 @@ class Records:
         size = 0
         # Few at a time, so that an answer grows little over its bound even if histories are long.
         for start in range(0, len(ids), 16):
-            for row in sorted(self._rows(ids[start : start + 16], [chosen["s"]], history=history)):
+            for row in sorted(
+                _rows(self._points.read(ids[start : start + 16], *record_fields(history)), [chosen["s"]])
+            ):
                 rows.append(row)
                 size += len(row[2]) + len(row[3] or "")
             if size >= _ANSWER_BYTES and start + 16 < len(ids):
                 return rows, ids[start + 15]
         return rows, ids[-1] if more is not None else ""
 
-    def _rows(self, ids: Sequence[str], corpora: Sequence[str], *, history: bool) -> list[Any]:
-        """Rows of records: id, kind, text, history or None."""
-        rows = []
-        for memory_id, payload in self._points.read(ids, "s", "t", *(("h",) if history else ())).items():
-            _, _, kind = payload["s"].partition("/")
-            if kind and payload["s"] in corpora:
-                rows.append((memory_id, kind, payload["t"], payload["h"] if history else None))
-        return rows
+
+def _rows(found: Mapping[str, Mapping[str, Any]], corpora: Sequence[str]) -> list[Any]:
+    """Rows of those that are records of some corpora: id, kind, text, history or None."""
+    rows = []
+    for memory_id, payload in found.items():
+        _, _, kind = payload["s"].partition("/")
+        if kind and payload["s"] in corpora:
+            rows.append((memory_id, kind, payload["t"], payload.get("h")))
+    return rows

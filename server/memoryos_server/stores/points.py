@@ -123,6 +123,11 @@ def chosen(scope: Scope, wanted: RecordFilter, sealer: Sealer, now: datetime) ->
     return made
 
 
+def record_fields(history: bool) -> tuple[str, ...]:
+    """What is read of a record's payload: corpus, text, and if asked for its earlier versions."""
+    return ("s", "t", "h") if history else ("s", "t")
+
+
 def names(words: Iterable[str], sealer: Sealer) -> list[int]:
     """The keyed numbers of a name's words, ascending."""
     return sorted({sealer.term(word) for word in words})

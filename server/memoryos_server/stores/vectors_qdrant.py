@@ -31,7 +31,7 @@ from memoryos_server.domain.ports import (
 from memoryos_server.stores import qdrant_forms as forms
 from memoryos_server.stores.frames import LEXICAL
 from memoryos_server.stores.hits import likeliest
-from memoryos_server.stores.points import chosen, dense, names, point, record_point, sparse
+from memoryos_server.stores.points import chosen, dense, names, point, record_fields, record_point, sparse
 from memoryos_server.stores.qdrant_points import Asked, Leg, grouped
 from memoryos_server.stores.qdrant_upkeep import INCARNATION, QdrantUpkeep
 from memoryos_server.stores.scope import Scope, corpus_of
@@ -192,8 +192,8 @@ class QdrantVectors(QdrantUpkeep):
             return []
         sealer = await self._sealers.sealer(subject)
         corpus = Scope(subject, sealer).corpus()
-        found = await self._points.read(known, "s", "t")
-        return list(opened_turns(((name, row["t"]) for name, row in found.items() if row["s"] == corpus), sealer))
+        found = await self._points.read_of([corpus], known, "t")
+        return list(opened_turns(((name, row["t"]) for name, row in found.items()), sealer))
 
     async def records(self, subject: Subject, ids: Sequence[str], *, history: bool = False) -> list[Record]:
         """Those of the subject's records that exist, in no order."""
@@ -201,7 +201,9 @@ class QdrantVectors(QdrantUpkeep):
         if not known:
             return []
         sealer = await self._sealers.sealer(subject)
-        return await self._records(known, Scope(subject, sealer).corpora, sealer, history=history)
+        corpora = Scope(subject, sealer).corpora
+        found = await self._points.read_of(corpora, known, *record_fields(history))
+        return list(opened_records(_rows(found, corpora), sealer))
 
     async def page(
         self, subject: Subject, chosen: RecordFilter, offset: int, limit: int, *, history: bool = False
@@ -317,8 +319,7 @@ class QdrantVectors(QdrantUpkeep):
     async def _records(
         self, ids: Iterable[str], corpora: Sequence[str], sealer: Sealer, *, history: bool = False
     ) -> list[Record]:
-        fields = ("s", "t", *(("h",) if history else ()))
-        return list(opened_records(_rows(await self._points.read(ids, *fields), corpora), sealer))
+        return list(opened_records(_rows(await self._points.read(ids, *record_fields(history)), corpora), sealer))
 
     async def _corpora(self, subject: Subject) -> Sequence[str]:
         return Scope(subject, await self._sealers.sealer(subject)).corpora

@@ -127,7 +127,8 @@ class Receipts(WrittenBehind):
             BackendDown: A store does not answer.
         """
         owner = who.owner(user_id)
-        if receipt_id in self._waiting:
+        waiting = self._waiting.get(receipt_id)
+        if waiting is not None and (waiting.tenant_id, waiting.user_id) == (who.tenant_id, owner):
             await self.write()
         subject = await self._subjects.find(who.tenant_id, owner)
         receipt = await self._found(subject, receipt_id) if subject else None
