@@ -50,7 +50,7 @@ class Echo(grpc.GenericRpcHandler):
     """Answers every method that does not exist with the bytes it got: a raw echo in the same process."""
 
     def __init__(self, *_: object) -> None:
-        self._handler = grpc.unary_unary_rpc_method_handler(self._echo)
+        self._handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(self._echo)
 
     @staticmethod
     async def _echo(request: bytes, _context: object) -> bytes:

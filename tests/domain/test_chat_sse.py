@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memoryos_server.domain.chat.passing import MOST_HELD_BYTES, Held
-from memoryos_server.domain.chat.sse import SseSplitter, Tee
+from memoryos_server.domain.chat.responses import ResponsesTee, said_in
+from memoryos_server.domain.chat.sse import SseSplitter, Tee, text_of
 from tests.upstream import delta, sse
 
 HOSTILE = (
@@ -79,6 +80,29 @@ def test_tee_when_event_is_odd_then_passes_it_over(odd: bytes) -> None:
     tee.feed(odd)
     tee.feed(b"".join(sse(delta("fine"), delta(None, "stop"))))
     assert (tee.content, tee.finished, tee.broken) == ("fine", True, False)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "text", "x"]), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANYTHING, ANYTHING)
+def test_text_when_a_message_holds_anything_that_json_can_say_then_never_raises(kind: object, said: object) -> None:
+    parts = [{"type": kind, "text": said}, {"type": "text", "text": "fine"}]
+    assert text_of(parts).endswith("fine")
+    text_of(said)
+    found = said_in(
+        {"status": kind, "output": [{"type": kind, "content": said}, {"type": "message", "content": parts}]}
+    )
+    assert found.content.endswith("fine")
+    for tee in (ResponsesTee(), Tee()):
+        tee.feed(b"".join(sse({"type": kind, "delta": said, "response": said, "choices": said, "error": None})))
 
 
 def test_tee_when_error_event_then_keeps_its_message() -> None:

@@ -16,13 +16,13 @@ from memoryos_server.domain.chat.request import ChatBody, check_stream, check_te
 from memoryos_server.domain.chat.sse import Piece, SseEvent, Tee, message_of, text_of
 from memoryos_server.domain.core.faults import Invalid
 
-_WAITING = frozenset({
+_WAITING = (  # no set: what is compared with them is anything that JSON can say
     "function_call", "custom_tool_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call",
     "mcp_approval_request",
-})  # fmt: skip
+)  # fmt: skip
 """What an answer holds if the client is to do something before the turn ends."""
 
-_ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
+_ENDS = ("response.completed", "response.incomplete", "response.failed")
 
 
 class ResponsesBody(ChatBody):

@@ -337,7 +337,7 @@ def first_choice(value: dict[str, object]) -> dict[str, object]:
     return {}
 
 
-_TEXTS = frozenset({"text", "input_text", "output_text"})
+_TEXTS = ("text", "input_text", "output_text")  # no set: what is compared with them is anything that JSON can say
 
 
 def text_of(content: object) -> str:

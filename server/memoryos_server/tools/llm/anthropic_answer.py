@@ -198,7 +198,7 @@ def is_data(event: SseEvent) -> bool:
 
 
 def _finish(reason: Any) -> str:
-    return _FINISH.get(reason, "stop")
+    return _FINISH.get(reason, "stop") if isinstance(reason, str) else "stop"
 
 
 def _dumps(value: Any) -> str:
