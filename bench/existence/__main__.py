@@ -1,9 +1,10 @@
 """`python -m bench.existence`: whether the time of an answer tells that somebody else has what one asks for.
 
-Every RPC that takes an id is called with ids that nobody has, that a neighbour in the same tenant has, and that somebody in another
-tenant has, in random order. All are answered alike; whether they take alike is said by how often one of the latter takes longer
-than one of the former (the area under the ROC curve, by the Mann-Whitney test): half of the time, if there is nothing to learn. Shown
-with it is the distance from one half in standard errors; with as many rows, some 3 are chance.
+Every RPC that takes the id of something of a user's is called with ids that nobody has, that a neighbour in the same tenant
+has, and that somebody in another tenant has, in random order. All are answered alike; whether they take alike is said by how
+often one of the latter takes longer than one of the former (the area under the ROC curve, by the Mann-Whitney test): half of
+the time, if there is nothing to learn. Shown with it is the distance from one half in standard errors; with as many rows, some
+2 are chance.
 """
 
 from __future__ import annotations

@@ -103,6 +103,7 @@ def test_text_when_a_message_holds_anything_that_json_can_say_then_never_raises(
     assert found.content.endswith("fine")
     for tee in (ResponsesTee(), Tee()):
         tee.feed(b"".join(sse({"type": kind, "delta": said, "response": said, "choices": said, "error": None})))
+        assert not tee.broken
 
 
 def test_tee_when_error_event_then_keeps_its_message() -> None:

@@ -45,7 +45,7 @@ def banned(ban: Ban, now: float) -> Forbidden:
 def headers(standing: Standing) -> dict[str, str]:
     """How somebody stands with a limit, as trailing metadata; the bridge makes headers of it.
 
-    The form is that of `RateLimit` in draft-ietf-httpapi-ratelimit-headers-06: one value, for each costs either side.
+    The form is that of `RateLimit` in draft-ietf-httpapi-ratelimit-headers-07: one value, for each costs either side.
     """
     limit, remaining, reset = standing.limit, standing.remaining, math.ceil(standing.reset)
     told = {"ratelimit": f"limit={limit}, remaining={remaining}, reset={reset}"}

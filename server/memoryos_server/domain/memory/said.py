@@ -179,10 +179,11 @@ class SaidService:
             turns = await self._vectors.get(subject, [memory_id])
             if turns:
                 return await self._without(subject, turns, tally)
-            records = await self._vectors.records(subject, kept_ids(subject.id, memory_id))
-            if not records:
+            kept = kept_ids(subject.id, memory_id)
+            there = {record.id for record in await self._vectors.records(subject, kept)}
+            if not there:
                 raise NotFound("There is no such memory", param="memory_id")
-            return Change(remove=(records[0].id,))
+            return Change(remove=(next(name for name in kept if name in there),))
 
         late = await self._changes.change(subject, one)
         self._forget(subject.tenant_id, subject.user_id)
