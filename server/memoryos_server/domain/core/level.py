@@ -16,7 +16,7 @@ from memoryos_server.domain.core.patience import hurried
 
 _CATCH_UP_SECONDS = 2.0
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Level:
@@ -71,7 +71,7 @@ class Level:
                     await self._reached.wait()
         return not self.behind
 
-    async def read(self, read: Callable[[], Awaitable[T]]) -> tuple[T, bool]:
+    async def read(self, read: Callable[[], Awaitable[_T]]) -> tuple[_T, bool]:
         """What a function reads, read again where it may lack something; and whether it may lack something still.
 
         Raises:
@@ -96,7 +96,7 @@ class Level:
             self.check_since(mark)
             raise
 
-    async def sure(self, read: Callable[[], Awaitable[T]]) -> T:
+    async def sure(self, read: Callable[[], Awaitable[_T]]) -> _T:
         """What a function reads, with nothing missing.
 
         Raises:
