@@ -1,8 +1,9 @@
 """`python -m bench.trust`: what a banned address costs, and what keys, limits, audit of reads and defense cost.
 
 There are two servers. In the second one keys, limits, audit and defense are taken out and nothing else is different, and it has a
-raw echo besides. Targets: that echo; a call of a banned address; one RPC that touches no store, with everything on; the same of
-the second server; and the last two as JSON through a bridge. Compared are calls a second, and the processor time that the server
+raw echo besides. Targets: that echo, and a call of a banned address, both as a bridge passes them on; one RPC that touches no
+store, by a client that uses gRPC itself, with everything on and a key of the store; the same of the second server; and the last
+two as JSON through a bridge. Compared are calls a second, and the processor time that the server
 used for one. Every round measures every target in another order, so that a slow minute of the machine hits all alike; the
 figures are medians over the rounds.
 """
@@ -23,6 +24,7 @@ import grpc
 import uvloop
 
 from bench.load.__main__ import measure
+from memoryos.v1.admin_service_pb2 import CreateApiKeyRequest
 from tests.system import System
 
 ADMIN = "admin-key-of-a-benchmark-0123456789"
@@ -30,6 +32,8 @@ SECRET = "secret-of-a-test"  # noqa: S105  # the one that tests.system gives to 
 BANNED = "203.0.113.66"
 READ = "/memoryos.v1.DefenseService/ListWhitelist"
 ROUTE = "/v1/admin/defense/whitelist"
+CREATE = "/memoryos.v1.AdminService/CreateApiKey"
+KEY = "made-key-of-a-benchmark-0123456789"
 
 Call = Callable[[int], Awaitable[object]]
 
@@ -48,7 +52,7 @@ def bridged(address: str, key: str = "") -> tuple[tuple[str, str], ...]:
         ("memoryos-client-address", address),
         ("memoryos-bridge-secret", SECRET),
     )
-    return (*told, ("authorization", f"Bearer {key}")) if key else told
+    return (*told, *bearer(key)) if key else told
 
 
 async def ban(system: System) -> None:
@@ -64,6 +68,19 @@ async def ban(system: System) -> None:
     raise RuntimeError("the address is not banned")
 
 
+async def make_key(system: System) -> None:
+    """Makes `KEY`, which may call `READ`."""
+    wanted = CreateApiKeyRequest(api_key=KEY, user_id="bench", permissions=["admin"], tenant_id="*")
+    async with grpc.aio.insecure_channel(system.grpc) as channel:
+        call: Any = channel.unary_unary(CREATE)
+        await call(wanted.SerializeToString(), metadata=bearer(ADMIN))
+
+
+def bearer(key: str) -> tuple[tuple[str, str], ...]:
+    """The metadata of a call with a key."""
+    return (("authorization", f"Bearer {key}"),)
+
+
 class Bare(System):
     """A system whose server has no trust plane."""
 
@@ -72,6 +89,7 @@ class Bare(System):
 
 async def run(system: System, bare: System, args: argparse.Namespace) -> None:
     """Measures and prints."""
+    await make_key(system)
     await ban(system)
     async with AsyncExitStack() as stack:
 
@@ -95,7 +113,7 @@ async def run(system: System, bare: System, args: argparse.Namespace) -> None:
 
             return call, at[1]
 
-        http = await stack.enter_async_context(aiohttp.ClientSession(headers={"Authorization": f"Bearer {ADMIN}"}))
+        http = await stack.enter_async_context(aiohttp.ClientSession(headers=dict(bearer(KEY))))
 
         def json_target(address: str, process: int) -> tuple[Call, int]:
             async def call(_number: int) -> None:
@@ -110,10 +128,10 @@ async def run(system: System, bare: System, args: argparse.Namespace) -> None:
         assert bare.server is not None
         on, off = (system.grpc, system.server.pid), (bare.grpc, bare.server.pid)
         targets = {
-            "raw echo": await target(off, "/echo.Echo/Echo", bridged(BANNED, ADMIN)),
-            "banned address": await target(on, READ, bridged(BANNED, ADMIN), grpc.StatusCode.PERMISSION_DENIED),
-            "all on": await target(on, READ, bridged("198.51.100.7", ADMIN)),
-            "all off": await target(off, READ, bridged("198.51.100.7")),
+            "raw echo": await target(off, "/echo.Echo/Echo", bridged(BANNED, KEY)),
+            "banned address": await target(on, READ, bridged(BANNED, KEY), grpc.StatusCode.PERMISSION_DENIED),
+            "all on": await target(on, READ, bearer(KEY)),
+            "all off": await target(off, READ, ()),
             "all on, JSON": json_target(system.http, on[1]),
             "all off, JSON": json_target(bare.http, off[1]),
         }

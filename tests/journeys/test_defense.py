@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -333,6 +334,26 @@ async def test_grpc_when_a_method_does_not_exist_or_an_address_is_banned_then_th
         # Whoever does not know the secret cannot say who he is.
         wrong = (("memoryos-client-address", "203.0.113.80"), ("memoryos-bridge-secret", "guessed"), *metadata[2:])
         await stub.ListSessions(memory_service_pb2.ListSessionsRequest(user_id="ann"), metadata=wrong)
+
+
+async def test_grpc_when_a_key_has_used_up_half_then_it_is_told_with_every_answer(system: System) -> None:
+    made = json.loads(system.cli("keys", "create", "--permissions", "memory", "--json").stdout)
+    told = (("authorization", f"Bearer {made['api_key']}"),)
+    seen = []
+    async with grpc.aio.insecure_channel(system.grpc) as channel:
+        stub: Any = memory_service_pb2_grpc.MemoryServiceStub(channel)
+        for _ in range(200):
+            call = stub.ListSessions(memory_service_pb2.ListSessionsRequest(), metadata=told)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await call
+            trailers = dict(await call.trailing_metadata() or ())
+            seen.append((await call.code(), trailers.get("ratelimit")))
+    assert seen[0] == (grpc.StatusCode.OK, None)
+    first = next(shown for _, shown in seen if shown)
+    assert first.startswith("limit=150, remaining=74, reset=")
+    assert any(code is grpc.StatusCode.OK and shown for code, shown in seen)
+    code, last = next(one for one in seen if one[0] is not grpc.StatusCode.OK)
+    assert (code, str(last)[:22]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "limit=150, remaining=0")
 
 
 def test_defense_when_auth_is_off_then_nobody_is_bothered(tmp_path: Path) -> None:

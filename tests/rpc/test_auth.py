@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from scratch.v1 import scratch_service_pb2 as pb
 
 from memoryos_server.domain.core.saying import Sparing
+from memoryos_server.domain.core.time import utc_now
 from memoryos_server.rpc import auth as rpc_auth
 from memoryos_server.rpc.auth import Auth, peer_address
 from memoryos_server.stores.redis import RedisStore
@@ -185,6 +187,30 @@ async def test_key_when_revoked_then_the_next_call_is_refused(api: Any, store: R
     await store.keys.revoke("key_shortlived")
     seen = await failure(api.GetSavedThings(pb.GetSavedThingsRequest(), metadata=bearer("shortlived")))
     assert seen.code is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_key_when_it_ends_between_two_calls_then_the_second_is_refused(store: RedisStore) -> None:
+    now = [utc_now()]
+    await store.keys.create("ending-0123456789", record("ending", "memory", ends=timedelta(hours=1)))
+    scratch = run_scratch(auth_enabled=True, keys=store.keys, audit_log=store.audit, now=lambda: now[0])
+    async with scratch as running, client(running.address) as stub:
+        for _ in range(2):
+            await stub.GetSavedThings(pb.GetSavedThingsRequest(), metadata=bearer("ending"))
+        now[0] += timedelta(hours=2)
+        seen = await failure(stub.GetSavedThings(pb.GetSavedThingsRequest(), metadata=bearer("ending")))
+    assert (seen.code, seen.reason) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_EXPIRED")
+
+
+async def test_key_when_calls_alternate_between_users_and_tenants_then_each_is_for_its_own(api: Any) -> None:
+    for _ in range(2):
+        for user in ("ann", "bob"):
+            made = await api.CreateThing(REQUESTS[WRITE], metadata=bearer("actas", x_user_id=user))
+            assert made.owner == user
+        for tenant in ("acme", "globex"):
+            thing = await api.AdminThing(pb.AdminThingRequest(), metadata=bearer("anywhere", x_tenant_id=tenant))
+            assert thing.owner == tenant
+        seen = await failure(api.AdminThing(pb.AdminThingRequest(), metadata=bearer("reader")))
+        assert seen.code is grpc.StatusCode.PERMISSION_DENIED
 
 
 async def test_public_when_called_with_any_key_or_header_then_it_answers_without_a_lookup(

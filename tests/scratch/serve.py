@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from scratch.v1 import scratch_service_pb2
@@ -15,6 +16,7 @@ from memoryos.settings import ServerSettings
 from memoryos.v1 import system_service_pb2
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import ApiKey, ApiKeys, AuditLog
 from memoryos_server.health import Health
 from memoryos_server.rpc import logging as rpc_logging
@@ -43,6 +45,9 @@ class MemoryKeys:
         self.lookups += 1
         if self.down:
             raise BackendDown("The store does not answer")
+        return self.keys.get(key)
+
+    def held(self, key: str) -> ApiKey | None:
         return self.keys.get(key)
 
     def seen(self, key: str) -> ApiKey | None:
@@ -112,6 +117,7 @@ async def run_scratch(
     admin_key: str = "",
     keys: ApiKeys | None = None,
     bridge_secret: str = "",
+    now: Callable[[], datetime] = utc_now,
     insecure: bool = False,
     redis: Backend | None = None,
     vectors: Backend | None = None,
@@ -148,7 +154,11 @@ async def run_scratch(
             logger=logger,
             serving=health,
             auth=Auth(
-                enabled=auth_enabled, admin_key=admin_key, keys=keys or MemoryKeys(), bridge_secret=bridge_secret
+                enabled=auth_enabled,
+                admin_key=admin_key,
+                keys=keys or MemoryKeys(),
+                bridge_secret=bridge_secret,
+                now=now,
             ),
             audit=Audit(writer),
             max_calls=settings.max_concurrent_calls,

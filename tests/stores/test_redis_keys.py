@@ -142,6 +142,25 @@ async def test_find_when_cached_and_changes_are_heard_then_does_not_ask_the_stor
     assert await _commands(store) - before < 10
 
 
+async def test_held_when_the_store_would_have_to_be_asked_then_none(store: RedisStore, connect: Connect) -> None:
+    deaf = RedisApiKeys(store.client, store.manifest, lambda: False)
+    await store.keys.create(KEY, RECORD)
+    assert store.keys.held(KEY) is None
+    found = await store.keys.find(KEY)
+    assert await deaf.find(KEY)
+    assert (store.keys.held(KEY), deaf.held(KEY), deaf.seen(KEY)) == (found, None, found)
+    store.keys.distrust()
+    assert (store.keys.held(KEY), store.keys.seen(KEY)) == (None, found)
+    found = await store.keys.find(KEY)
+    async with connect() as other:
+        await other.keys.revoke(KEY)
+
+        async def heard() -> bool:
+            return store.keys.held(KEY) is None
+
+        await until(heard, 2)
+
+
 async def test_find_when_changes_are_not_heard_then_a_cached_key_is_asked_for_again(store: RedisStore) -> None:
     deaf = RedisApiKeys(store.client, store.manifest, lambda: False)
     await store.keys.create(KEY, RECORD)

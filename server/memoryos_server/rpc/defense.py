@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from functools import cache
 from typing import Any
 
@@ -22,7 +22,7 @@ from memoryos_server.domain.defense.gcra import Standing
 from memoryos_server.domain.defense.guard import Guard, LimitReached
 from memoryos_server.domain.ports.defense import PERMANENT, Ban
 from memoryos_server.rpc import status
-from memoryos_server.rpc.auth import Auth
+from memoryos_server.rpc.auth import FORWARDED, Auth
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.status import Ending
 from memoryos_server.rpc.wrap import QUIET_HEADER, REQUEST_ID_HEADER, Call, text_metadata
@@ -55,7 +55,7 @@ def headers(standing: Standing) -> dict[str, str]:
 
 
 class Door:
-    """Looks at calls from outside to inside: `stop`, then the interceptors `address`, `auth` and `key`."""
+    """Looks at calls from outside to inside: `stop`, then the interceptors `address` and `auth`."""
 
     def __init__(self, guard: Guard, auth: Auth, metrics: Metrics) -> None:
         """Keeps who decides, who knows addresses and keys, and who counts."""
@@ -109,7 +109,7 @@ class Door:
         Raises:
             TooMany: The address makes too many calls without a valid key.
         """
-        if call.method.permission == "public":
+        if call.method.permission == "public" or self._auth.recall(call):
             return
         try:
             self._guard.check_address(call.address, lambda: self._auth.seen(call.metadata))
@@ -117,25 +117,29 @@ class Door:
             self._metrics.refused.labels("address").inc()
             raise
 
-    async def auth(self, call: Call) -> None:
-        """The interceptor `auth`, and who it refuses is counted.
+    def auth(self, call: Call) -> Awaitable[None] | None:
+        """The interceptor `auth`; who it refuses is counted. Inside of it, which says whose key it is, keys are limited.
 
         Raises:
             Fault: As `Auth`.
+            TooMany: The key makes too many calls.
         """
+        if call.caller is None:
+            return self._look_up(call)
+        self._auth.admit(call)
+        self._limit(call)
+        return None
+
+    async def _look_up(self, call: Call) -> None:
         try:
             await self._auth(call)
         except Unauthenticated as error:
             wrong = "authorization" in call.metadata and error.reason != "key_expired"
             self._guard.refused(call.address, wrong_key=wrong)
             raise
+        self._limit(call)
 
-    def key(self, call: Call) -> None:
-        """The interceptor inside of auth: limits keys.
-
-        Raises:
-            TooMany: The key makes too many calls.
-        """
+    def _limit(self, call: Call) -> None:
         who = call.caller
         if who is None or who.anonymous or call.method.permission == "public":
             return
@@ -144,7 +148,8 @@ class Door:
         except LimitReached:
             self._metrics.refused.labels("key").inc()
             raise
-        if standing is not None:
+        # A bridge makes headers of it with every answer. To others it would cost more than it tells, while there is much left.
+        if standing is not None and (FORWARDED in call.metadata or 2 * standing.remaining < standing.limit):
             call.trailers.update(headers(standing))
 
     async def unknown(self, address: str, metadata: Mapping[str, str], digest: bytes) -> None:

@@ -86,8 +86,6 @@ def standard(
         audit.record,
         # Before the request is parsed: who may not call costs as little as possible.
         Before(door.auth if door else auth),
-        # Behind auth, which says whose key it is; before the request is parsed.
-        *((Before(door.key),) if door else ()),
         # After auth, so that nobody learns of fields by trying; here the request is parsed.
         Before(Required(methods)),
         # Last, because it needs caller and request; the use case finds the draft and may take it.

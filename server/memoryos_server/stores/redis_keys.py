@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -150,6 +151,8 @@ class RedisApiKeys:
     ) -> None:
         self._client = client
         self._secrets = manifest.secrets
+        # Every call asks for its key's.
+        self._hash = lru_cache(capacity)(manifest.secrets.hash)
         self._live = live
         self._now = now
         self._cache: Cache[str, ApiKey] = Cache(capacity, min(fresh_seconds, 60.0))
@@ -180,6 +183,11 @@ class RedisApiKeys:
         record = self._open(digest, answer[0], answer[1])
         self._cache.put(digest, record, generation)
         return record
+
+    def held(self, key: str) -> ApiKey | None:
+        """As `find`, if no store need be asked for it; else None."""
+        cached = self._cache.get(self._digest(key))
+        return cached[0] if cached and cached[1] and self._live() else None
 
     def seen(self, key: str) -> ApiKey | None:
         """The record of a key as it was found last, or None; it may have been revoked since."""
@@ -269,7 +277,7 @@ class RedisApiKeys:
         return ("", key_or_id) if by_id else (self._digest(key_or_id), "")
 
     def _digest(self, key: str) -> str:
-        return self._secrets.hash("apikey", key)
+        return self._hash("apikey", key)
 
     def _seal(self, digest: str, record: ApiKey) -> bytes:
         fields: dict[str, Any] = {

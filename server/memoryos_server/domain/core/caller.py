@@ -62,7 +62,7 @@ class Budget:
 
 
 class Caller(NamedTuple):
-    """Who calls. Every call makes one: hence a tuple.
+    """Who calls. Every call makes one: hence a tuple. What is of the call and not of the key stands last.
 
     Attributes:
         tenant_id: The tenant of the call.
