@@ -3,7 +3,8 @@
 There are two servers. In the second one keys, limits, audit and defense are taken out and nothing else is different, and it has a
 raw echo besides. Targets: that echo, and a call of a banned address, both as a bridge passes them on; one RPC that touches no
 store, by a client that uses gRPC itself, with everything on and a key of the store; the same of the second server; and the last
-two as JSON through a bridge. Compared are calls a second, and the processor time that the server
+two as JSON through a bridge. The key is the same with every call and its limit is never near, which is how most calls are; and the
+address is loopback's, which is never banned. Compared are calls a second, and the processor time that the server
 used for one. Every round measures every target in another order, so that a slow minute of the machine hits all alike; the
 figures are medians over the rounds.
 """

@@ -8,11 +8,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from memoryos_server.domain.admin.keys import Keeper, KeyService
 from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.audit import AuditEvent
 from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faults import BackendDown
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.ports import ApiKey, Subject
 from memoryos_server.domain.ports.privacy import ERASED, PARTIAL, Erasure, UserData, Whose
 from memoryos_server.domain.privacy.data import Keys
@@ -143,7 +146,27 @@ def eraser_of(erasures: ListErasures, log: Log, *data: UserData) -> Eraser:
     )
 
 
-def service(erasures: ListErasures, log: Log, *data: UserData) -> PrivacyService:
+class Nobody:
+    """Subjects, of whom none is known."""
+
+    async def find(self, tenant_id: str, user_id: str) -> Subject | None:
+        return None
+
+
+class Falling(Away):
+    """A category that is read while the searchable side is restarted and made good again."""
+
+    def __init__(self, level: Level) -> None:
+        super().__init__()
+        self.level = level
+
+    async def export(self, whose: Whose, subject: Subject | None) -> AsyncIterator[Mapping[str, Any]]:
+        yield {"content": "what was there before"}
+        self.level.fall()
+        self.level.reach()
+
+
+def service(erasures: ListErasures, log: Log, *data: UserData, level: Level | None = None) -> PrivacyService:
     eraser = eraser_of(erasures, log, *data)
 
     async def profile(subject: Subject) -> str:
@@ -155,7 +178,34 @@ def service(erasures: ListErasures, log: Log, *data: UserData) -> PrivacyService
     async def nothing() -> None:
         pass
 
-    return PrivacyService(None, data, erasures, eraser, log, profile, nobodys_keys, nothing, now=lambda: NOW)  # type: ignore[arg-type]  # not asked
+    side = level or Level()
+    subjects: Any = Nobody()
+    return PrivacyService(subjects, data, erasures, eraser, log, profile, nobodys_keys, side, nothing, now=lambda: NOW)
+
+
+async def test_export_when_something_may_be_missing_then_refused_and_nothing_is_recorded() -> None:
+    level, log = Level(down=lambda: True), Log()
+    privacy = service(ListErasures(), log, Away(), level=level)
+    level.fall()
+    with pytest.raises(BackendDown):
+        await privacy.export(CALLER, "ann")
+    assert log.events == []
+    level.reach()
+    assert '"manifest":' in "".join([piece async for piece in await privacy.export(CALLER, "ann")])
+
+
+async def test_export_when_something_may_have_been_missing_midway_then_it_has_no_end() -> None:
+    level = Level()
+    privacy = service(ListErasures(), Log(), Falling(level), level=level)
+    pieces: list[str] = []
+
+    async def take() -> None:
+        async for piece in await privacy.export(CALLER, "ann"):
+            pieces.append(piece)
+
+    with pytest.raises(BackendDown):
+        await take()
+    assert "manifest" not in "".join(pieces)
 
 
 async def test_erase_when_an_earlier_one_is_not_done_then_it_is_tried_again_and_ok_only_once_all_is_gone() -> None:

@@ -214,6 +214,21 @@ def test_key_when_it_makes_too_many_calls_then_it_is_limited_wherever_it_comes_f
     assert "203.0.113" not in metrics
 
 
+def test_key_when_its_calls_are_not_allowed_then_they_count_against_its_limit_too(system: System) -> None:
+    made = json.loads(system.cli("keys", "create", "--permissions", "chat", "--json").stdout)
+    seen = [ask(system, "203.0.113.66", made["api_key"], "/v1/admin/keys")[0] for _ in range(200)]
+    assert (seen[0], seen[149]) == (403, 403)
+    assert 429 in seen[150:]
+    assert "203.0.113.66" not in bans(system)
+
+
+def test_key_when_it_is_revoked_between_two_calls_then_the_second_is_refused(system: System) -> None:
+    made = json.loads(system.cli("keys", "create", "--permissions", "chat", "--json").stdout)
+    assert [ask(system, "203.0.113.67", made["api_key"])[0] for _ in range(3)] == [200] * 3
+    assert system.call("DELETE", f"/v1/admin/keys/{made['id']}", None, AS_ADMIN)[0] == 200
+    assert [ask(system, "203.0.113.67", made["api_key"])[0] for _ in range(3)] == [401] * 3
+
+
 def test_whitelist_when_an_address_is_on_it_then_neither_banned_nor_limited_but_it_needs_a_key(
     system: System,
 ) -> None:

@@ -9,6 +9,7 @@ import grpc
 import pytest
 from scratch.v1 import scratch_service_pb2 as pb
 
+from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.rpc import auth as rpc_auth
@@ -199,6 +200,10 @@ async def test_key_when_it_ends_between_two_calls_then_the_second_is_refused(sto
         now[0] += timedelta(hours=2)
         seen = await failure(stub.GetSavedThings(pb.GetSavedThingsRequest(), metadata=bearer("ending")))
     assert (seen.code, seen.reason) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_EXPIRED")
+
+
+def test_caller_when_made_again_for_another_call_then_what_is_the_calls_stands_last() -> None:
+    assert Caller._fields[-2:] == ("address", "request_id")  # `Auth.recall` replaces those
 
 
 async def test_key_when_calls_alternate_between_users_and_tenants_then_each_is_for_its_own(api: Any) -> None:

@@ -48,7 +48,7 @@ class MemoryKeys:
         return self.keys.get(key)
 
     def held(self, key: str) -> ApiKey | None:
-        return self.keys.get(key)
+        return None if self.down else self.keys.get(key)
 
     def seen(self, key: str) -> ApiKey | None:
         return self.keys.get(key)

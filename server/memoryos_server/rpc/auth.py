@@ -34,14 +34,12 @@ from memoryos_server.rpc.wrap import Call
 
 _log = Sparing(logging.getLogger(__name__))
 
-FORWARDED = "memoryos-client-address"
-"""Where a bridge names the client's address."""
-
 ADMIN_KEY_ID = "admin_key"
 """What audit and logs show for the key of the settings, which is in no store."""
 
 _MAX_KEY = 512
 _MOST_PROVEN = 4096
+_MOST_HEADERS = 2048
 
 
 _Headers = tuple[str | None, str | None, str | None]
@@ -112,11 +110,13 @@ class Auth:
         """
         if not self._proven or call.method.permission == "public":
             return False
-        proven = self._proven.get(_headers(call.metadata))
+        headers = _headers(call.metadata)
+        proven = self._proven.get(headers)
         if proven is None:
             return False
         key, record, caller = proven
         if record is not None and (self._keys.held(key) is not record or self._has_ended(record)):
+            del self._proven[headers]
             return False
         # What `_replace` would do in three times the time: every call comes by here.
         call.caller = Caller._make((*caller[:-2], call.address, call.request_id))
@@ -144,7 +144,7 @@ class Auth:
 
     def address_of(self, metadata: Mapping[str, str], peer: Callable[[], str]) -> str:
         """As `address`, of what a client sent; `peer` gives gRPC's form of its peer, which costs more than all the rest."""
-        if named := metadata.get(FORWARDED, ""):
+        if named := metadata.get("memoryos-client-address", ""):
             if self._is_bridge(metadata.get("memoryos-bridge-secret", "")):
                 return _shown(named)
             _log.warning(
@@ -190,9 +190,8 @@ class Auth:
         return record.expires_at is not None and record.expires_at <= self._now()
 
     def _is_bridge(self, secret: str) -> bool:
-        if (
-            secret in self._proven_bridges
-        ):  # found by its hash, so that how long it takes tells nothing of one that is not
+        # Found by its hash, so that how long it takes tells nothing of one that is not there.
+        if secret in self._proven_bridges:
             return True
         if self._bridge_secret is None or not hmac.compare_digest(_digest(secret), self._bridge_secret):
             return False
@@ -245,9 +244,11 @@ class Auth:
 
     def _prove(self, call: Call, key: str, record: ApiKey | None, caller: Caller) -> Caller:
         """Keeps for `recall` who calls, and gives it back."""
-        if len(self._proven) >= _MOST_PROVEN:
-            self._proven.clear()
-        self._proven[_headers(call.metadata)] = _Proven(key, record, caller)
+        headers = _headers(call.metadata)
+        if sum(map(len, filter(None, headers))) <= _MOST_HEADERS:
+            if len(self._proven) >= _MOST_PROVEN:
+                del self._proven[next(iter(self._proven))]
+            self._proven[headers] = _Proven(key, record, caller)
         return caller
 
 

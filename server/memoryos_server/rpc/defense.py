@@ -16,13 +16,13 @@ from typing import Any
 import grpc
 from grpc_status import rpc_status
 
-from memoryos_server.domain.core.faults import BackendDown, Fault, Forbidden, Unauthenticated
+from memoryos_server.domain.core.faults import BackendDown, Fault, Forbidden, Invalid, Unauthenticated
 from memoryos_server.domain.core.saying import Sparing
 from memoryos_server.domain.defense.gcra import Standing
 from memoryos_server.domain.defense.guard import Guard, LimitReached
 from memoryos_server.domain.ports.defense import PERMANENT, Ban
 from memoryos_server.rpc import status
-from memoryos_server.rpc.auth import FORWARDED, Auth
+from memoryos_server.rpc.auth import Auth
 from memoryos_server.rpc.metrics import Metrics
 from memoryos_server.rpc.status import Ending
 from memoryos_server.rpc.wrap import QUIET_HEADER, REQUEST_ID_HEADER, Call, text_metadata
@@ -126,8 +126,8 @@ class Door:
         """
         if call.caller is None:
             return self._look_up(call)
+        self._limit(call)  # before it is said what the key may not: that is a call of its, too
         self._auth.admit(call)
-        self._limit(call)
         return None
 
     async def _look_up(self, call: Call) -> None:
@@ -136,6 +136,9 @@ class Door:
         except Unauthenticated as error:
             wrong = "authorization" in call.metadata and error.reason != "key_expired"
             self._guard.refused(call.address, wrong_key=wrong)
+            raise
+        except (Forbidden, Invalid):
+            self._limit(call)
             raise
         self._limit(call)
 
@@ -149,7 +152,7 @@ class Door:
             self._metrics.refused.labels("key").inc()
             raise
         # A bridge makes headers of it with every answer. To others it would cost more than it tells, while there is much left.
-        if standing is not None and (FORWARDED in call.metadata or 2 * standing.remaining < standing.limit):
+        if standing is not None and (call.metadata.get(QUIET_HEADER) == "1" or 2 * standing.remaining < standing.limit):
             call.trailers.update(headers(standing))
 
     async def unknown(self, address: str, metadata: Mapping[str, str], digest: bytes) -> None:

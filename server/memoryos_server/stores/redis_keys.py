@@ -151,8 +151,8 @@ class RedisApiKeys:
     ) -> None:
         self._client = client
         self._secrets = manifest.secrets
-        # Every call asks for its key's.
-        self._hash = lru_cache(capacity)(manifest.secrets.hash)
+        # Every call asks for that of its key. Of known keys only: others may be of any length and number, and are no one's to keep.
+        self._known_digest = lru_cache(capacity)(self._digest)
         self._live = live
         self._now = now
         self._cache: Cache[str, ApiKey] = Cache(capacity, min(fresh_seconds, 60.0))
@@ -185,8 +185,8 @@ class RedisApiKeys:
         return record
 
     def held(self, key: str) -> ApiKey | None:
-        """As `find`, if no store need be asked for it; else None."""
-        cached = self._cache.get(self._digest(key))
+        """As `find`, of a key that was found before, if no store need be asked for it; else None."""
+        cached = self._cache.get(self._known_digest(key))
         return cached[0] if cached and cached[1] and self._live() else None
 
     def seen(self, key: str) -> ApiKey | None:
@@ -277,7 +277,7 @@ class RedisApiKeys:
         return ("", key_or_id) if by_id else (self._digest(key_or_id), "")
 
     def _digest(self, key: str) -> str:
-        return self._hash("apikey", key)
+        return self._secrets.hash("apikey", key)
 
     def _seal(self, digest: str, record: ApiKey) -> bytes:
         fields: dict[str, Any] = {

@@ -9,6 +9,7 @@ from memoryos.settings import Settings
 from memoryos_server.domain.admin.keys import Keeper, KeyService
 from memoryos_server.domain.chat.receipts import Receipts
 from memoryos_server.domain.chat.service import ChatService
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.memory.profile import profile
 from memoryos_server.domain.ports import Subject
 from memoryos_server.domain.ports.audit import AuditTrail
@@ -105,7 +106,8 @@ async def open_privacy(
     )
     await stack.enter_async_context(eraser)
     ends = api_keys.end_everywhere
-    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about, ends, flush)
+    level = memory.pipeline.level
+    return PrivacyService(redis.subjects, data, redis.erasures, eraser, redis.audit, about, ends, level, flush)
 
 
 def untended_privacy(redis: RedisStore, keys: KeyService) -> PrivacyService:
@@ -118,7 +120,7 @@ def untended_privacy(redis: RedisStore, keys: KeyService) -> PrivacyService:
         """Nothing is recorded late."""
 
     ends = _users_keys(redis, keys).end_everywhere
-    return PrivacyService(redis.subjects, (), redis.erasures, Untended(), redis.audit, nobody, ends, nothing)
+    return PrivacyService(redis.subjects, (), redis.erasures, Untended(), redis.audit, nobody, ends, Level(), nothing)
 
 
 def _users_keys(redis: RedisStore, keys: KeyService) -> Keys:

@@ -71,6 +71,17 @@ class Level:
                     await self._reached.wait()
         return not self.behind
 
+    async def whole(self) -> int:
+        """The moment, for `check_since`, from which something long is read that must lack nothing.
+
+        Raises:
+            BackendDown: Something may be missing, a moment later too.
+        """
+        await self.caught_up()
+        mark = self.mark()
+        self.check_since(mark)
+        return mark
+
     async def read(self, read: Callable[[], Awaitable[_T]]) -> tuple[_T, bool]:
         """What a function reads, read again where it may lack something; and whether it may lack something still.
 

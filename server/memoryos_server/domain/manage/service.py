@@ -230,9 +230,7 @@ class SegmentService:
         now = self._clock()
         if subject is None:
             return Export(owner, now, 0, _nothing())
-        await self._changes.level.caught_up()
-        mark = self._changes.level.mark()
-        self._changes.level.check_since(mark)
+        mark = await self._changes.level.whole()
         _, count = await self._vectors.page(subject, RecordFilter(KIND), 0, 1)
         return Export(owner, now, count, self._pieces(subject, mark))
 

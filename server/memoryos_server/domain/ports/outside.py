@@ -60,7 +60,7 @@ class ApiKeys(Protocol):
         """The record of a key that is being used, or None. Cached at most 60 s while the store is up."""
 
     def held(self, key: str) -> ApiKey | None:
-        """As `find`, if no store need be asked for it; else None."""
+        """As `find`, of a key that was found before, if no store need be asked for it; else None."""
 
     def seen(self, key: str) -> ApiKey | None:
         """The record of a key as it was found last, or None; it may have been revoked since. Asks no store."""

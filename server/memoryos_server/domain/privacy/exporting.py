@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -20,16 +20,22 @@ def text_of(value: Any) -> str:
 
 
 async def document(
-    head: dict[str, Any], data: Sequence[UserData], whose: Whose, subject: Subject | None
+    head: dict[str, Any],
+    data: Sequence[UserData],
+    whose: Whose,
+    subject: Subject | None,
+    check: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[str]:
     """The document in pieces: the head's members, a list for each category, and `manifest`.
 
     The manifest has the number of items of each category, and the SHA-256 of the lines `<category> <item>`, each with a
-    newline behind it, in the order in which they stand, each item as `text_of` gives it.
+    newline behind it, in the order in which they stand, each item as `text_of` gives it. `check` is called before the end is
+    given, which is not if it raises.
 
     Raises:
         Stale: The data was erased meanwhile; the document has no end then.
         BackendDown: A store does not answer; as above.
+        As `check`.
     """
     digest = hashlib.sha256()
     counts: dict[str, int] = {}
@@ -49,6 +55,7 @@ async def document(
                     yield "".join(held)
                     held, size = [], 0
         held.append("]")
+    check()
     manifest = {"counts": counts, "checksum": f"sha256:{digest.hexdigest()}"}
     # Not as `text_of` gives it: the categories are named in the order in which the checksum has them.
     yield "".join(held) + f',"manifest":{json.dumps(manifest, separators=(",", ":"))}}}'

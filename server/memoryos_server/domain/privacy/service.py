@@ -14,6 +14,7 @@ from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.faultpoints import reach
 from memoryos_server.domain.core.faults import Forbidden, NotFound
 from memoryos_server.domain.core.ids import uuid7
+from memoryos_server.domain.core.level import Level
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.ports import AuditLog, Subject, Subjects
 from memoryos_server.domain.ports.privacy import ERASED, Erasure, Erasures, UserData, Whose
@@ -39,6 +40,7 @@ class PrivacyService:
         log: Where intents are recorded.
         profile: Who a subject is, in a few words.
         end_everywhere: Ends a user's keys of all tenants.
+        level: Whether the searchable side lacks something.
         flush: Has written what is recorded late, before the key is destroyed that who and what are sealed under.
         now: The present time.
     """
@@ -52,6 +54,7 @@ class PrivacyService:
         log: AuditLog,
         profile: Callable[[Subject], Awaitable[str]],
         end_everywhere: Callable[[str], Awaitable[None]],
+        level: Level,
         flush: Callable[[], Awaitable[None]],
         now: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -62,6 +65,7 @@ class PrivacyService:
         self._log = log
         self._profile = profile
         self._end_everywhere = end_everywhere
+        self._level = level
         self._flush = flush
         self._now = now
         self._under_way: set[asyncio.Task[Erasure]] = set()
@@ -72,9 +76,11 @@ class PrivacyService:
         Raises:
             Invalid: The user is named in two ways, or malformed.
             Forbidden: It is another user's data, and the caller is no admin.
-            BackendDown: A store does not answer, or it cannot be recorded that this was asked for.
+            BackendDown: A store does not answer, it cannot be recorded that this was asked for, or something may be missing for
+                now on the searchable side; that also midway, and the document has no end then.
         """
         owner = _owner(who, user_id)
+        mark = await self._level.whole()
         await self._intend(who, owner, "gdpr.export", "ExportUserData")
         subject = await self._subjects.find(who.tenant_id, owner)
         now = self._now()
@@ -87,7 +93,7 @@ class PrivacyService:
             "exported_at": moment(now),
             "profile": await self._profile(subject) if subject else "",
         }
-        return document(head, self._data, whose, subject)
+        return document(head, self._data, whose, subject, lambda: self._level.check_since(mark))
 
     async def erase(self, who: Caller, user_id: str) -> Erasure:
         """Erases everything that is kept of a user; what cannot be erased now is tried again until it is.
