@@ -5,14 +5,16 @@ raw echo besides. Targets: that echo, and a call of a banned address, both as a 
 store, by a client that uses gRPC itself, with everything on and a key of the store; the same of the second server; and the last
 two as JSON through a bridge. The key is the same with every call and its limit is never near, which is how most calls are; and the
 address is loopback's, which is never banned. Compared are calls a second, and the processor time that the server
-used for one. Every round measures every target in another order, so that a slow minute of the machine hits all alike; the
-figures are medians over the rounds.
+used for one. Every round is short and measures every target, in another order each time, so that a slow moment of the machine
+hits all alike; what is said of two targets is the median of what each round says of them. A target is called for a while before it
+is measured, because what it records is written up to half a second later; and there is a pause behind it, so that none of that
+falls to the next.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, ExitStack
@@ -36,13 +38,16 @@ ROUTE = "/v1/admin/defense/whitelist"
 CREATE = "/memoryos.v1.AdminService/CreateApiKey"
 KEY = "made-key-of-a-benchmark-0123456789"
 
+_PAUSE = 0.8
+"""Seconds after which nothing of a call is left to do."""
+
 Call = Callable[[int], Awaitable[object]]
 
 
 def processor_seconds(pid: int) -> float:
-    """The processor time that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """The processor time that the threads of a process have used."""
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
 def bridged(address: str, key: str = "") -> tuple[tuple[str, str], ...]:
@@ -141,9 +146,11 @@ async def run(system: System, bare: System, args: argparse.Namespace) -> None:
         for turn in range(args.rounds + 1):
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 call, process = targets[name]
+                await measure(call, 1, args.calls, args.concurrency)
                 before = processor_seconds(process)
                 _, whole = await measure(call, 1, args.calls, args.concurrency)
                 used = processor_seconds(process) - before
+                await asyncio.sleep(_PAUSE)
                 if turn:  # the first round warms up
                     found[name].append((used / args.calls * 1e6, args.calls / whole))
     cost = {name: median(used for used, _ in rows) for name, rows in found.items()}
@@ -152,16 +159,20 @@ async def run(system: System, bare: System, args: argparse.Namespace) -> None:
     print(f"{'target':<16}{'server us/call':>16}{'calls/s':>10}")
     for name in names:
         print(f"{name:<16}{cost[name]:>16.0f}{rate[name]:>10.0f}")
-    print(f"a banned address costs the server {cost['banned address'] / cost['raw echo']:.2f} x a raw echo")
+
+    def ratio(one: str, other: str, what: int) -> float:
+        return median(a[what] / b[what] for a, b in zip(found[one], found[other], strict=True))
+
+    print(f"a banned address costs the server {ratio('banned address', 'raw echo', 0):.2f} x a raw echo")
     for door in ("", ", JSON"):
-        print(f"all on{door} has {rate[f'all on{door}'] / rate[f'all off{door}']:.0%} of the rate of all off{door}")
+        print(f"all on{door} has {ratio(f'all on{door}', f'all off{door}', 1):.0%} of the rate of all off{door}")
 
 
 def main() -> None:
     """Starts everything, measures, prints."""
     parser = argparse.ArgumentParser(prog="python -m bench.trust", description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=4000, help="calls per target and round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--calls", type=int, default=1500, help="calls per target and round")
+    parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--concurrency", type=int, default=16)
     args = parser.parse_args()
     env = {
