@@ -104,7 +104,7 @@ class Door:
         return ending
 
     def address(self, call: Call) -> None:
-        """The interceptor outside of auth: limits addresses.
+        """The interceptor outside of auth: limits addresses, but for callers known without a store, whom it sets.
 
         Raises:
             TooMany: The address makes too many calls without a valid key.

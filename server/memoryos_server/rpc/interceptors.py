@@ -80,7 +80,7 @@ def standard(
         deadline,
         # Before auth, because a refusal while a store is down is a degraded answer too.
         Before(Degraded(serving)),
-        # Before a key is looked up. Who is banned did not come so far.
+        # Before a key is looked up in a store; who is known already is not limited here. Who is banned did not come so far.
         *((Before(door.address),) if door else ()),
         # Outside of auth, because denials are recorded.
         audit.record,
