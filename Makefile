@@ -11,9 +11,8 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 # LOCKFLAGS=--upgrade takes newer versions; without it only what pyproject.toml or requirements.in changed is resolved.
 UV_COMPILE = $(BIN)/uv pip compile $(LOCKFLAGS) --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 PYTEST = $(BIN)/python -m pytest
-# Journeys that also run on a Valkey cluster and a loopback Qdrant: a few of them each time, all with those that take minutes.
-ON_CLUSTER_SHORT = $(patsubst %,tests/journeys/test_%.py,main_job sessions)
-ON_CLUSTER = $(patsubst %,tests/journeys/test_%.py,main_job sessions beliefs memories manage queue pipeline tenants endpoints)
+# Journeys that also run on a Valkey cluster and a loopback Qdrant each time; all of them do with the tests that take minutes.
+ON_CLUSTER = $(patsubst %,tests/journeys/test_%.py,main_job sessions)
 # A version that is tested comes first, then whatever is new enough. A name on PATH may still not run (version managers).
 FIND_PYTHON = for p in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	[ -n "$$p" ] && "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo "$$p"; exit 0; }; \
@@ -50,7 +49,7 @@ run: $(RUNTIME) ## install what is needed, then run server and bridge until Ctrl
 .PHONY: test
 test: $(DEV) lint types breaking ## everything CI runs: lint, types, protos, tests
 	$(PYTEST) -m "not long and not live"
-	$(PYTEST) -m "not long and not live" --stores live-cluster $(ON_CLUSTER_SHORT)
+	$(PYTEST) -m "not long and not live" --stores live-cluster $(ON_CLUSTER)
 
 .PHONY: gen
 gen: $(DEV) ## generate the code of the protos into the client package
@@ -94,7 +93,7 @@ test-live: $(DEV) ## tests against real stores (MEMORYOS_TEST_QDRANT_URL)
 
 .PHONY: test-long
 test-long: $(DEV) ## tests that take minutes
-	$(PYTEST) -m "not live" --stores live-cluster $(ON_CLUSTER)
+	$(PYTEST) -m "not long and not live" --stores live-cluster tests/journeys
 	@$(PYTEST) -m long || { code=$$?; [ $$code -eq 5 ] && echo "there are no such tests yet"; exit $$(( code == 5 ? 0 : code )); }
 
 .PHONY: bench

@@ -30,3 +30,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ["MEMORYOS_TEST_STORES"] = config.getoption("--stores")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--stores") == "embedded":
+        return
+    for item in items:
+        if (only := item.get_closest_marker("embedded")) is not None:
+            item.add_marker(pytest.mark.skip(reason=only.args[0]))

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.stores.qdrant_fixtures import QdrantServer
-from tests.valkeys import MASTER_KEY, TcpValkey, ValkeyCluster
+from tests.valkeys import MASTER_KEY, TcpValkey, ValkeyCluster, wait_for
 
 
 class LiveStores:
@@ -49,6 +49,27 @@ class LiveStores:
             return [self.qdrant.pid]
         return [node.process.pid for node in self.nodes if node.process is not None]
 
+    def files(self, store: str) -> Path:
+        """The directory in which all files of `valkey` or `edge` lie."""
+        return self._directory / {"valkey": "valkey", "edge": "qdrant"}[store]
+
+    def restart(self, store: str, number: int) -> None:
+        """Ends the processes of `valkey` or `edge` by a signal and starts them again, as their operator would."""
+        if store == "edge":
+            self.qdrant.stop(number)
+            self.qdrant.start()
+            return
+        for node in self.nodes:
+            node.stop(number)
+        for node in self.nodes:
+            node.start()
+
+    def rewrite(self) -> None:
+        """Has `valkey` write its files anew without what was deleted, as its operator may."""
+        for node in self.nodes:
+            node.admin.bgrewriteaof()
+            wait_for(lambda node=node: not _rewrites(node), what="rewriting a file")
+
     def open_entries(self) -> int:
         """What was accepted and is not yet ended."""
         total = 0
@@ -63,6 +84,11 @@ class LiveStores:
         self.qdrant.stop(signal.SIGKILL)
         self._running = False
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def _rewrites(node: TcpValkey) -> bool:
+    told = node.admin.info("persistence")
+    return bool(told["aof_rewrite_in_progress"] or told["aof_rewrite_scheduled"])
 
 
 def standalone(directory: Path) -> LiveStores:

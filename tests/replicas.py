@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.live_stores import LiveStores, standalone
-from tests.system import System
+from tests.live_stores import LiveStores, cluster, standalone
+from tests.system import System, on_cluster
 
 ENDS = {"stored", "merged", "skipped"}
 """How work on an event may end."""
@@ -22,12 +22,12 @@ class Replicas:
     """Two servers and two bridges; every bridge knows both servers.
 
     Attributes:
-        stores: What they share; by default one Valkey and one Qdrant.
+        stores: What they share; by default one Valkey, or a cluster if tests are to run on one, and one Qdrant.
         systems: Each one server and one bridge.
     """
 
     def __init__(self, home: Path, env: Mapping[str, str] | None = None, *, stores: LiveStores | None = None) -> None:
-        self.stores = stores or standalone(home / "stores")
+        self.stores = stores or (cluster(home) if on_cluster() else standalone(home / "stores"))
         self.systems = [System(home / f"replica-{n}", self.stores.start() | (env or {})) for n in range(2)]
         servers = ",".join(system.grpc for system in self.systems)
         for system in self.systems:

@@ -23,6 +23,12 @@ _Found = TypeVar("_Found")
 FAMILY = "MEMORYOS_TEST_STORES"
 """Which stores a system gets that names none: `live-cluster`, else the embedded ones (`pytest --stores`)."""
 
+
+def on_cluster() -> bool:
+    """Whether stores that nobody names are a Valkey cluster and a loopback Qdrant."""
+    return os.environ.get(FAMILY) == "live-cluster"
+
+
 CACHE = Path(
     os.environ.get("MEMORYOS_TEST_CACHE") or Path(tempfile.gettempdir()) / f"memoryos-test-cache-{os.getuid()}"
 )
@@ -78,6 +84,15 @@ class Stores(Protocol):
     def pids(self, store: str) -> Sequence[int]:
         """The processes of `valkey` or `edge`, the searchable side."""
 
+    def files(self, store: str) -> Path:
+        """The directory in which all files of `valkey` or `edge` lie."""
+
+    def restart(self, store: str, number: int) -> None:
+        """Ends the processes of `valkey` or `edge` by a signal and starts them again, as their operator would."""
+
+    def rewrite(self) -> None:
+        """Has `valkey` write its files anew without what was deleted, as its operator may."""
+
     def remove(self) -> None:
         """Ends them and what they kept."""
 
@@ -114,7 +129,7 @@ class System:
             **(env or {}),
         }
         own = {"MEMORYOS_REDIS__URL", "MEMORYOS_QDRANT__URL", "MEMORYOS_SECURITY__MASTER_KEY"}
-        if os.environ.get(FAMILY) == "live-cluster" and own.isdisjoint(self.env):
+        if on_cluster() and own.isdisjoint(self.env):
             from tests.live_stores import cluster  # late: benchmarks use this module, and need no stores of tests
 
             self.stores = cluster(home)
@@ -131,9 +146,7 @@ class System:
 
     def start(self, *, bridge: bool = True, wait: bool = True) -> System:
         """Starts what is not running and waits until it is ready."""
-        self.home.mkdir(parents=True, exist_ok=True)
-        if self.stores is not None:
-            self.env.update(self.stores.start())
+        self._start_stores()
         if self.server is None or self.server.poll() is not None:
             self.server = self._spawn(self.server_module, "server.log")
         if bridge and (self.bridge is None or self.bridge.poll() is not None):
@@ -144,6 +157,12 @@ class System:
             else:
                 self.wait_port(self.grpc)
         return self
+
+    def _start_stores(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        if self.stores is not None:
+            for name, value in self.stores.start().items():
+                self.env.setdefault(name, value)
 
     def _spawn(self, module: str, log: str) -> subprocess.Popen[bytes]:
         with (self.home / log).open("ab") as out:
@@ -227,7 +246,8 @@ class System:
         return self.call("POST", path, body, headers)
 
     def cli(self, *arguments: str, check: bool = True, **env: str) -> subprocess.CompletedProcess[str]:
-        """Runs the `memoryos` command against this system."""
+        """Runs the `memoryos` command against this system, whether its server runs or not."""
+        self._start_stores()
         done = subprocess.run(
             [sys.executable, "-m", "memoryos.cli", *arguments],
             env={**self.env, **env},
@@ -278,10 +298,31 @@ class System:
                 found[name] = int(text.split()[0])
         return found
 
+    def pids(self, store: str) -> Sequence[int]:
+        """The processes of a store, `valkey` or `edge` (the searchable side), wherever they run."""
+        return [self.children()[store]] if self.stores is None else self.stores.pids(store)
+
+    def kill_store(self, store: str) -> None:
+        """Kills a store without warning; it comes back."""
+        if self.stores is not None:
+            self.stores.restart(store, signal.SIGKILL)
+        else:
+            os.kill(self.children()[store], signal.SIGKILL)
+
+    def raw(self, store: str) -> bytes:
+        """All bytes of the files of a store, `valkey` or `edge`."""
+        embedded = self.data / {"valkey": "valkey", "edge": "vectors"}[store]
+        directory = embedded if self.stores is None else self.stores.files(store)
+        while True:
+            try:
+                return b"".join(path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file())
+            except FileNotFoundError:
+                pass  # one was renamed meanwhile: all are read again
+
     @contextmanager
     def frozen(self, store: str) -> Iterator[None]:
         """Stops a store, `valkey` or `edge` (the searchable side), wherever it runs, without ending it."""
-        pids = [self.children()[store]] if self.stores is None else self.stores.pids(store)
+        pids = self.pids(store)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         try:
@@ -297,6 +338,10 @@ class System:
         try:
             self.stop()
         finally:
-            self.kill(group=True)
-            if self.stores is not None:
-                self.stores.remove()
+            self.end()
+
+    def end(self) -> None:
+        """Kills it without warning, and its stores for good."""
+        self.kill(group=True)
+        if self.stores is not None:
+            self.stores.remove()

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.system import System
+
+pytestmark = pytest.mark.embedded("the events of live stores stay in them")
 
 
 def tail(system: System) -> list[str]:

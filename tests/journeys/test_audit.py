@@ -115,6 +115,7 @@ def test_logs_when_several_people_and_tenants_act_then_each_sees_what_is_theirs(
     assert sorted(seen) == sorted(one["id"] for one in everybody[1:])
 
 
+@pytest.mark.embedded("the events of live stores stay in them")
 def test_stats_when_events_are_archived_then_the_total_stays_true_and_all_verifies(guarded: System) -> None:
     key = made(guarded, "count", "ann", "memory,security")
 
@@ -171,6 +172,7 @@ def test_chain_when_the_server_is_killed_again_and_again_then_each_change_is_rec
         assert verified(system)[-1]["problems"] == 0  # by the stores themselves
 
 
+@pytest.mark.embedded("live stores are backed up where they run")
 def test_backup_when_restored_over_a_longer_chain_then_it_verifies_and_goes_on(system: System, tmp_path: Path) -> None:
     for number in range(5):
         add(system, "ann", number)
@@ -194,6 +196,7 @@ def test_backup_when_restored_over_a_longer_chain_then_it_verifies_and_goes_on(s
     assert (summary["problems"], summary["unsigned"]) == (0, [])
 
 
+@pytest.mark.embedded("the events of live stores stay in them")
 def test_verify_when_the_archive_was_tampered_with_then_exits_with_1_and_names_tenant_and_place(
     system: System, tmp_path: Path
 ) -> None:

@@ -22,6 +22,8 @@ from redis import Redis
 from memoryos_server.stores.embedded import running_dir
 from tests.system import System, until
 
+pytestmark = pytest.mark.embedded("live stores are backed up where they run")
+
 WORDS = ("tea", "wine", "milk", "juice", "water")
 
 

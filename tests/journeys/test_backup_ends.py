@@ -19,6 +19,8 @@ from memoryos_server.stores.embedded import RESTORING, runtime_dir
 from tests.journeys.test_backup import add, backup, found, valkey
 from tests.system import System, until
 
+pytestmark = pytest.mark.embedded("live stores are backed up where they run")
+
 COMMAND = [sys.executable, "-m", "memoryos.cli"]
 
 

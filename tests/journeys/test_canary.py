@@ -52,10 +52,7 @@ def test_canaries_when_told_through_every_door_then_only_unsealed_files_hold_the
             _, found, _ = system.post("/v1/memory/retrieve", {"user_id": user, "query": word})
             assert word in found["episodes"][0]["content"]
         system.stop()
-    stores = {
-        store: b"".join(path.read_bytes() for path in sorted((system.data / store).rglob("*")) if path.is_file())
-        for store in ("valkey", "vectors")
-    }
+        stores = {store: system.raw(store) for store in ("valkey", "edge")}
     assert all(len(raw) > 1000 for raw in stores.values())
     for word in (*texts.values(), user, session, name, event):
         for store, raw in stores.items():

@@ -15,6 +15,8 @@ import pytest
 
 from tests.system import System, until
 
+pytestmark = pytest.mark.embedded("fills the disk of a store, which is somebody else's if it is live")
+
 _SIZE = 400 * 1024 * 1024
 _LEFT = 300_000
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,28 +43,23 @@ def test_health_when_stores_come_and_go_then_says_so_everywhere(system: System) 
     for service in ("", "memoryos.v1.MemoryService", "memoryos.v1.ChatService"):
         assert served(system, service) == "SERVING"
 
-    children = system.children()
-    try:
-        os.kill(children["edge"], signal.SIGSTOP)
+    with system.frozen("edge"):
         eventually(lambda: system.get("/health/status")[1]["qdrant"] == "down")
         assert system.get("/health/status")[:2] == (200, {"mode": "degraded_ready", "redis": "up", "qdrant": "down"})
         assert system.get("/health/ready")[:2][0] == 200
         assert system.get("/v1/models")[2]["X-MemoryOS-Status"] == "degraded"
 
-        os.kill(children["valkey"], signal.SIGSTOP)
-        eventually(lambda: system.get("/health/status")[1]["redis"] == "down")
-        assert system.get("/health/status")[:2] == (503, {"mode": "not_ready", "redis": "down", "qdrant": "down"})
-        status, answer, _ = system.get("/health/ready")
-        assert (status, answer["status"]) == (503, "not_ready")
-        assert system.get("/health/live")[0] == 200
-        assert served(system, "memoryos.v1.MemoryService") == "NOT_SERVING"
-        assert served(system, "memoryos.v1.ChatService") == "SERVING"
-        status, answer, headers = system.post("/v1/memory/add", memory)
-        assert (status, *error_of(answer)) == (503, "ServiceUnavailable", "store_unavailable")
-        assert headers["X-MemoryOS-Status"] == "degraded"
-    finally:
-        for child in children.values():
-            os.kill(child, signal.SIGCONT)
+        with system.frozen("valkey"):
+            eventually(lambda: system.get("/health/status")[1]["redis"] == "down")
+            assert system.get("/health/status")[:2] == (503, {"mode": "not_ready", "redis": "down", "qdrant": "down"})
+            status, answer, _ = system.get("/health/ready")
+            assert (status, answer["status"]) == (503, "not_ready")
+            assert system.get("/health/live")[0] == 200
+            assert served(system, "memoryos.v1.MemoryService") == "NOT_SERVING"
+            assert served(system, "memoryos.v1.ChatService") == "SERVING"
+            status, answer, headers = system.post("/v1/memory/add", memory)
+            assert (status, *error_of(answer)) == (503, "ServiceUnavailable", "store_unavailable")
+            assert headers["X-MemoryOS-Status"] == "degraded"
     eventually(lambda: system.get("/health/status")[1]["mode"] == "ready")
     assert system.post("/v1/memory/add", memory)[0] == 200
 
@@ -83,6 +76,7 @@ def test_health_when_the_server_is_gone_then_the_bridge_answers_alone(system: Sy
     assert "memoryos_bridge_requests_total" in system.get("/metrics")[1]
 
 
+@pytest.mark.embedded("only with embedded stores a data directory is one server's alone")
 def test_server_when_the_data_directory_is_taken_then_says_whose(system: System, tmp_path: Path) -> None:
     second = System(tmp_path / "second", {"MEMORYOS_DATA_DIR": str(system.data)})
     assert system.server is not None
@@ -90,6 +84,6 @@ def test_server_when_the_data_directory_is_taken_then_says_whose(system: System,
         with pytest.raises(RuntimeError, match=f"in use by process {system.server.pid}") as raised:
             second.start(bridge=False)
     finally:
-        second.kill(group=True)
+        second.end()
     assert str(system.data) in str(raised.value)
     assert system.get("/health/status")[1]["mode"] == "ready"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import threading
 import time
 import uuid
@@ -79,7 +77,7 @@ def test_kill_minus_nine_when_adding_then_every_acknowledged_event_is_there_once
         system.kill(group=True)
         system.start()
     elif victim in ("valkey", "edge"):
-        os.kill(system.children()[victim], signal.SIGKILL)
+        system.kill_store(victim)
     else:
         process = system.server if victim == "server" else system.bridge
         assert process is not None
@@ -92,6 +90,7 @@ def test_kill_minus_nine_when_adding_then_every_acknowledged_event_is_there_once
     writer.check()
 
 
+@pytest.mark.embedded("puts the vector files back, which are somebody else's if they are live")
 def test_vector_files_when_put_back_to_their_last_flush_then_everything_is_there(tmp_path: Path) -> None:
     # Flushing seldom makes the window wide: what was added since the copy is only in Valkey's log.
     with System(tmp_path, {"MEMORYOS_MEMORY__FLUSH_INTERVAL_SECONDS": "600"}) as system:

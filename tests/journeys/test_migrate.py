@@ -11,6 +11,8 @@ from memoryos_server.domain.core.faultpoints import ENVIRONMENT
 from tests.journeys.move_support import answers, fill, killed, migrate, settle, unlike
 from tests.system import System
 
+pytestmark = pytest.mark.embedded("moves from one data directory to another")
+
 
 def there_and_back(system: System, tmp_path: Path, episodes: int) -> None:
     fill(system, episodes)

@@ -26,6 +26,8 @@ from tests.stores.qdrant_fixtures import QdrantServer
 from tests.system import System, until
 from tests.valkeys import TcpValkey, ValkeyCluster
 
+pytestmark = pytest.mark.embedded("begins with embedded stores, and names the live ones itself")
+
 
 @pytest.fixture
 def system(tmp_path: Path, embeddings: EmbeddingServer) -> Iterator[System]:

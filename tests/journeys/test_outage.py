@@ -15,6 +15,8 @@ from bench.outage.matrix import Matrix
 from tests.conftest import ROOT
 from tests.upstream import UpstreamProcess
 
+pytestmark = pytest.mark.embedded("names the stores itself, embedded and live ones")
+
 
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[UpstreamProcess]:

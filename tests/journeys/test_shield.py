@@ -127,6 +127,7 @@ def test_shield_when_it_blocks_and_redacts_upstream_then_the_provider_sees_neith
 def test_setting_when_a_kind_is_unknown_then_the_start_says_so(tmp_path: Path) -> None:
     system = System(tmp_path, {"MEMORYOS_SHIELD__REDACT": "email,mail"})
     done = system.cli("serve", check=False)
+    system.end()
     assert done.returncode == 2
     assert "shield.redact" in done.stderr
     assert "unknown kind 'mail'" in done.stderr

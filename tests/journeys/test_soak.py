@@ -159,7 +159,7 @@ class Faults:
 
     def _store(self, name: str, how: signal.Signals, seconds: float) -> None:
         stores = self.replicas.stores
-        store: Any = stores.redis if name == "valkey" else stores.qdrant
+        store: Any = self.dice.choice(stores.nodes) if name == "valkey" else stores.qdrant
         if how is signal.SIGKILL:
             store.stop(how)
             time.sleep(seconds)
