@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 import pytest
 
+from tests.journeys.privacy_support import canary, core
 from tests.system import System
-
-
-def canary() -> str:
-    """A random word without any prefix shared with others; letters only, so that analysis keeps it whole."""
-    return "".join(secrets.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(26))
-
-
-def core(word: str) -> bytes:
-    """What is searched for: compression may write a word's ends as part of something that stood elsewhere."""
-    return word[4:-4].encode()
 
 
 @pytest.mark.parametrize("sealing", ["true", "false"])
