@@ -136,15 +136,15 @@ class ValkeyCluster:
 
     def __init__(self, directory: Path, *options: str, primaries: int = 3, replicas: int = 0) -> None:
         self._primaries = primaries
-        self._replicas = replicas
-        self.nodes = [
-            TcpValkey(
-                directory / f"node-{number}",
-                *("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "1000"),
-                *("--cluster-replica-validity-factor", "0", *options),
-            )
-            for number in range(primaries * (1 + replicas))
-        ]
+        self._options = options
+        self.nodes = [self._node(directory / f"node-{number}") for number in range(primaries * (1 + replicas))]
+
+    def _node(self, directory: Path) -> TcpValkey:
+        return TcpValkey(
+            directory,
+            *("--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "1000"),
+            *("--cluster-replica-validity-factor", "0", *self._options),
+        )
 
     @property
     def url(self) -> str:
@@ -153,10 +153,9 @@ class ValkeyCluster:
     def start(self) -> ValkeyCluster:
         for node in self.nodes:
             node.start()
-        first, share = self.nodes[0], 16384 // self._primaries
+        share = 16384 // self._primaries
         for number, node in enumerate(self.nodes):
-            bus = node.options[node.options.index("--cluster-port") + 1]
-            first.admin.execute_command("CLUSTER MEET", HOST, node.port, bus)
+            self._meet(node)
             if number < self._primaries:
                 last = 16383 if number == self._primaries - 1 else (number + 1) * share - 1
                 node.admin.execute_command("CLUSTER ADDSLOTSRANGE", number * share, last)
@@ -168,6 +167,42 @@ class ValkeyCluster:
         for node in self.nodes[self._primaries :]:
             wait_for(lambda node=node: node.admin.info("replication")["master_link_status"] == "up", what="replication")
         return self
+
+    def add(self, directory: Path) -> TcpValkey:
+        """A further node, without slots, that all others know."""
+        node = self._node(directory).start()
+        self._meet(node)
+        self.nodes.append(node)
+        wait_for(lambda: all(len(self._known(one)) == len(self.nodes) for one in self.nodes), what="meeting")
+        wait_for(lambda: b"cluster_state:ok" in self._info(node), what="serving")
+        return node
+
+    def open_slot(self, slot: int, source: TcpValkey, target: TcpValkey) -> None:
+        """Begins to move a slot: what is there stays, what is not is asked for at the target."""
+        self._say(target, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
+        self._say(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
+
+    def move_keys(self, slot: int, source: TcpValkey, target: TcpValkey) -> int:
+        """Moves all keys of an open slot; how many there were."""
+        moved = 0
+        while keys := self._say(source, "CLUSTER", "GETKEYSINSLOT", slot, 100):
+            self._say(source, "MIGRATE", HOST, target.port, "", 0, 5000, "KEYS", *keys)
+            moved += len(keys)
+        return moved
+
+    def close_slot(self, slot: int, target: TcpValkey) -> None:
+        """Ends the move of a slot."""
+        for node in (target, *(one for one in self.nodes if one is not target)):
+            self._say(node, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
+
+    def hand_over(self, primary: TcpValkey) -> None:
+        """Has the replica of a primary take its place, without losing anything."""
+        ours = self._id(primary)
+        lines = self._say(primary, "CLUSTER", "NODES").splitlines()
+        (port,) = [int(line.split()[1].split(b"@")[0].split(b":")[1]) for line in lines if line.split()[3] == ours]
+        replica = next(node for node in self.nodes if node.port == port)
+        assert self._say(replica, "CLUSTER", "FAILOVER") == b"OK"
+        wait_for(lambda: replica.admin.info("replication")["role"] == "master", what="the hand-over")
 
     def primary_of(self, key: str) -> TcpValkey:
         """The node that has a key's slot and takes writes."""
@@ -183,6 +218,20 @@ class ValkeyCluster:
     def remove(self) -> None:
         for node in self.nodes:
             node.remove()
+
+    def _meet(self, node: TcpValkey) -> None:
+        bus = node.options[node.options.index("--cluster-port") + 1]
+        self.nodes[0].admin.execute_command("CLUSTER MEET", HOST, node.port, bus)
+
+    @staticmethod
+    def _say(node: TcpValkey, *command: Any) -> Any:
+        """The raw answer of one node, which nobody makes anything of."""
+        with redis.Redis(HOST, node.port, protocol=2, socket_timeout=5) as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*command)
+
+    def _id(self, node: TcpValkey) -> bytes:
+        return bytes(self._say(node, "CLUSTER", "MYID"))
 
     @staticmethod
     def _known(node: TcpValkey) -> Sequence[str]:

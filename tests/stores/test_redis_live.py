@@ -27,7 +27,7 @@ from tests.valkeys import HOST, MASTER_KEY, Authority, TcpValkey, ValkeyCluster,
 KEYS = MasterKeys(MASTER_KEY, None)
 RIGHTS = (
     "~{memoryos}:*", "~{p*}:*", "&{memoryos}:*", "+@all", "-@admin", "-@dangerous", "+info", "+cluster|slots", "+cluster|shards",
-    "+cluster|info",
+    "+cluster|info", "+cluster|nodes",
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import math
 import re
 from collections import deque
 from contextlib import AbstractAsyncContextManager, suppress
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -273,7 +274,9 @@ class _Recorded(AbstractAsyncContextManager[None]):
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         draft, call = self._draft, self._call
+        draft.ended = True
         if draft.taken:
+            draft.late = partial(self._late, error)
             return
         if isinstance(error, (Unauthenticated, Forbidden)):
             self._writer.refused(_denied(call, draft.event, error))
@@ -281,9 +284,7 @@ class _Recorded(AbstractAsyncContextManager[None]):
         elif draft.event is None:
             pass
         elif error is not None:
-            reason = error.reason if isinstance(error, Fault) else ""
-            cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
-            self._writer.put(draft.event._replace(outcome="failed", details=reason or cancelled))
+            self._writer.put(_failed(draft.event, error))
             if not isinstance(error, asyncio.CancelledError):
                 await self._room()
         elif call.method.recorded.is_change and not draft.idle and not call.degraded:
@@ -292,6 +293,9 @@ class _Recorded(AbstractAsyncContextManager[None]):
             self._writer.put(draft.event)
             if not self._writer.has_room:  # asked here, too, for most calls end so
                 await self._room()
+
+    def _late(self, error: BaseException | None, event: AuditEvent) -> None:
+        self._writer.put(event if error is None else _failed(event, error))
 
     async def _room(self) -> None:
         """Waits for room, but leaves time to say how the call ended."""
@@ -318,6 +322,12 @@ def _event(call: Call, caller: Caller, request: Message) -> AuditEvent:
         address=call.address,
         request_id=call.request_id,
     )
+
+
+def _failed(event: AuditEvent, error: BaseException) -> AuditEvent:
+    reason = error.reason if isinstance(error, Fault) else ""
+    cancelled = "cancelled" if isinstance(error, asyncio.CancelledError) else "internal"
+    return event._replace(outcome="failed", details=reason or cancelled)
 
 
 def _denied(call: Call, drafted: AuditEvent | None, fault: Fault) -> AuditEvent:

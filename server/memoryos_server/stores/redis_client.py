@@ -1,13 +1,12 @@
 """The connection to the Redis side, and what its failures mean.
 
-Works with any Redis (6.2 or later) or Valkey: only commands that both have. Nothing but this, `redis_links` and
-`redis_doctor` imports `redis`, apart from the look whether an embedded store has started.
+Works with any Redis (6.2 or later) or Valkey: only commands that both have. Nothing but this, `redis_links` with what it is
+made of, and `redis_doctor` imports `redis`, apart from the look whether an embedded store has started.
 """
 
 from __future__ import annotations
 
 import asyncio
-import builtins
 import contextlib
 import hashlib
 import re
@@ -38,6 +37,7 @@ from redis.exceptions import (
 from memoryos_server.domain.core.faults import BackendDown
 from memoryos_server.stores.breaker import LOCAL_SECONDS, OPEN_SECONDS, Breaker, probing
 from memoryos_server.stores.redis_links import Link, open_link
+from memoryos_server.stores.redis_nodes import timed_out
 from memoryos_server.stores.redis_url import Endpoint, parse
 
 _REPLY_SECONDS = 3.0
@@ -221,9 +221,11 @@ class Client:
         """The names of all keys there are, of every part of the store, in pieces; some names may come twice.
 
         Raises:
-            BackendDown: A part does not answer.
+            BackendDown: A part does not answer, or keys were on their way from one to another, so that some may be missing.
         """
         async with self._parts() as parts:
+            with _translated():
+                before = await self._link.layout()
             for part in parts:
                 cursor = 0
                 while True:
@@ -232,6 +234,9 @@ class Client:
                     yield found
                     if not cursor:
                         break
+            with _translated():
+                if await self._link.layout() != before:
+                    raise BackendDown(_WORDS["TRYAGAIN"])
 
     async def listeners(self, channel: str) -> int:
         """How many connections hear a channel, wherever in the store.
@@ -263,11 +268,11 @@ class Client:
                 except RedisError as error:
                     if _down(error) != _NO_ANSWER:
                         call.heard()
-                    elif not _timed_out(error):
+                    elif not timed_out(error):
                         call.refused()
                     raise
                 except OSError as error:
-                    if not _timed_out(error):
+                    if not timed_out(error):
                         call.refused()
                     raise
                 call.heard()
@@ -357,16 +362,6 @@ def _if_cancelled(task: asyncio.Task[Any] | None, before: int) -> None:
         raise asyncio.CancelledError
 
 
-def _timed_out(error: BaseException | None) -> bool:
-    # The built-in one is the short wait's, the other redis-py's, which hides it behind a ConnectionError if it was a new
-    # connection that stayed silent.
-    while error is not None:
-        if isinstance(error, (builtins.TimeoutError, TimeoutError)):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
 def _down(error: Exception) -> str | None:
     """What is said of an error of the store; None for one that is our own fault."""
     for kind, said in _TYPES:
@@ -383,8 +378,8 @@ def _down(error: Exception) -> str | None:
 
 
 def _closed_meanwhile(error: Exception) -> bool:
-    # A cluster's client closes a node's connections when it looks for the nodes anew, also one that another task is about to
-    # send on. redis-py then fails over a writer that is no longer there, or uvloop over one that is closed; nothing was sent.
+    # Whoever closes a client closes the connection, too, that another task is about to send on. redis-py then fails over a
+    # writer that is no longer there, or uvloop over one that is closed; nothing was sent.
     return isinstance(error, (AttributeError, TypeError, RuntimeError)) and any(
         frame.f_globals.get("__name__") == "redis.asyncio.connection" and "send_packed_command" in frame.f_code.co_name
         for frame, _ in traceback.walk_tb(error.__traceback__)

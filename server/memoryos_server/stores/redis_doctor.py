@@ -23,7 +23,8 @@ from redis.exceptions import (
 )
 
 from memoryos_server.stores.keyring import KeyringError, MasterKeys
-from memoryos_server.stores.redis_links import node_client, sentinels
+from memoryos_server.stores.redis_links import sentinels
+from memoryos_server.stores.redis_nodes import node_client
 from memoryos_server.stores.redis_url import Endpoint
 from memoryos_server.stores.scope import CHANGES, MANIFEST, STORE_KEYRING
 
@@ -36,9 +37,7 @@ _OLDEST = (6, 2)
 _SLOTS = 16384
 _PATIENCE = 3.0
 _NEARLY_FULL = 0.9
-RIGHTS = (
-    "~{memoryos}:* ~{p*}:* &{memoryos}:* +@all -@admin -@dangerous +info +cluster|slots +cluster|shards +cluster|info"
-)
+RIGHTS = "~{memoryos}:* ~{p*}:* &{memoryos}:* +@all -@admin -@dangerous +info +cluster|slots +cluster|shards +cluster|info +cluster|nodes"
 """What the server's user must be allowed, as ACL rules."""
 
 _Node = tuple[str, Redis, Mapping[str, Any]]

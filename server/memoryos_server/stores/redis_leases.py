@@ -18,13 +18,15 @@ _CLAIM = Script(
     "claim",
     redis_marks.LUA
     + """
-    -- KEYS lease. ARGV holder, milliseconds. Gives the token, 0 if another has it.
+    -- KEYS lease. ARGV holder, milliseconds. Gives the token, 0 if another has it. A token is never given twice, also where a
+    -- fail-over has lost the claim that had it: hence never behind the clock.
     local time = now()
     local lease = redis.call('HMGET', KEYS[1], 'holder', 'token', 'until')
     local token = tonumber(lease[2])
     if lease[1] ~= ARGV[1] then
       if lease[1] and lease[1] ~= '' and tonumber(lease[3]) > time then return 0 end
-      token = redis.call('HINCRBY', KEYS[1], 'token', 1)
+      token = math.max((token or 0) + 1, time)
+      redis.call('HSET', KEYS[1], 'token', string.format('%.0f', token))
     end
     redis.call('HSET', KEYS[1], 'holder', ARGV[1], 'until', time + tonumber(ARGV[2]))
     return token

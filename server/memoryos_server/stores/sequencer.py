@@ -114,14 +114,25 @@ class Sequencer:
         """
         async with self._lock:
             left = [_Reading(number) for number in sorted(partitions)]
+            together = _TOGETHER
             blocked: set[str] = set()
+            down: BackendDown | None = None
             try:
                 while left:
-                    some, left = left[:_TOGETHER], left[_TOGETHER:]
-                    left += await self._round(some, blocked)
+                    some, left = left[:together], left[together:]
+                    try:
+                        left += await self._round(some, blocked)
+                    except BackendDown as error:
+                        down = error
+                        if together == 1:
+                            continue
+                        # Of a cluster a part may be away, with some of the outboxes and chains: the others are not to wait for it.
+                        together, left = 1, [*some, *left]
                     await self._adder.sign(soon=True)  # with much to do this takes long
             finally:
                 await self._adder.sign()
+            if down is not None:
+                raise down
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -134,10 +145,10 @@ class Sequencer:
                     await asyncio.sleep(self._gather)
             numbers = self._audit.written()
             try:
-                if loop.time() >= swept + self._sweep:
-                    await self.now()
-                    swept = loop.time()
                 await self.chain(numbers)
+                if loop.time() >= swept + self._sweep:
+                    swept = loop.time()  # also if a part of a cluster is away: the others' events go on being chained
+                    await self.now()
             except BackendDown:
                 for number in numbers:
                     self._audit.wrote(number)

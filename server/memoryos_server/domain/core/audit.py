@@ -7,6 +7,7 @@ never hold content.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -59,13 +60,34 @@ class Draft:
 
     Attributes:
         event: The event; None: the call has none.
-        taken: Somebody wrote it together with the change.
+        taken: Somebody writes it together with the change.
         idle: The call changed nothing, although calls of its kind do; its event may be written late, as that of a read.
+        ended: The call has ended, and with it its event was written, if nobody had taken it by then.
+        late: Writes the event of a call that has ended while the event was taken, if that comes to nothing.
     """
 
     event: AuditEvent | None = None
     taken: bool = field(default=False)
     idle: bool = field(default=False)
+    ended: bool = field(default=False)
+    late: Callable[[AuditEvent], None] | None = None
+
+    def take(self) -> AuditEvent | None:
+        """The event, for who writes it together with a change; None if it is written already, or there is none.
+
+        A write may begin or end after its call: so the event is taken before the write begins, and given back if that fails.
+        """
+        if self.taken or self.ended or self.event is None:
+            return None
+        self.taken = True
+        return self.event
+
+    def give_back(self) -> None:
+        """Says that the change did not become one, and that the event was not written with it: so it is written by itself."""
+        if self.taken:
+            self.taken = False
+            if self.late is not None and self.event is not None:
+                self.late(self.event)
 
 
 _draft: ContextVar[Draft | None] = ContextVar("memoryos_audit", default=None)

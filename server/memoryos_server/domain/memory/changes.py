@@ -186,14 +186,12 @@ class Changes:
     async def _recorded(
         self, subject: Subject, change: Change, revision: int | None, draft: audit.Draft | None
     ) -> Entry:
-        if draft is None or draft.taken:
-            return await self._queue.submit(subject, change, None, revision=revision)
-        # Taken while the write is under way: it may outlast the call, and the event must not be written twice.
-        draft.taken = True
+        event = None if draft is None else draft.take()
         try:
-            return await self._queue.submit(subject, change, draft.event, revision=revision)
+            return await self._queue.submit(subject, change, event, revision=revision)
         except Exception:
-            draft.taken = False
+            if draft is not None and event is not None:
+                draft.give_back()
             raise
 
     def _note(self, subject: Subject, revision: int) -> None:

@@ -198,19 +198,15 @@ class MemoryService:
         if known := await self._known(subject, turns, made):
             _say_repeated(draft)
             return known
-        if draft is None:
-            accepted, late = await self._pipeline.accept(subject, made, None)
-        else:
-            # Taken while the write is under way: it may outlast the call, and the event must not be written twice.
-            draft.taken = True
-            try:
-                accepted, late = await self._pipeline.accept(subject, made, draft.event)
-            except Exception:  # not a cancellation: that leaves the write to end, and to record itself
-                draft.taken = False
-                raise
-            if all(a.duplicate for a in accepted):
-                draft.taken = False
-                _say_repeated(draft)
+        event = None if draft is None else draft.take()
+        try:
+            accepted, late = await self._pipeline.accept(subject, made, event)
+        except Exception:  # not a cancellation: that leaves the write to end, and to record itself
+            _give_back(draft, event)
+            raise
+        if all(a.duplicate for a in accepted):
+            _say_repeated(draft)
+            _give_back(draft, event)
         return [Added(turn.event_id, a.memory_id, a.duplicate, late) for turn, a in zip(made, accepted, strict=True)]
 
     async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
@@ -412,6 +408,11 @@ def _tokens(turn: Turn) -> int:
 def _say_repeated(draft: audit.Draft | None) -> None:
     if draft is not None and draft.event is not None:
         draft.event = draft.event._replace(outcome="duplicate")
+
+
+def _give_back(draft: audit.Draft | None, event: audit.AuditEvent | None) -> None:
+    if draft is not None and event is not None:
+        draft.give_back()
 
 
 def _check(new: NewTurn) -> None:

@@ -84,15 +84,14 @@ class ConsentService:
         # A withdrawal must hold for somebody, too, of whom there is nothing yet.
         subject = await self._subjects.open(who.tenant_id, owner)
         draft = audit.draft()
-        if draft is None or draft.event is None:
+        event = None if draft is None else draft.take()
+        if draft is None or event is None:
             await self._store.record(subject, decided, None)
             return
-        event = draft.event._replace(details="granted" if granted else "withdrawn")
-        draft.taken = True
         try:
-            await self._store.record(subject, decided, event)
+            await self._store.record(subject, decided, event._replace(details="granted" if granted else "withdrawn"))
         except Exception:
-            draft.taken = False
+            draft.give_back()
             raise
 
     async def check(self, who: Caller, user_id: str, purpose: str) -> tuple[str, bool]:
