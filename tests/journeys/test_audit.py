@@ -172,6 +172,22 @@ def test_chain_when_the_server_is_killed_again_and_again_then_each_change_is_rec
         assert verified(system)[-1]["problems"] == 0  # by the stores themselves
 
 
+@pytest.mark.parametrize("seconds", ["0.0001", "0.15"])
+def test_chats_when_their_turns_are_kept_after_the_answer_then_each_is_recorded_once(
+    tmp_path: Path, seconds: str
+) -> None:
+    env = {"MEMORYOS_EMBEDDING__MODEL": "none", "MEMORYOS_MEMORY__REMEMBER_DEADLINE_SECONDS": seconds}
+    with System(tmp_path, env) as system:
+        for number in range(12):
+            asked = {"model": "memoryos/recall", "messages": [{"role": "user", "content": f"My locker is {number}."}]}
+            status, answer, _ = system.call("POST", "/v1/chat/completions", asked, {"X-User-ID": f"u{number % 5}"})
+            assert status == 200, answer
+        time.sleep(CHAINED_SECONDS)
+        chats = system.post(LOGS, {"event_type": "chat.completion", "limit": 1000})[1]["events"]
+        assert len(chats) == len({one["request_id"] for one in chats}) == 12
+        assert verified(system)[-1]["problems"] == 0
+
+
 @pytest.mark.embedded("live stores are backed up where they run")
 def test_backup_when_restored_over_a_longer_chain_then_it_verifies_and_goes_on(system: System, tmp_path: Path) -> None:
     for number in range(5):

@@ -269,6 +269,39 @@ async def test_calls_when_their_events_cannot_be_written_fast_enough_then_they_w
     assert sorted(int(e.id) for e in log.events) == list(range(200))
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_record_when_a_write_outlasts_its_call_then_its_event_is_written_once_by_whoever_comes_to_it(
+    fails: bool,
+) -> None:
+    log = MemoryAudit()
+    async with writer(log, Metrics(), delay=0) as writing:
+        audit, drafts = Audit(writing), []
+        for number in range(4):
+            with suppress(Invalid):
+                async with audit.record(a_call()):
+                    present = draft()
+                    assert present is not None
+                    present.event = event(number)
+                    drafts.append(present)
+                    if number < 3:
+                        assert present.take() == event(number)._replace(timestamp=present.event.timestamp)
+                        assert present.take() is None
+                    if number == 2:
+                        present.give_back()  # the first try failed, and a second one begins when the call has ended
+                    if fails:
+                        raise Invalid("no", reason="nonsense")
+        # The first is written with its change; of the second nothing comes, and it is written when that is known.
+        await eventually(lambda: sorted(one.id for one in log.events) == ["2", "3"], 1.0)
+        for late in drafts[2:]:
+            assert late.take() is None
+            late.give_back()
+        for _ in range(2):
+            drafts[1].give_back()
+        assert drafts[1].take() is None
+    assert sorted(one.id for one in log.events) == ["1", "2", "3"]
+    assert {(one.outcome, one.details) for one in log.events} == {("failed", "nonsense") if fails else ("ok", "")}
+
+
 async def test_calls_when_the_store_is_down_then_they_do_not_wait_for_their_events() -> None:
     log, metrics = MemoryAudit(), Metrics()
     log.down = True
