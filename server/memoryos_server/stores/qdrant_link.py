@@ -193,7 +193,7 @@ class QdrantLink:
         if code is grpc.StatusCode.NOT_FOUND:
             _log.error("the vector store lacks a collection: %s", details)
             return NoCollection("The vector store lacks a collection")
-        if code is grpc.StatusCode.INVALID_ARGUMENT:
+        if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.ALREADY_EXISTS):
             return QdrantRefused(details)
         _log.error("the vector store refused a request after %.0f s: %s %s", took, code.name, details)
         return BackendDown("The vector store failed")
