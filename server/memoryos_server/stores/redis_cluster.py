@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Sequence
 from time import monotonic
 from typing import Any
@@ -44,8 +45,14 @@ _MOVING_SECONDS = 0.05
 _READ_AGAIN_SECONDS = 1.0
 """While single slots are said to be elsewhere, all are read anew no more often than this."""
 
+_OTHERS_SECONDS = 0.1
+"""So much later than the first the others may say who has which slots."""
+
 Address = tuple[str, int]
 """Host and port of a node."""
+
+_Told = tuple[tuple[tuple[int, int, Address], ...], frozenset[Address]]
+"""First and last slot of each range and who has it; all nodes."""
 
 _UNSERVED = (ClusterDownError, ConnectionError)
 _NOT_RUN = (AskError, TryAgainError, *_UNSERVED)  # `MovedError` is an `AskError`
@@ -223,36 +230,54 @@ class ClusterLink:
         # Of all nodes at once, so that one that hangs or is gone holds nobody up.
         asking = [asyncio.create_task(self._told(address)) for address in self._known]
         try:
-            for each in asyncio.as_completed(asking):
-                with contextlib.suppress(RedisError, OSError, ValueError):
-                    owners, nodes = await each
-                    break
-            else:
-                raise ConnectionError("no node of the cluster says who has which slots")
+            told = await _answers(asking)
         finally:
             for task in asking:
                 task.cancel()
             await asyncio.gather(*asking, return_exceptions=True)
+        if not told:
+            raise ConnectionError("no node of the cluster says who has which slots")
+        # What most say: one that is cut off from the others says what was.
+        ((ranges, _),) = Counter(ranges for ranges, _ in told).most_common(1)
+        nodes = frozenset[Address]().union(*(nodes for _, nodes in told))
+        owners: list[Address | None] = [None] * _SLOTS
+        for first, last, owner in ranges:
+            owners[first : last + 1] = [owner] * (last + 1 - first)
         self._owners = owners
-        self._known = list(dict.fromkeys((*nodes, *self._endpoint.hosts)))
+        self._known = list(dict.fromkeys((*sorted(nodes), *self._endpoint.hosts)))
         self._read_at = monotonic()
         for address in self._clients.keys() - set(self._known):
             # Who still waits for an answer from there gets it, or none; nobody else will ask there.
             await self._clients[address].connection_pool.disconnect(inuse_connections=False)
 
-    async def _told(self, asked: Address) -> tuple[list[Address | None], list[Address]]:
-        """Who has which slot, and all nodes there are, as one of them says."""
-        told = await self._client(asked).execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]  # untyped in redis-py
-        owners: list[Address | None] = [None] * _SLOTS
-        nodes: dict[Address, None] = {}
-        for first, last, *of_range in told:
+    async def _told(self, asked: Address) -> _Told:
+        """Who has which slots, and all nodes there are, as one of them says."""
+        answer = await self._client(asked).execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]  # untyped in redis-py
+        ranges, nodes = [], set()
+        for first, last, *of_range in answer:
             # A node that does not know its own address is where it was asked.
             addresses = [(host.decode() if host else asked[0], int(port)) for host, port, *_ in of_range]
-            nodes |= dict.fromkeys(addresses)
-            owners[first : last + 1] = [addresses[0]] * (last + 1 - first)
-        if not nodes:
+            ranges.append((int(first), int(last), addresses[0]))
+            nodes.update(addresses)
+        if not ranges:
             raise ValueError(f"{asked} is of no cluster that has slots")
-        return owners, list(nodes)
+        return tuple(sorted(ranges)), frozenset(nodes)
+
+
+async def _answers(asking: Sequence[asyncio.Task[_Told]]) -> list[_Told]:
+    """What nodes answer until a moment after the first has."""
+    told: list[_Told] = []
+    left: set[asyncio.Task[_Told]] = set(asking)
+    end: float | None = None
+    while left and (end is None or monotonic() < end):
+        seconds = None if end is None else end - monotonic()
+        done, left = await asyncio.wait(left, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            with contextlib.suppress(RedisError, OSError, ValueError):
+                told.append(task.result())
+        if told and end is None:
+            end = monotonic() + _OTHERS_SECONDS
+    return told
 
 
 async def _asking(client: Redis, command: Sequence[Any]) -> Any:
