@@ -279,6 +279,29 @@ async def test_audit_when_the_caller_leaves_midway_then_only_the_write_records_i
     assert await recorded(opened) == ["ok"]
 
 
+async def test_audit_when_the_caller_leaves_midway_and_it_was_a_repeat_then_it_is_recorded_all_the_same(
+    opened: Opened,
+) -> None:
+    turn = NewTurn(role="user", content="a heron", event_id="e1")
+    await opened.memory.add(ANYBODY, "ann", turn)
+    await opened.vectors.delete_subject(await opened.subject("ann"))  # so that it is found by its mark
+    draft = drafted()
+    late: list[audit.AuditEvent] = []
+    call = asyncio.create_task(opened.memory.add(ANYBODY, "ann", turn))
+    async with asyncio.timeout(5):
+        while not opened.pipeline._pending:  # noqa: ASYNC110  # the moment that is looked for has no event
+            await asyncio.sleep(0)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    draft.ended, draft.late = True, late.append
+    async with asyncio.timeout(5):
+        while not late:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+    assert [one.outcome for one in late] == ["duplicate"]
+    assert late[0].id != "id"
+
+
 async def test_audit_when_an_event_is_repeated_then_the_draft_says_so(opened: Opened) -> None:
     turn = NewTurn(role="user", content="a heron", event_id="e1")
     await opened.memory.add(ANYBODY, "ann", turn)

@@ -281,24 +281,26 @@ async def test_record_when_a_write_outlasts_its_call_then_its_event_is_written_o
                 async with audit.record(a_call()):
                     present = draft()
                     assert present is not None
-                    present.event = event(number)
+                    present.event = event(number)._replace(resource=str(number))
                     drafts.append(present)
                     if number < 3:
-                        assert present.take() == event(number)._replace(timestamp=present.event.timestamp)
+                        assert present.take() is present.event
                         assert present.take() is None
                     if number == 2:
                         present.give_back()  # the first try failed, and a second one begins when the call has ended
                     if fails:
                         raise Invalid("no", reason="nonsense")
         # The first is written with its change; of the second nothing comes, and it is written when that is known.
-        await eventually(lambda: sorted(one.id for one in log.events) == ["2", "3"], 1.0)
+        await eventually(lambda: sorted(one.resource for one in log.events) == ["2", "3"], 1.0)
         for late in drafts[2:]:
             assert late.take() is None
             late.give_back()
         for _ in range(2):
             drafts[1].give_back()
         assert drafts[1].take() is None
-    assert sorted(one.id for one in log.events) == ["1", "2", "3"]
+    assert sorted(one.resource for one in log.events) == ["1", "2", "3"]
+    # With the change it may have been written after all, by a store that answered too late: then this is no copy of it.
+    assert {one.id for one in log.events} & {"1", "2"} == set()
     assert {(one.outcome, one.details) for one in log.events} == {("failed", "nonsense") if fails else ("ok", "")}
 
 

@@ -223,9 +223,9 @@ class Client:
         Raises:
             BackendDown: A part does not answer, or keys were on their way from one to another, so that some may be missing.
         """
+        with _translated():
+            before = await self._link.layout()
         async with self._parts() as parts:
-            with _translated():
-                before = await self._link.layout()
             for part in parts:
                 cursor = 0
                 while True:

@@ -7,7 +7,7 @@ is gone, closes the connections of all nodes when slots move, and follows `ASK` 
 - Who has no trouble goes on with the slots as they were last told, while one task reads them anew, from all nodes at once.
 - A node that hangs holds up only its own connections.
 - A command that was redirected was not run, and is sent on; one that met a broken connection is sent once more, to whoever has
-  its slot then; one that timed out is never repeated.
+  its slot then; one that timed out is never repeated. What a batch has of one slot is sent on in its order.
 
 Source of the protocol: the Redis cluster specification, sections on redirection and live reconfiguration.
 """
@@ -68,6 +68,8 @@ class ClusterLink:
         self._known: list[Address] = list(endpoint.hosts)
         self._owners: list[Address | None] = []
         self._reading: asyncio.Task[None] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._read_at = float("-inf")
 
     async def run(self, *command: Any) -> Any:
@@ -83,9 +85,9 @@ class ClusterLink:
                 asked = None
                 return await _asking(client, command)
             except MovedError as error:
-                self._learn(slot, (error.host or owner[0], error.port))
+                self._learn(slot, (_host(error.host, owner), error.port))
             except AskError as error:
-                asked = error.host or owner[0], error.port
+                asked = _host(error.host, owner), error.port
             except TryAgainError:
                 await asyncio.sleep(_MOVING_SECONDS)
             except _UNSERVED as error:
@@ -98,6 +100,9 @@ class ClusterLink:
                     raise
             except TimeoutError:
                 self._look()
+                raise
+            except asyncio.CancelledError:
+                self._look_again()  # it may have waited for a node that hangs
                 raise
         raise TryAgainError("a slot is being moved")
 
@@ -120,12 +125,20 @@ class ClusterLink:
                 answers[number] = answer
 
         await asyncio.gather(*(at(*each) for each in of_nodes.items()))
-        again = [
-            number for number, answer in enumerate(answers) if isinstance(answer, _NOT_RUN) and not timed_out(answer)
-        ]
-        repeated = await asyncio.gather(*(self.run(*commands[number]) for number in again), return_exceptions=True)
-        for number, answer in zip(again, repeated, strict=True):
-            answers[number] = answer
+        again: dict[int, list[int]] = {}
+        for number, answer in enumerate(answers):
+            if isinstance(answer, _NOT_RUN) and not timed_out(answer):
+                again.setdefault(slot_of(commands[number]), []).append(number)
+
+        async def in_order(numbers: list[int]) -> None:
+            for number in numbers:
+                try:
+                    answers[number] = await self.run(*commands[number])
+                except (RedisError, OSError) as error:
+                    answers[number] = error
+                    return
+
+        await asyncio.gather(*map(in_order, again.values()))
         for answer in answers:
             if isinstance(answer, BaseException):
                 if timed_out(answer):
@@ -169,20 +182,29 @@ class ClusterLink:
             slots = [(fields[0], *fields[8:]) for fields in map(bytes.split, nodes.splitlines())]
             if any(ranges.startswith(b"[") for _, *all_ranges in slots for ranges in all_ranges):
                 raise TryAgainError("slots are being moved")
-            told.append((address, sorted(one for one in slots if len(one) > 1)))
-        return told
+            told.append(sorted(one for one in slots if len(one) > 1))
+        if any(one != told[0] for one in told):
+            raise TryAgainError("the nodes do not agree yet who has which slots")
+        return told[0]
 
     async def aclose(self) -> None:
         """Closes every connection."""
+        self._closed = True
         if self._reading is not None:
             self._reading.cancel()
             await asyncio.wait([self._reading])
-        for client in self._clients.values():
+        if self._retiring:
+            for task in self._retiring:
+                task.cancel()
+            await asyncio.wait(set(self._retiring))
+        for client in list(self._clients.values()):
             await client.aclose(close_connection_pool=True)
 
     def _client(self, address: Address) -> Redis:
         client = self._clients.get(address)
         if client is None:
+            if self._closed:
+                raise ConnectionError("the connections are closed")
             client = self._clients[address] = node_client(self._endpoint, *address, shared=True)
         return client
 
@@ -206,6 +228,9 @@ class ClusterLink:
     def _learn(self, slot: int, owner: Address) -> None:
         """Notes that a slot is elsewhere; where one is, others are likely to be."""
         self._owners[slot] = owner
+        self._look_again()
+
+    def _look_again(self) -> None:
         if monotonic() >= self._read_at + _READ_AGAIN_SECONDS:
             self._look()
 
@@ -215,11 +240,14 @@ class ClusterLink:
         Raises:
             ConnectionError: No node says who has them.
         """
-        await asyncio.shield(self._look())
+        reading = self._look()
+        if reading is None or self._closed:
+            raise ConnectionError("the connections are closed")
+        await asyncio.shield(reading)
 
-    def _look(self) -> asyncio.Task[None]:
-        """Has the slots read anew, once for all who want it."""
-        if self._reading is None or self._reading.done():
+    def _look(self) -> asyncio.Task[None] | None:
+        """Has the slots read anew, once for all who want it; None when the connections are closed and it never was."""
+        if not self._closed and (self._reading is None or self._reading.done()):
             self._reading = asyncio.create_task(self._read(), name="cluster-slots")
             self._reading.add_done_callback(
                 lambda task: task.cancelled() or task.exception()
@@ -247,16 +275,24 @@ class ClusterLink:
         self._known = list(dict.fromkeys((*sorted(nodes), *self._endpoint.hosts)))
         self._read_at = monotonic()
         for address in self._clients.keys() - set(self._known):
-            # Who still waits for an answer from there gets it, or none; nobody else will ask there.
-            await self._clients[address].connection_pool.disconnect(inuse_connections=False)
+            retiring = asyncio.create_task(self._retire(self._clients.pop(address)))
+            self._retiring.add(retiring)
+            retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire(self, client: Redis) -> None:
+        """Closes the connections to a node that is of the cluster no more, once nobody waits for its answers."""
+        try:
+            await asyncio.sleep(2 * self._endpoint.timeout)
+        finally:
+            with contextlib.suppress(RedisError, OSError):
+                await client.aclose(close_connection_pool=True)
 
     async def _told(self, asked: Address) -> _Told:
         """Who has which slots, and all nodes there are, as one of them says."""
         answer = await self._client(asked).execute_command("CLUSTER", "SLOTS")  # type: ignore[no-untyped-call]  # untyped in redis-py
         ranges, nodes = [], set()
         for first, last, *of_range in answer:
-            # A node that does not know its own address is where it was asked.
-            addresses = [(host.decode() if host else asked[0], int(port)) for host, port, *_ in of_range]
+            addresses = [(_host((host or b"").decode(), asked), int(port)) for host, port, *_ in of_range]
             ranges.append((int(first), int(last), addresses[0]))
             nodes.update(addresses)
         if not ranges:
@@ -278,6 +314,11 @@ async def _answers(asking: Sequence[asyncio.Task[_Told]]) -> list[_Told]:
         if told and end is None:
             end = monotonic() + _OTHERS_SECONDS
     return told
+
+
+def _host(told: str, asked: Address) -> str:
+    """The host that a node names; one that it does not know is where it was asked itself."""
+    return asked[0] if told in ("", "?") else told
 
 
 async def _asking(client: Redis, command: Sequence[Any]) -> Any:

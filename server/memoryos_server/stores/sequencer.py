@@ -103,7 +103,10 @@ class Sequencer:
         Raises:
             BackendDown: The store does not answer. What was not chained is where it was.
         """
-        lengths = await self._client.lengths([Partition(number).audit for number in range(PARTITIONS)])
+        try:
+            lengths = await self._client.lengths([Partition(number).audit for number in range(PARTITIONS)])
+        except BackendDown:  # of a cluster a part may be away
+            lengths = [1] * PARTITIONS
         await self.chain([number for number, length in enumerate(lengths) if length])
 
     async def chain(self, partitions: Iterable[int]) -> None:
@@ -114,25 +117,17 @@ class Sequencer:
         """
         async with self._lock:
             left = [_Reading(number) for number in sorted(partitions)]
-            together = _TOGETHER
             blocked: set[str] = set()
-            down: BackendDown | None = None
+            down: list[BackendDown] = []
             try:
                 while left:
-                    some, left = left[:together], left[together:]
-                    try:
-                        left += await self._round(some, blocked)
-                    except BackendDown as error:
-                        down = error
-                        if together == 1:
-                            continue
-                        # Of a cluster a part may be away, with some of the outboxes and chains: the others are not to wait for it.
-                        together, left = 1, [*some, *left]
+                    some, left = left[:_TOGETHER], left[_TOGETHER:]
+                    left += await self._round(some, blocked, down)
                     await self._adder.sign(soon=True)  # with much to do this takes long
             finally:
                 await self._adder.sign()
-            if down is not None:
-                raise down
+            if down:
+                raise down[0]
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -145,10 +140,12 @@ class Sequencer:
                     await asyncio.sleep(self._gather)
             numbers = self._audit.written()
             try:
-                await self.chain(numbers)
-                if loop.time() >= swept + self._sweep:
-                    swept = loop.time()  # also if a part of a cluster is away: the others' events go on being chained
-                    await self.now()
+                try:
+                    await self.chain(numbers)
+                finally:
+                    if loop.time() >= swept + self._sweep:
+                        swept = loop.time()
+                        await self.now()
             except BackendDown:
                 for number in numbers:
                     self._audit.wrote(number)
@@ -157,17 +154,18 @@ class Sequencer:
                 _log.exception("recorded events were not chained; they stay in the outbox and are tried again")
                 swept = loop.time()
 
-    async def _round(self, readings: list[_Reading], blocked: set[str]) -> list[_Reading]:
+    async def _round(self, readings: list[_Reading], blocked: set[str], down: list[BackendDown]) -> list[_Reading]:
         """Chains a page of each outbox; those that may have more.
+
+        Of a cluster a part may be away, with some of the outboxes and chains: the others do not wait for it.
 
         Args:
             readings: The outboxes.
             blocked: Tenants whose events stay where they are; grows. Nothing of theirs is chained until all is read anew: what
                 is chained stands for all before it in its outbox.
+            down: What was said of what could not be read or chained; grows.
         """
-        pages = await self._client.batch(
-            [("XRANGE", Partition(one.number).audit, one.start, "+", "COUNT", PAGE) for one in readings]
-        )
+        readings, pages = await self._pages(readings, down)
         events: dict[str, list[tuple[int, Taken]]] = {}
         for one, page in zip(readings, pages, strict=True):
             refused = []
@@ -181,7 +179,11 @@ class Sequencer:
         done: dict[int, list[str]] = {}
         stuck: set[int] = set()
         for tenant, its in events.items():
-            if tenant not in blocked and not await self._chained(tenant, [event for _, event in its]):
+            try:
+                if tenant not in blocked and not await self._chained(tenant, [event for _, event in its]):
+                    blocked.add(tenant)
+            except BackendDown as error:
+                down.append(error)
                 blocked.add(tenant)
             for number, event in its:
                 if tenant in blocked:
@@ -197,6 +199,27 @@ class Sequencer:
                 one.start = "(" + page[-1][0].decode()
                 more.append(one)
         return more
+
+    async def _pages(
+        self, readings: list[_Reading], down: list[BackendDown]
+    ) -> tuple[list[_Reading], list[list[tuple[bytes, dict[bytes, bytes]]]]]:
+        """A page of each outbox that can be read."""
+        commands = [("XRANGE", Partition(one.number).audit, one.start, "+", "COUNT", PAGE) for one in readings]
+        try:
+            return readings, await self._client.batch(commands)
+        except BackendDown:
+            if len(readings) == 1:
+                raise
+        alone = await asyncio.gather(*(self._client.run(*command) for command in commands), return_exceptions=True)
+        read = []
+        for one, page in zip(readings, alone, strict=True):
+            if isinstance(page, BackendDown):
+                down.append(page)
+            elif isinstance(page, BaseException):
+                raise page
+            else:
+                read.append((one, page))
+        return [one for one, _ in read], [page for _, page in read]
 
     async def _refuse(self, partition: int, entries: list[bytes]) -> None:
         if entries and (count := await self._audit.refuse(partition, entries)):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
+from memoryos_server.domain.core.ids import uuid7
+
 SYSTEM_TENANT = "_system"
 """The chain of unauthenticated events; no tenant may be called so."""
 
@@ -83,10 +85,14 @@ class Draft:
         return self.event
 
     def give_back(self) -> None:
-        """Says that the change did not become one, and that the event was not written with it: so it is written by itself."""
-        if self.taken:
+        """Says that the change is not known to have become one: so the event is written by itself.
+
+        It may have been written with the change after all, by a store that answered too late: so this is another one.
+        """
+        if self.taken and self.event is not None:
             self.taken = False
-            if self.late is not None and self.event is not None:
+            self.event = self.event._replace(id=uuid7())
+            if self.late is not None:
                 self.late(self.event)
 
 

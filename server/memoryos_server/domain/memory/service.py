@@ -21,7 +21,7 @@ from memoryos_server.domain.memory.currency import Ranked, current_first, instea
 from memoryos_server.domain.memory.derived import Derived, DerivedRecall, Topic, Version, packed
 from memoryos_server.domain.memory.knowledge import Belief
 from memoryos_server.domain.memory.pipeline import Pipeline
-from memoryos_server.domain.ports import Subject, Subjects, Turn, Turns, Vectors
+from memoryos_server.domain.ports import Acceptance, Subject, Subjects, Turn, Turns, Vectors
 from memoryos_server.domain.ports.consents import EVERYBODY, Consents
 from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 
@@ -149,6 +149,7 @@ class MemoryService:
         self._heat = heat
         self._consents = consents
         self._shield = shield
+        self._under_way: set[asyncio.Task[tuple[list[Acceptance], bool]]] = set()
 
     async def add(self, who: Caller, user_id: str, turn: NewTurn) -> Added:
         """Keeps one turn; it is searchable when this returns.
@@ -198,16 +199,31 @@ class MemoryService:
         if known := await self._known(subject, turns, made):
             _say_repeated(draft)
             return known
+        # A task of its own: whoever leaves, what became of the write is known to somebody, who sees that it is recorded.
+        work = asyncio.create_task(self._written(subject, made, draft))
+        self._under_way.add(work)
+        work.add_done_callback(self._ended)
+        accepted, late = await asyncio.shield(work)
+        return [Added(turn.event_id, a.memory_id, a.duplicate, late) for turn, a in zip(made, accepted, strict=True)]
+
+    async def _written(
+        self, subject: Subject, made: Sequence[Turn], draft: audit.Draft | None
+    ) -> tuple[list[Acceptance], bool]:
         event = None if draft is None else draft.take()
         try:
             accepted, late = await self._pipeline.accept(subject, made, event)
-        except Exception:  # not a cancellation: that leaves the write to end, and to record itself
+        except Exception:
             _give_back(draft, event)
             raise
         if all(a.duplicate for a in accepted):
             _say_repeated(draft)
             _give_back(draft, event)
-        return [Added(turn.event_id, a.memory_id, a.duplicate, late) for turn, a in zip(made, accepted, strict=True)]
+        return accepted, late
+
+    def _ended(self, work: asyncio.Task[tuple[list[Acceptance], bool]]) -> None:
+        self._under_way.discard(work)
+        if not work.cancelled():
+            work.exception()  # whoever has left does not ask for it
 
     async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
         # Idempotency marks last a day; after that an existing episode still wins and is never overwritten.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import datetime
 
@@ -70,6 +71,7 @@ class ConsentService:
         self._subjects = subjects
         self._store = store
         self._now = now
+        self._under_way: set[asyncio.Task[None]] = set()
 
     async def record(self, who: Caller, user_id: str, purpose: str, granted: bool) -> None:
         """Records a decision, with its audit event in one write. It holds from when this returns, on every replica.
@@ -84,12 +86,20 @@ class ConsentService:
         # A withdrawal must hold for somebody, too, of whom there is nothing yet.
         subject = await self._subjects.open(who.tenant_id, owner)
         draft = audit.draft()
+        # A task of its own: whoever leaves, it is recorded what became of it.
+        work = asyncio.create_task(self._record(subject, decided, draft))
+        self._under_way.add(work)
+        work.add_done_callback(self._under_way.discard)
+        await asyncio.shield(work)
+
+    async def _record(self, subject: Subject, decided: Consent, draft: audit.Draft | None) -> None:
         event = None if draft is None else draft.take()
         if draft is None or event is None:
             await self._store.record(subject, decided, None)
             return
         try:
-            await self._store.record(subject, decided, event._replace(details="granted" if granted else "withdrawn"))
+            details = "granted" if decided.granted else "withdrawn"
+            await self._store.record(subject, decided, event._replace(details=details))
         except Exception:
             draft.give_back()
             raise
