@@ -262,9 +262,9 @@ async def test_sentinel_when_the_master_dies_then_the_new_one_is_followed(tmp_pa
             await until(lambda: asyncio.sleep(0, store.changes.live), 10)
             other_says = await found(sentinels.url)
             assert other_says["redis"][1] == "ok"
-            # The old master comes back as a replica: nobody writes to it.
+            # The old master comes back as a replica: nobody writes to it. The sentinels take their time to tell it.
             sentinels.primary.start()
-            await until(lambda: asyncio.sleep(0, sentinels.primary.admin.info("replication")["role"] == "slave"), 20)
+            await until(lambda: asyncio.sleep(0, sentinels.primary.admin.info("replication")["role"] == "slave"), 60)
             assert await _accepts(store, ann, "e3")
     finally:
         sentinels.remove()
