@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -137,6 +138,8 @@ class Matrix:
                 wait_for(self._whole, BACK_SECONDS, "the end of all work")
                 for caches in self._caches:
                     person = self._people[state, mode, caches]
+                    with suppress(TimeoutError):  # how much waits is looked at now and then: 0 may be of a while ago
+                        wait_for(lambda person=person: not self._calls.missing(person), BACK_SECONDS, "what was queued")  # type: ignore[misc]  # a late default
                     missing = self._calls.missing(person)
                     yield Cell(
                         self._name,
