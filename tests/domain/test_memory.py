@@ -264,16 +264,21 @@ async def recorded(opened: Opened) -> list[str]:
     return [event.outcome async for event in opened.redis.audit.tail(None, 10)]
 
 
-async def test_audit_when_the_caller_leaves_midway_then_only_the_write_records_itself(opened: Opened) -> None:
-    await opened.subject("ann")
-    draft = drafted()
-    call = asyncio.create_task(opened.memory.add(ANYBODY, "ann", NewTurn(role="user", content="a heron")))
+async def left_midway(opened: Opened, turn: NewTurn) -> None:
+    """Adds a turn, and leaves while it is being written."""
+    call = asyncio.create_task(opened.memory.add(ANYBODY, "ann", turn))
     async with asyncio.timeout(5):
         while not opened.pipeline._pending:  # noqa: ASYNC110  # the moment that is looked for has no event
             await asyncio.sleep(0)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
+
+
+async def test_audit_when_the_caller_leaves_midway_then_only_the_write_records_itself(opened: Opened) -> None:
+    await opened.subject("ann")
+    draft = drafted()
+    await left_midway(opened, NewTurn(role="user", content="a heron"))
     await opened.pipeline.settle(await opened.subject("ann"), 5)
     assert draft.taken
     assert await recorded(opened) == ["ok"]
@@ -287,13 +292,7 @@ async def test_audit_when_the_caller_leaves_midway_and_it_was_a_repeat_then_it_i
     await opened.vectors.delete_subject(await opened.subject("ann"))  # so that it is found by its mark
     draft = drafted()
     late: list[audit.AuditEvent] = []
-    call = asyncio.create_task(opened.memory.add(ANYBODY, "ann", turn))
-    async with asyncio.timeout(5):
-        while not opened.pipeline._pending:  # noqa: ASYNC110  # the moment that is looked for has no event
-            await asyncio.sleep(0)
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
+    await left_midway(opened, turn)
     draft.ended, draft.late = True, late.append
     async with asyncio.timeout(5):
         while not late:  # noqa: ASYNC110  # as above

@@ -89,8 +89,13 @@ class ConsentService:
         # A task of its own: whoever leaves, it is recorded what became of it.
         work = asyncio.create_task(self._record(subject, decided, draft))
         self._under_way.add(work)
-        work.add_done_callback(self._under_way.discard)
+        work.add_done_callback(self._ended)
         await asyncio.shield(work)
+
+    def _ended(self, work: asyncio.Task[None]) -> None:
+        self._under_way.discard(work)
+        if not work.cancelled():
+            work.exception()  # whoever has left does not ask for it
 
     async def _record(self, subject: Subject, decided: Consent, draft: audit.Draft | None) -> None:
         event = None if draft is None else draft.take()
