@@ -151,19 +151,19 @@ class ClusterLink:
         await self._ready()
         by_node: dict[Address | None, str] = {}
         for key in (MANIFEST, *(Partition(number).lease for number in range(PARTITIONS))):
-            by_node.setdefault(self._owners[slot_of(("EXISTS", key))], key)
+            by_node.setdefault(self._owners[_slot(key)], key)
         return list(by_node.values())
 
     async def listener(self, channel: str) -> Redis:
         """A connection of its own to the node that has the channel's slot; nothing reconnects behind its back."""
         await self.run("EXISTS", channel)  # so that a node that is gone is noticed, and the one in its place found
         # The node that scripts publish on: its messages need no bus between nodes.
-        return node_client(self._endpoint, *await self._owner(slot_of(("EXISTS", channel))))
+        return node_client(self._endpoint, *await self._owner(_slot(channel)))
 
     def is_where_heard(self, listener: Redis, channel: str) -> bool:
         """Whether `listener` is still connected to the node that has the channel's slot."""
         connected = listener.connection_pool.connection_kwargs
-        owner = self._owners[slot_of(("EXISTS", channel))] if self._owners else None
+        owner = self._owners[_slot(channel)] if self._owners else None
         return owner == (connected["host"], connected["port"])
 
     async def parts(self) -> list[Redis]:
@@ -249,9 +249,8 @@ class ClusterLink:
         """Has the slots read anew, once for all who want it; None when the connections are closed and it never was."""
         if not self._closed and (self._reading is None or self._reading.done()):
             self._reading = asyncio.create_task(self._read(), name="cluster-slots")
-            self._reading.add_done_callback(
-                lambda task: task.cancelled() or task.exception()
-            )  # somebody may wait or not
+            # Somebody may wait for it or not.
+            self._reading.add_done_callback(lambda task: task.cancelled() or task.exception())
         return self._reading
 
     async def _read(self) -> None:
@@ -335,5 +334,8 @@ async def _asking(client: Redis, command: Sequence[Any]) -> Any:
 def slot_of(command: Sequence[Any]) -> int:
     """The slot of a command's first key; of a command without one, that of the manifest."""
     at = {"EVAL": 3, "EVALSHA": 3, "XINFO": 2}.get(command[0], 1)
-    key = command[at] if len(command) > at else MANIFEST
-    return key_slot(key.encode() if isinstance(key, str) else bytes(key))
+    return _slot(command[at] if len(command) > at else MANIFEST)
+
+
+def _slot(key: str | bytes) -> int:
+    return key_slot(key.encode() if isinstance(key, str) else key)
