@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +19,6 @@ from memoryos_server.domain.core import audit
 from memoryos_server.domain.core.caller import PERMISSIONS, Caller
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
-from memoryos_server.domain.core.ids import uuid7
 from memoryos_server.domain.memory.pipeline import Pipeline
 from memoryos_server.domain.memory.service import MemoryService
 from memoryos_server.domain.ports import Change, Subject, Turn
@@ -88,17 +86,8 @@ async def found(opened: Opened, user: str, query: str) -> list[str]:
     return [hit.turn.content for hit in (await opened.memory.retrieve(ANYBODY, user, query)).episodes]
 
 
-def id_made(hours_ago: float) -> str:
-    """A UUIDv7 of another time."""
-    millis = f"{int((time.time() - hours_ago * 3600) * 1000):012x}"
-    return f"{millis[:8]}-{millis[8:]}{uuid7()[13:]}"
-
-
-@pytest.mark.parametrize("event_id", ["e1", id_made(1), id_made(-25)], ids=["free", "old", "of a wrong clock"])
-async def test_add_when_its_mark_is_a_day_gone_then_the_existing_episode_still_wins(
-    opened: Opened, event_id: str
-) -> None:
-    turn = NewTurn(role="user", content="the first heron", event_id=event_id)
+async def test_add_when_its_mark_is_a_day_gone_then_the_existing_episode_still_wins(opened: Opened) -> None:
+    turn = NewTurn(role="user", content="the first heron", event_id="e1")
     first = await opened.memory.add(ANYBODY, "ann", turn)
     # What the passing of two days does: every mark expires.
     for key in await opened.redis.client.run("KEYS", "*:marks:*"):
@@ -109,28 +98,6 @@ async def test_add_when_its_mark_is_a_day_gone_then_the_existing_episode_still_w
         await opened.memory.add(ANYBODY, "ann", replace(turn, content="the second heron"))
     assert raised.value.reason == "event_id_conflict"
     assert await found(opened, "ann", "heron") == ["the first heron"]
-
-
-async def test_add_when_its_event_id_was_made_just_now_then_the_searchable_side_is_not_waited_for(
-    opened: Opened, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    get = opened.vectors.get
-    asked: list[str] = []
-
-    async def noted(subject: Subject, ids: Sequence[str]) -> list[Turn]:
-        asked.extend(ids)
-        return await get(subject, ids)
-
-    monkeypatch.setattr(opened.vectors, "get", noted)
-    turn = NewTurn(role="user", content="a heron", event_id=uuid7())
-    kept = await opened.memory.add(ANYBODY, "ann", turn)
-    assert not asked
-    again = await opened.memory.add(ANYBODY, "ann", turn)
-    assert (again.memory_id, again.duplicate) == (kept.memory_id, True)
-    with pytest.raises(Exists) as raised:
-        await opened.memory.add(ANYBODY, "ann", replace(turn, content="another heron"))
-    assert raised.value.reason == "event_id_conflict"
-    assert await found(opened, "ann", "heron") == ["a heron"]
 
 
 async def test_entries_when_flushed_then_closed_and_not_before(opened: Opened, tmp_path: Path) -> None:

@@ -45,15 +45,6 @@ def made_at(made: str) -> datetime:
     return datetime.fromtimestamp((uuid.UUID(made).int >> 80) / 1000, UTC)
 
 
-def made_within(made: str, seconds: float) -> bool:
-    """Whether an id is a UUIDv7 that was made, by its own time, within the last `seconds`, or by a clock a minute ahead."""
-    try:
-        parsed = uuid.UUID(made)
-    except ValueError:
-        return False
-    return parsed.version == 7 and -60 <= time.time() - (parsed.int >> 80) / 1000 <= seconds
-
-
 def derived_uuid(*parts: str) -> str:
     """The UUID (version 8, RFC 9562) that follows from `parts`: the same parts always give the same id.
 

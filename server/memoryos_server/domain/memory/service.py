@@ -14,7 +14,7 @@ from memoryos_server.domain.core.caller import Caller
 from memoryos_server.domain.core.consent import WITHDRAWN
 from memoryos_server.domain.core.conversation import NewTurn
 from memoryos_server.domain.core.faults import BackendDown, Exists, Invalid, NotFound, Stale
-from memoryos_server.domain.core.ids import derived_uuid, kept_ids, made_within, uuid7
+from memoryos_server.domain.core.ids import derived_uuid, kept_ids, uuid7
 from memoryos_server.domain.core.text import check_id, check_session, check_text, turn_tokens
 from memoryos_server.domain.core.time import utc_now
 from memoryos_server.domain.memory.currency import Ranked, current_first, instead_of
@@ -28,10 +28,6 @@ from memoryos_server.domain.ports.shield import UNSHIELDED, Shield
 MAX_LIMIT = 1000
 SHORT_TERM = 20
 SETTLE_SECONDS = 0.1
-
-_SURELY_MARKED = 900.0
-"""Seconds since an event id was made within which an event that was kept has its idempotency mark, though clocks are wrong by almost
-a day: marks last a day at least. Nearly every turn is added within milliseconds, and again within seconds."""
 
 ROLES = ("user", "assistant", "system")
 
@@ -230,13 +226,12 @@ class MemoryService:
             work.exception()  # whoever has left does not ask for it
 
     async def _known(self, subject: Subject, turns: Sequence[NewTurn], made: Sequence[Turn]) -> list[Added] | None:
-        # Idempotency marks last a day; after that an existing episode still wins and is never overwritten. Under an id that
-        # was made just now there is none without a mark: whoever adds need not wait for the searchable side.
-        named = {new.event_id: turn.id for new, turn in zip(turns, made, strict=True) if new.event_id is not None}
-        if all(made_within(event_id, _SURELY_MARKED) for event_id in named):
+        # Idempotency marks last a day; after that an existing episode still wins and is never overwritten.
+        named = [turn.id for new, turn in zip(turns, made, strict=True) if new.event_id is not None]
+        if not named:
             return None
         try:
-            found = {turn.id: turn for turn in await self._vectors.get(subject, list(named.values()))}
+            found = {turn.id: turn for turn in await self._vectors.get(subject, named)}
         except BackendDown:
             return None
         for turn in made:
